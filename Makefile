@@ -11,7 +11,7 @@
 # use; nobody should run such a library in production.
 
 PG_CONFIG ?= pg_config
-VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" sync_ext.control)
+EXT_VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" sync_ext.control)
 
 C_SOURCES := $(sort $(wildcard src/*/*.c))
 C_FILES := $(C_SOURCES) $(sort $(wildcard src/*/*.h test/unit/*.c test/unit/*.h \
@@ -35,7 +35,7 @@ demo:
 origin_pg_config := $(if $(filter file default,$(origin PG_CONFIG)),,$(PG_CONFIG))
 
 clean:
-	rm -f sync_ext.so sync_ext--$(VERSION).sql .build-flags .exports-checked
+	rm -f sync_ext.so sync_ext--$(EXT_VERSION).sql .build-flags .exports-checked
 	rm -rf results output_iso regression.diffs regression.out tmp_check tmp_check_iso
 	find src -name '*.o' -delete -o -name '*.d' -delete
 	@for dir in test/unit test/sandbox test/bench test/fuzz; do \
@@ -89,13 +89,13 @@ EXTENSION = sync_ext
 MODULE_big = sync_ext
 OBJS = $(C_SOURCES:.c=.o)
 DATA = $(sort $(wildcard sql/updates/*.sql))
-DATA_built = sync_ext--$(VERSION).sql
+DATA_built = sync_ext--$(EXT_VERSION).sql
 
 # The server's own headers are system headers, so that -Wextra speaks of our
 # code only. Every callback that the server or libcurl dictates has parameters
 # which it does not use; comparing int with Size is the server's own idiom.
 PG_CPPFLAGS = -Isrc -isystem $(shell $(PG_CONFIG) --includedir-server) \
-	-DSYNC_EXT_VERSION='"$(VERSION)"' -MMD -MP $(shell pkg-config --cflags $(LIBRARIES))
+	-DSYNC_EXT_VERSION='"$(EXT_VERSION)"' -MMD -MP $(shell pkg-config --cflags $(LIBRARIES))
 PG_CFLAGS = -Wall -Wextra -Werror -Wmissing-prototypes -Wvla \
 	-Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers \
 	-fvisibility=hidden
@@ -121,7 +121,7 @@ include $(PGXS)
 # The install script: every part in the order of its name.
 SQL_PARTS := $(sort $(wildcard sql/parts/*.sql))
 
-sync_ext--$(VERSION).sql: $(SQL_PARTS) sync_ext.control Makefile
+sync_ext--$(EXT_VERSION).sql: $(SQL_PARTS) sync_ext.control Makefile
 	@echo 'building $@'
 	@{ printf '%s\n' '-- Built from sql/parts; change those.' \
 		'\echo Use "CREATE EXTENSION sync_ext" to load this file. \quit'; \
