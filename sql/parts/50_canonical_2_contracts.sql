@@ -1,0 +1,70 @@
+/* Canonical model: what was agreed, what runs and what was used. */
+CREATE FUNCTION sync._canonical_contracts()
+RETURNS TABLE (tbl text, col text, def text, refs text, note text)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $contracts$
+VALUES
+    ('contract', '', NULL, NULL, 'An agreement with a customer; its subscriptions carry it out'),
+    ('contract', 'customer_id', 'uuid NOT NULL', 'customer', 'The customer that signs'),
+    ('contract', 'legal_entity_id', 'uuid', 'legal_entity', 'The entity that signs'),
+    ('contract', 'number', 'text UNIQUE', NULL, 'Contract number on paper; one system owns it'),
+    ('contract', 'status', 'enum(draft signed active renewed expired terminated) NOT NULL DEFAULT ''draft''', NULL, 'draft; signed: not begun; active: in force; renewed: followed by another; expired: ran out; terminated: ended early'),
+    ('contract', 'signed_at', 'timestamptz', NULL, 'Instant of the last signature'),
+    ('contract', 'start_date', 'date', NULL, 'First day in force'),
+    ('contract', 'end_date', 'date', NULL, 'Last day in force; empty: no fixed end'),
+    ('contract', 'auto_renew', 'boolean NOT NULL DEFAULT false', NULL, 'true: goes on for renewal_term_months unless ended'),
+    ('contract', 'renewal_term_months', 'integer CHECK (%2$I > 0)', NULL, 'Length of a renewal in months'),
+    ('contract', 'currency', 'char(3) NOT NULL', 'currency', 'Currency of total_value, ISO 4217'),
+    ('contract', 'total_value', 'amount', NULL, 'Value over the whole term in currency, before tax; empty where it depends on usage'),
+    ('contract', 'opportunity_ref', 'text', NULL, 'Name or number of the sales opportunity it came from, for people; ids stand in sync.external_id'),
+    ('contract', 'version', 'integer NOT NULL DEFAULT 1 CHECK (%2$I > 0)', NULL, 'Version of the contract, counted up by amendments'),
+    ('contract', 'supersedes_id', 'uuid CONSTRAINT contract_supersedes_id_other CHECK (%2$I <> id)', 'contract', 'The contract that this one replaces or renews'),
+
+    ('subscription', '', NULL, NULL, 'A recurring service for a customer, billed period by period'),
+    ('subscription', 'contract_id', 'uuid', 'contract', 'The contract that it carries out; empty: sold without one'),
+    ('subscription', 'customer_id', 'uuid NOT NULL', 'customer', 'The customer that pays'),
+    ('subscription', 'legal_entity_id', 'uuid', 'legal_entity', 'The entity that bills'),
+    ('subscription', 'number', 'text UNIQUE', NULL, 'Subscription number on paper; one system owns it'),
+    ('subscription', 'status', 'enum(draft trialing active past_due paused canceled expired) NOT NULL DEFAULT ''draft''', NULL, 'draft: not begun; trialing: free trial; active; past_due: a payment is missing; paused: not billed; canceled: ended by decision; expired: ran out'),
+    ('subscription', 'start_date', 'date', NULL, 'First day of service'),
+    ('subscription', 'trial_end', 'timestamptz', NULL, 'Instant at which the trial ends; empty: none'),
+    ('subscription', 'current_period_start', 'timestamptz', NULL, 'Instant at which the current billing period began'),
+    ('subscription', 'current_period_end', 'timestamptz', NULL, 'Instant at which the current billing period ends, exclusive'),
+    ('subscription', 'cancel_at', 'timestamptz', NULL, 'Instant for which a cancellation is planned'),
+    ('subscription', 'canceled_at', 'timestamptz', NULL, 'Instant at which it was canceled'),
+    ('subscription', 'cancel_reason', 'text', NULL, 'Why it was canceled'),
+    ('subscription', 'collection_method', 'text', NULL, 'How it is collected, in the words of the billing system, for instance charge_automatically or send_invoice'),
+    ('subscription', 'currency', 'char(3) NOT NULL', 'currency', 'Currency of its prices and mrr, ISO 4217'),
+    ('subscription', 'mrr', 'decimal', NULL, 'Monthly recurring revenue in currency, before tax; a rate, free in scale'),
+    ('subscription', 'version', 'integer NOT NULL DEFAULT 1 CHECK (%2$I > 0)', NULL, 'Version of the subscription, counted up by amendments'),
+
+    ('subscription_item', '', NULL, NULL, 'One price that a subscription charges'),
+    ('subscription_item', 'subscription_id', 'uuid NOT NULL', 'subscription CASCADE', 'The subscription'),
+    ('subscription_item', 'price_id', 'uuid', 'price', 'The price charged; empty: unit_price is individual'),
+    ('subscription_item', 'quantity', 'decimal NOT NULL DEFAULT 1 CHECK (%2$I >= 0)', NULL, 'Units per billing period; for usage prices the committed quantity'),
+    ('subscription_item', 'unit_price', 'decimal', NULL, 'Individual price of one unit in the subscription''s currency, free in scale; empty: the price''s own'),
+    ('subscription_item', 'discount_pct', 'numeric NOT NULL DEFAULT 0 CHECK (%2$I BETWEEN 0 AND 100)', NULL, 'Discount in per cent of the price, 0 to 100'),
+    ('subscription_item', 'start_date', 'date', NULL, 'First day charged; empty: from the subscription''s start'),
+    ('subscription_item', 'end_date', 'date', NULL, 'Last day charged; empty: while the subscription runs'),
+
+    ('amendment', '', NULL, NULL, 'A change to a subscription, from request to application'),
+    ('amendment', 'subscription_id', 'uuid NOT NULL', 'subscription', 'The subscription that changes'),
+    ('amendment', 'kind', 'enum(upgrade downgrade add remove renew pause resume cancel transfer) NOT NULL', NULL, 'upgrade, downgrade: other price or quantity; add, remove: an item; renew; pause; resume; cancel; transfer: to another customer'),
+    ('amendment', 'effective_at', 'timestamptz', NULL, 'Instant from which the change holds'),
+    ('amendment', 'requested_by', 'text', NULL, 'Who asked for it'),
+    ('amendment', 'status', 'enum(draft pending_approval approved applied rejected reversed) NOT NULL DEFAULT ''draft''', NULL, 'draft; pending_approval; approved: not yet in force; applied: in force; rejected; reversed: taken back'),
+    ('amendment', 'before', 'jsonb', NULL, 'What the change touches, as it was'),
+    ('amendment', 'after', 'jsonb', NULL, 'The same, as it shall be'),
+    ('amendment', 'delta_mrr', 'decimal', NULL, 'Change of monthly recurring revenue in the subscription''s currency, negative: less'),
+    ('amendment', 'proration', 'boolean NOT NULL DEFAULT true', NULL, 'true: the running period is charged or credited pro rata'),
+
+    ('usage_record', '', NULL, NULL, 'A measured consumption, recorded once; billing rates it'),
+    ('usage_record', 'subscription_item_id', 'uuid NOT NULL', 'subscription_item', 'The subscription item that is charged'),
+    ('usage_record', 'meter_code', 'text NOT NULL', NULL, 'Meter that counted'),
+    ('usage_record', 'quantity', 'decimal NOT NULL', NULL, 'Units used; negative: a correction'),
+    ('usage_record', 'occurred_at', 'timestamptz NOT NULL', NULL, 'Instant of use, not of arrival: late records keep theirs'),
+    ('usage_record', 'transaction_id', 'text NOT NULL UNIQUE', NULL, 'Id given by the meter; a second record with it is refused, late data included'),
+    ('usage_record', 'rated_amount', 'decimal', NULL, 'Charge in the subscription''s currency, before tax, unrounded; empty until billing has rated it'),
+    ('usage_record', 'invoice_line_id', 'uuid', 'invoice_line', 'The invoice line that charges it; empty: not yet invoiced')
+$contracts$;
