@@ -1,0 +1,48 @@
+/*
+ * pull.h: stream → page → mapped records → canonical rows. See doc/architecture.md.
+ */
+#ifndef SE_PULL_H
+#define SE_PULL_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "utils/jsonb.h"
+
+#include "worker/system.h"
+
+/* (Re)reads streams and their cursors; opens its own transaction. */
+extern void se_pull_load(void);
+extern void se_pull_reset(void);
+
+/* Starts due polls, fetches that were asked for, retries of the inbox; true when it did something. */
+extern bool se_pull_step(TimestampTz now);
+extern TimestampTz se_pull_next_due(TimestampTz now);
+
+/* What a successful push made known of a remote record. */
+typedef struct SePushed
+{
+	SeSystem   *system;
+	int			object_id;
+	const char *object;
+	const char *record_id;
+	const char *remote_id;
+	const char *remote_number;	/* NULL: unknown */
+	const char *version;		/* NULL: unknown */
+	bool		has_version_at;
+	TimestampTz version_at;
+	Jsonb	   *record;			/* whole remote record from the answer; NULL: not in it */
+	Jsonb	   *sent;			/* canonical fields of the event; taken for the remote's when record is NULL */
+	bool		deleted;
+} SePushed;
+
+/*
+ * Binds external ids and updates the mirror after pushes, set-wise, inside the caller's transaction.
+ * With a record, mirror.fields is what the pull mapping reads from it; without, the sent fields that
+ * the pull mapping knows are merged into it. The mirror's pushed_at becomes `now`.
+ * A remote id that is bound to another record (or a record bound to another remote id) raises
+ * ERRCODE_UNIQUE_VIOLATION; callers bisect.
+ */
+extern void se_mirror_pushed(SePushed *items, int n, TimestampTz now);
+
+#endif

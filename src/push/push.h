@@ -1,0 +1,32 @@
+/*
+ * push.h: outbox → deliveries → exchanges → outcomes. See doc/architecture.md.
+ */
+#ifndef SE_PUSH_H
+#define SE_PUSH_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+
+/* (Re)reads routes, cursors, claims without outcome and pending deliveries; opens its own transactions. */
+extern void se_push_load(void);
+
+/* Forgets everything in memory (before a reload, or when the hub must not speak any more). */
+extern void se_push_reset(void);
+
+/* Reads events, claims and submits what may go, records what has come; true when it did something. */
+extern bool se_push_step(TimestampTz now);
+
+/* When se_push_step() wants to be called next without being woken. */
+extern TimestampTz se_push_next_due(TimestampTz now);
+
+/* True while a request of ours about this record may still have an effect (sent, unanswered or ambiguous). */
+extern bool se_push_in_flight(int system_id, int object_id, const char *record_id);
+
+/*
+ * Tells that records became bound, or a remote state changed, in this system: deliveries that
+ * wait for them are looked at again. Cheap; may be called inside or outside a transaction.
+ */
+extern void se_push_notify_bound(int system_id);
+
+#endif
