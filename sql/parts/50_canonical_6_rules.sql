@@ -43,7 +43,8 @@ VALUES
     -- The arguments are the columns that close with the document.
     ('invoice', 'trigger', 'guard_posted', 'BEFORE UPDATE OR DELETE ON %1$I.%2$I FOR EACH ROW
        WHEN (OLD.status NOT IN (''draft'', ''open'') OR OLD.posting_status IN (''posted'', ''reversed''))
-       EXECUTE FUNCTION %1$I.guard_posted(customer_id, legal_entity_id, currency, fx_rate, net_amount, discount_amount, tax_amount, total_amount, created_at)'),
+       EXECUTE FUNCTION %1$I.guard_posted(customer_id, legal_entity_id, currency, fx_rate,
+          net_amount, discount_amount, tax_amount, total_amount, created_at)'),
     ('credit_note', 'trigger', 'guard_posted', 'BEFORE UPDATE OR DELETE ON %1$I.%2$I FOR EACH ROW
        WHEN (OLD.status <> ''draft'')
        EXECUTE FUNCTION %1$I.guard_posted(customer_id, invoice_id, currency, net_amount, tax_amount, total_amount, created_at)'),
@@ -51,9 +52,11 @@ VALUES
        WHEN (OLD.status IN (''posted'', ''reversed''))
        EXECUTE FUNCTION %1$I.guard_posted(legal_entity_id, posting_date, accounting_period, currency, fx_rate, created_at)'),
     ('invoice_line', 'trigger', 'guard_posted', 'BEFORE INSERT OR UPDATE OR DELETE ON %1$I.%2$I FOR EACH ROW
-       EXECUTE FUNCTION %1$I.guard_posted_invoice_line(invoice_id, line_no, product_id, description, quantity, unit_price, net_amount, discount_amount, tax_amount, tax_code, service_start, service_end)'),
+       EXECUTE FUNCTION %1$I.guard_posted_invoice_line(invoice_id, line_no, product_id, description, quantity, unit_price,
+          net_amount, discount_amount, tax_amount, tax_code, service_start, service_end)'),
     ('credit_note_line', 'trigger', 'guard_posted', 'BEFORE INSERT OR UPDATE OR DELETE ON %1$I.%2$I FOR EACH ROW
-       EXECUTE FUNCTION %1$I.guard_posted_credit_note_line(credit_note_id, line_no, product_id, description, quantity, unit_price, net_amount, discount_amount, tax_amount, tax_code, service_start, service_end)'),
+       EXECUTE FUNCTION %1$I.guard_posted_credit_note_line(credit_note_id, line_no, product_id, description, quantity, unit_price,
+          net_amount, discount_amount, tax_amount, tax_code, service_start, service_end)'),
     ('gl_entry_line', 'trigger', 'guard_posted', 'BEFORE INSERT OR UPDATE OR DELETE ON %1$I.%2$I FOR EACH ROW
        EXECUTE FUNCTION %1$I.guard_posted_gl_entry_line(gl_entry_id, line_no, account_code, debit, credit, customer_id, tax_code, description)'),
 

@@ -16,9 +16,9 @@ WITH own AS (
 )
 -- currency is the one table that is looked up by a code and has no id.
 SELECT c.* FROM (VALUES
-    ('currency', '', NULL, NULL, 'ISO 4217: currencies and the decimals that their amounts are held at', 0::bigint),
-    ('currency', 'code', 'char(3) PRIMARY KEY CHECK (%2$I ~ ''^[A-Z]{3}$'')', NULL, 'Alphabetic code', 0),
-    ('currency', 'minor_units', 'smallint NOT NULL CHECK (%2$I = %1$I.minor_units(code))', NULL, 'Decimals of an amount: 2 for EUR, 0 for JPY, 3 for KWD', 0)
+    ('currency', '', NULL, NULL, 'ISO 4217: currencies and the decimals that their amounts are held at', -3::bigint),
+    ('currency', 'code', 'char(3) PRIMARY KEY CHECK (%2$I ~ ''^[A-Z]{3}$'')', NULL, 'Alphabetic code', -2),
+    ('currency', 'minor_units', 'smallint NOT NULL CHECK (%2$I = %1$I.minor_units(code))', NULL, 'Decimals of an amount: 2 for EUR, 0 for JPY, 3 for KWD', -1)
 ) c (tbl, col, def, refs, note, place)
 UNION ALL
 SELECT n.* FROM numbered n
@@ -129,9 +129,12 @@ BEGIN
         FROM sync._canonical_columns() m WHERE m.col = 'updated_at' AND m.tbl <> ALL (has_tables)
     LOOP
         EXECUTE CASE
-            WHEN item.kind = 'constraint' THEN format('ALTER TABLE %I.%I ADD CONSTRAINT %I ', schema_name, item.tbl, item.name) || item.def
-            WHEN item.kind LIKE '%index' THEN format('CREATE %s %I ON %I.%I %s', item.word, item.name, schema_name, item.tbl, item.def)
-            ELSE format('CREATE %s %I ', item.word, item.name) || format(item.def, schema_name, item.tbl)
+            WHEN item.kind = 'constraint' THEN
+                format('ALTER TABLE %I.%I ADD CONSTRAINT %I ', schema_name, item.tbl, item.name) || item.def
+            WHEN item.kind LIKE '%index' THEN
+                format('CREATE %s %I ON %I.%I %s', item.word, item.name, schema_name, item.tbl, item.def)
+            ELSE
+                format('CREATE %s %I ', item.word, item.name) || format(item.def, schema_name, item.tbl)
         END;
     END LOOP;
 
@@ -194,7 +197,7 @@ BEGIN
 END
 $currencies$;
 
-/* Nothing to PUBLIC; analysts read, apps write. Later changes by the owner are his. */
+/* Nothing to PUBLIC; analysts read, apps write. New tables only: what the owner has changed since is left alone. */
 CREATE FUNCTION sync._canonical_grants(schema_name name, has_tables text[])
 RETURNS void
 LANGUAGE plpgsql
@@ -203,7 +206,9 @@ AS $grants$
 DECLARE
     item record;
 BEGIN
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO sync_analyst, sync_app', schema_name);
+    IF 'currency' <> ALL (has_tables) THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO sync_analyst, sync_app', schema_name);
+    END IF;
     FOR item IN SELECT DISTINCT m.tbl FROM sync._canonical_columns() m WHERE m.tbl <> ALL (has_tables)
     LOOP
         EXECUTE format('REVOKE ALL ON %I.%I FROM PUBLIC', schema_name, item.tbl);
@@ -251,7 +256,8 @@ BEGIN
             ERRCODE = 'duplicate_table',
             MESSAGE = format('schema "%s" already holds tables of the canonical model', schema_name),
             DETAIL = format('Existing: %s.', taken),
-            HINT = format('To bring an older model up to date, call sync.upgrade_canonical_model(%L); for a second model, name another schema.', schema_name);
+            HINT = format('To bring an older model up to date, call sync.upgrade_canonical_model(%L); '
+                          'for a second model, name another schema.', schema_name);
     END IF;
     IF NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = schema_name) THEN
         EXECUTE format('CREATE SCHEMA %I', schema_name);
