@@ -72,6 +72,7 @@ CREATE TABLE sync.claim (
     request         text
 ) PARTITION BY RANGE (at);
 CREATE INDEX claim_delivery_idx ON sync.claim (route_id, seq);
+CREATE INDEX claim_record_idx ON sync.claim (record_id, object_id);
 COMMENT ON TABLE sync.claim IS 'One row per attempt, on disk before the first byte of its request leaves; append-only';
 COMMENT ON COLUMN sync.claim.issue IS 'Counts deliberate re-issues of a delivery; a new issue has a new idempotency key';
 COMMENT ON COLUMN sync.claim.step IS 'Operation of the manifest that the attempt runs: create, update, delete, lookup, verify, post, …';
