@@ -420,9 +420,13 @@ set_method(SeHttpCall *call, const SeHttpRequest *request, const char *body)
 
 	call->repeatable = get || head || strcmp(method, "OPTIONS") == 0;
 
-	/* HTTPGET first: it undoes what the last request of the handle was. */
-	ok = curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_POSTFIELDS, NULL) == CURLE_OK &&
+	/*
+	 * Undo what the last request of the handle was.  In this order: setting
+	 * POSTFIELDS makes it a POST, even to NULL.
+	 */
+	ok = curl_easy_setopt(easy, CURLOPT_POSTFIELDS, NULL) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) -1) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST,
 						 (with_body ? post : get || head) ? NULL : method) == CURLE_OK;
 	if (ok && with_body)
