@@ -1,0 +1,77 @@
+/*
+ * encode.c
+ *		Percent and form encoding.
+ */
+#include "postgres.h"
+
+#include "connector/expr.h"
+#include "mb/pg_wchar.h"
+
+/* RFC 3986 unreserved characters stay; everything else is %XX of its UTF-8 bytes. */
+void
+se_append_percent(StringInfo buf, const char *text)
+{
+	const char *utf8 = pg_server_to_any(text, strlen(text), PG_UTF8);
+	const unsigned char *p;
+
+	for (p = (const unsigned char *) utf8; *p; p++)
+	{
+		if ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') ||
+			*p == '-' || *p == '.' || *p == '_' || *p == '~')
+			appendStringInfoChar(buf, *p);
+		else
+			appendStringInfo(buf, "%%%02X", *p);
+	}
+}
+
+static void
+append_pairs(StringInfo buf, const char *prefix, JsonbValue *value)
+{
+	JvIter		i;
+	char	   *text;
+
+	if (jv_count(value) > 0)
+	{
+		jv_iter_init(&i, value);
+		while (jv_iter_next(&i))
+		{
+			StringInfoData name;
+			JsonbValue	member = i.value;
+
+			initStringInfo(&name);
+			appendStringInfoString(&name, prefix);
+			if (prefix[0])
+				appendStringInfoChar(&name, '[');
+			if (i.object)
+				se_append_percent(&name, i.key);
+			else
+				appendStringInfo(&name, "%d", i.index);
+			if (prefix[0])
+				appendStringInfoChar(&name, ']');
+			append_pairs(buf, name.data, &member);
+			pfree(name.data);
+		}
+		return;
+	}
+	if (prefix[0] == '\0')
+		return;
+	/* null and empty containers are sent as an empty value: 'unset' in form APIs. */
+	if (buf->len > 0)
+		appendStringInfoChar(buf, '&');
+	appendStringInfo(buf, "%s=", prefix);
+	text = value->type == jbvBinary ? NULL : jv_text(value);
+	if (text)
+		se_append_percent(buf, text);
+}
+
+/* Nested members as a[b][0]=…, as PHP began it and billing APIs read it. */
+void
+se_append_form(StringInfo buf, JsonbValue *value)
+{
+	StringInfoData own;
+
+	initStringInfo(&own);
+	append_pairs(&own, "", value);
+	appendBinaryStringInfo(buf, own.data, own.len);
+	pfree(own.data);
+}

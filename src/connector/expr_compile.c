@@ -1,0 +1,585 @@
+/*
+ * expr_compile.c
+ *		Manifest JSON → expressions.
+ *
+ * Everything that can be found wrong without data is found here, once, so that
+ * a manifest that registers never fails for a reason of its own later.
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+
+#include "connector/expr.h"
+#include "core/errors.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#define MAX_DEPTH 64
+
+static const char *const known_variables[] = {
+	"doc", "param", "entity", "cursor", "headers", "status", "text", NULL
+};
+
+/* Keys of an expression object that say what it is; the others are options. */
+static const struct
+{
+	const char *key;
+	SeExprKind	kind;
+}			heads[] = {
+	{"$", SE_X_PATH}, {"$value", SE_X_VALUE}, {"$each", SE_X_EACH}, {"$if", SE_X_IF},
+	{"$concat", SE_X_CONCAT}, {"$first", SE_X_FIRST}, {"$merge", SE_X_MERGE},
+	{"$const", SE_X_CONST}, {"$use", SE_X_OBJECT}
+};
+
+void
+se_bad_manifest(const char *at, const char *fmt,...)
+{
+	va_list		args;
+	char		message[1024];
+
+	va_start(args, fmt);
+	vsnprintf(message, sizeof(message), fmt, args);
+	va_end(args);
+	ereport(ERROR,
+			(errcode(SE_ERRCODE_BAD_MANIFEST),
+			 errmsg("%s: %s", at[0] ? at : "/", message)));
+}
+
+char *
+se_pointer(const char *at, const char *key)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "%s/", at);
+	for (; *key; key++)
+	{
+		if (*key == '~')
+			appendStringInfoString(&buf, "~0");
+		else if (*key == '/')
+			appendStringInfoString(&buf, "~1");
+		else
+			appendStringInfoChar(&buf, *key);
+	}
+	return buf.data;
+}
+
+char *
+se_pointer_index(const char *at, int i)
+{
+	return psprintf("%s/%d", at, i);
+}
+
+/*
+ * An unknown variable is an error at run time even in silent mode, so it must
+ * not get that far. Strings inside the path may hold a dollar sign.
+ */
+static void
+check_variables(const char *at, const char *source)
+{
+	bool		quoted = false;
+	const char *p;
+
+	for (p = source; *p; p++)
+	{
+		if (*p == '\\' && quoted && p[1])
+			p++;
+		else if (*p == '"')
+			quoted = !quoted;
+		else if (*p == '$' && !quoted && (isalpha((unsigned char) p[1]) || p[1] == '_' || p[1] == '"'))
+		{
+			size_t		n = 0;
+			int			i;
+
+			while (isalnum((unsigned char) p[1 + n]) || p[1 + n] == '_')
+				n++;
+			for (i = 0; known_variables[i]; i++)
+				if (strlen(known_variables[i]) == n && strncmp(known_variables[i], p + 1, n) == 0)
+					break;
+			if (known_variables[i] == NULL)
+				se_bad_manifest(at, "unknown variable $%.*s in path %s", (int) n, p + 1, source);
+		}
+	}
+}
+
+JsonPath *
+se_compile_path(SeCompiler *c, const char *at, const char *source)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	JsonPath   *path = NULL;
+
+	check_variables(at, source);
+	if (!c->secrets_allowed && strncmp(source, "$.secret", 8) == 0)
+		se_bad_manifest(at, "secrets can be used inside \"auth\" only");
+	PG_TRY();
+	{
+		path = DatumGetJsonPathP(DirectFunctionCall1(jsonpath_in, CStringGetDatum(source)));
+	}
+	PG_CATCH();
+	{
+		ErrorData  *e;
+
+		MemoryContextSwitchTo(cxt);
+		e = CopyErrorData();
+		if (ERRCODE_TO_CATEGORY(e->sqlerrcode) != ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION &&
+			ERRCODE_TO_CATEGORY(e->sqlerrcode) != ERRCODE_DATA_EXCEPTION)
+			PG_RE_THROW();
+		FlushErrorState();
+		se_bad_manifest(at, "bad path %s: %s", source, e->message);
+	}
+	PG_END_TRY();
+	return path;
+}
+
+JsonPath *
+se_compile_path_of(SeCompiler *c, const char *at, JsonbValue *object, const char *key)
+{
+	JsonbValue *v = jv_get(object, key);
+
+	if (v == NULL)
+		return NULL;
+	if (v->type != jbvString)
+		se_bad_manifest(se_pointer(at, key), "must be a path");
+	return se_compile_path(c, se_pointer(at, key), jv_text(v));
+}
+
+SeExpr *
+se_compile_expr_of(SeCompiler *c, const char *at, JsonbValue *object, const char *key)
+{
+	JsonbValue *v = jv_get(object, key);
+
+	return v ? se_compile_expr(c, se_pointer(at, key), v) : NULL;
+}
+
+static SeExpr *
+new_expr(SeExprKind kind, const char *at, int nitems)
+{
+	SeExpr	   *x = palloc0(sizeof(SeExpr));
+
+	x->kind = kind;
+	x->at = at;
+	x->nitems = nitems;
+	if (nitems > 0)
+	{
+		x->items = palloc0(nitems * sizeof(SeExpr *));
+		x->keys = palloc0(nitems * sizeof(char *));
+	}
+	return x;
+}
+
+static SeExpr *
+compile_path_expr(SeCompiler *c, const char *at, const char *source)
+{
+	SeExpr	   *x;
+
+	if (strcmp(source, "$index") == 0)
+		return new_expr(SE_X_INDEX, at, 0);
+	x = new_expr(SE_X_PATH, at, 0);
+	x->path = se_compile_path(c, at, source);
+	return x;
+}
+
+static SeExpr *
+constant_text(const char *at, const char *start, size_t len)
+{
+	SeExpr	   *x = new_expr(SE_X_CONST, at, 0);
+
+	x->constant = jv_string(pnstrdup(start, len));
+	return x;
+}
+
+/* End of the ${…} that starts at p (behind the brace); strings inside may hold a brace. */
+static const char *
+placeholder_end(const char *p)
+{
+	bool		quoted = false;
+
+	for (; *p; p++)
+	{
+		if (*p == '\\' && quoted && p[1])
+			p++;
+		else if (*p == '"')
+			quoted = !quoted;
+		else if (*p == '}' && !quoted)
+			return p;
+	}
+	return NULL;
+}
+
+/* Literal with ${path} parts; ${new.code} is short for ${$.new.code}, $${ is a plain ${. */
+SeExpr *
+se_compile_text(SeCompiler *c, const char *at, const char *source)
+{
+	List	   *parts = NIL;
+	StringInfoData literal;
+	const char *p;
+	SeExpr	   *x;
+	ListCell   *lc;
+
+	initStringInfo(&literal);
+	for (p = source; *p; p++)
+	{
+		const char *end;
+		char	   *path;
+
+		if (strncmp(p, "$${", 3) == 0)
+		{
+			appendStringInfoString(&literal, "${");
+			p += 2;
+			continue;
+		}
+		if (strncmp(p, "${", 2) != 0)
+		{
+			appendStringInfoChar(&literal, *p);
+			continue;
+		}
+		end = placeholder_end(p + 2);
+		if (end == NULL)
+			se_bad_manifest(at, "\"${\" without \"}\" in \"%s\"", source);
+		if (literal.len > 0)
+			parts = lappend(parts, constant_text(at, literal.data, literal.len));
+		resetStringInfo(&literal);
+		path = pnstrdup(p + 2, end - p - 2);
+		if (path[0] != '$' && path[0] != '(' && strncmp(path, "lax ", 4) != 0 &&
+			strncmp(path, "strict ", 7) != 0)
+			path = psprintf("$.%s", path);
+		parts = lappend(parts, compile_path_expr(c, at, path));
+		p = end;
+	}
+	if (parts == NIL)
+		return constant_text(at, literal.data, literal.len);
+	if (literal.len > 0)
+		parts = lappend(parts, constant_text(at, literal.data, literal.len));
+	x = new_expr(SE_X_TEXT, at, list_length(parts));
+	foreach(lc, parts)
+		x->items[foreach_current_index(lc)] = lfirst(lc);
+	return x;
+}
+
+static SeExpr *
+compile_items(SeCompiler *c, SeExprKind kind, const char *at, JsonbValue *node)
+{
+	SeExpr	   *x = new_expr(kind, at, jv_count(node));
+	JvIter		i;
+
+	if (kind != SE_X_OBJECT && !JV_IS_ARRAY(node))
+		se_bad_manifest(at, "must be an array");
+	x->literal_empty = x->nitems == 0;
+	jv_iter_init(&i, node);
+	while (jv_iter_next(&i))
+	{
+		const char *key = i.key;
+		JsonbValue *value = palloc(sizeof(JsonbValue));
+
+		*value = i.value;
+		if (i.object && key[0] == '$' && key[1] == '$')
+			key++;				/* $$filter is a member named $filter */
+		else if (i.object && key[0] == '$')
+			se_bad_manifest(at, "unknown expression \"%s\" (a member of that name is written \"$%s\")",
+							key, key);
+		x->keys[i.index] = i.object ? key : NULL;
+		x->items[i.index] = se_compile_expr(c, i.object ? se_pointer(at, i.key)
+											: se_pointer_index(at, i.index), value);
+	}
+	return x;
+}
+
+static void
+compile_casts(SeOptions *opt, const char *at, JsonbValue *v)
+{
+	JvIter		i;
+	int			n = JV_IS_ARRAY(v) ? jv_count(v) : 1;
+
+	opt->casts = palloc(n * sizeof(int));
+	if (v->type == jbvString)
+	{
+		opt->casts[opt->ncasts++] = se_cast_by_name(jv_text(v));
+		if (opt->casts[0] < 0)
+			se_bad_manifest(at, "unknown cast \"%s\"", jv_text(v));
+		return;
+	}
+	if (!JV_IS_ARRAY(v))
+		se_bad_manifest(at, "must be the name of a cast, or an array of them");
+	jv_iter_init(&i, v);
+	while (jv_iter_next(&i))
+	{
+		int			cast = i.value.type == jbvString ? se_cast_by_name(jv_text(&i.value)) : -1;
+
+		if (cast < 0)
+			se_bad_manifest(se_pointer_index(at, i.index), "unknown cast \"%s\"", jv_text(&i.value));
+		opt->casts[opt->ncasts++] = cast;
+	}
+}
+
+static const SeEnum *
+find_enum(SeCompiler *c, const char *at, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, c->enums)
+	{
+		SeEnum	   *e = lfirst(lc);
+
+		if (strcmp(e->name, name) == 0)
+			return e;
+	}
+	se_bad_manifest(at, "unknown enum \"%s\"", name);
+}
+
+static void
+compile_state(SeCompiler *c, SeOptions *opt, const char *at, JsonbValue *v)
+{
+	StringInfoData text;
+	JvIter		i;
+
+	opt->state_path = se_compile_path_of(c, at, v, "path");
+	if (opt->state_path == NULL || !JV_IS_ARRAY(jv_get(v, "in")))
+		se_bad_manifest(at, "needs \"path\" and \"in\"");
+	initStringInfo(&text);
+	jv_iter_init(&i, jv_get(v, "in"));
+	while (jv_iter_next(&i))
+	{
+		opt->state_in = lappend(opt->state_in, jv_text(&i.value));
+		appendStringInfo(&text, "%s%s", i.index ? " or " : "", jv_text(&i.value));
+	}
+	opt->state_text = text.data;
+}
+
+static void
+compile_option(SeCompiler *c, SeExpr *x, const char *at, const char *key, JsonbValue *v)
+{
+	SeOptions  *opt = x->opt;
+	char	   *text = v->type == jbvString ? jv_text(v) : NULL;
+
+	if (strcmp(key, "cast") == 0)
+		compile_casts(opt, at, v);
+	else if (strcmp(key, "currency") == 0)
+		opt->currency = se_compile_expr(c, at, v);
+	else if (strcmp(key, "zone") == 0)
+		opt->zone = se_compile_expr(c, at, v);
+	else if (strcmp(key, "default") == 0)
+		opt->default_value = se_compile_expr(c, at, v);
+	else if (strcmp(key, "format") == 0 && text)
+		opt->format = text;
+	else if (strcmp(key, "map") == 0 && text)
+		opt->map = find_enum(c, at, text);
+	else if (strcmp(key, "ref") == 0 && text)
+		opt->ref = text;
+	else if (strcmp(key, "by") == 0 && text)
+		opt->by = text;
+	else if (strcmp(key, "state") == 0)
+		compile_state(c, opt, at, v);
+	else if (strcmp(key, "fetch") == 0 && v->type == jbvBool)
+		opt->ref_fetch = v->val.boolean;
+	else if (strcmp(key, "required") == 0 && v->type == jbvBool)
+		opt->required = v->val.boolean;
+	else if (strcmp(key, "omit") == 0 && text && strcmp(text, "null") == 0)
+		opt->omit = SE_OMIT_NULL;
+	else if (strcmp(key, "omit") == 0 && text && strcmp(text, "empty") == 0)
+		opt->omit = SE_OMIT_EMPTY;
+	else if (strcmp(key, "omit") == 0 && text && strcmp(text, "never") == 0)
+		opt->omit = SE_OMIT_NEVER;
+	else
+		se_bad_manifest(at, "unknown option, or a value that it does not take");
+}
+
+/* Everything in an expression object that is not its head. */
+static void
+compile_options(SeCompiler *c, SeExpr *x, const char *at, JsonbValue *node, const char *head)
+{
+	JvIter		i;
+
+	jv_iter_init(&i, node);
+	while (jv_iter_next(&i))
+	{
+		JsonbValue *v = palloc(sizeof(JsonbValue));
+
+		if (strcmp(i.key, head) == 0 ||
+			(x->kind == SE_X_IF && (strcmp(i.key, "then") == 0 || strcmp(i.key, "else") == 0)) ||
+			(x->kind == SE_X_EACH && strcmp(i.key, "as") == 0))
+			continue;
+		*v = i.value;
+		if (x->opt == NULL)
+			x->opt = palloc0(sizeof(SeOptions));
+		compile_option(c, x, se_pointer(at, i.key), i.key, v);
+	}
+	if (x->opt && x->opt->ref == NULL && (x->opt->by || x->opt->state_path || x->opt->ref_fetch))
+		se_bad_manifest(at, "\"by\", \"state\" and \"fetch\" go with \"ref\"");
+}
+
+static SeExpr *
+compile_use(SeCompiler *c, const char *at, JsonbValue *name)
+{
+	JsonbValue *body = name->type == jbvString ? jv_get(c->define, jv_text(name)) : NULL;
+	SeExpr	   *x = new_expr(SE_X_VALUE, at, 1);
+
+	if (body == NULL)
+		se_bad_manifest(at, "\"$use\" names nothing in \"define\"");
+	x->items[0] = se_compile_expr(c, se_pointer("/define", jv_text(name)), body);
+	return x;
+}
+
+static SeExpr *
+compile_if(SeCompiler *c, const char *at, JsonbValue *node)
+{
+	SeExpr	   *x = new_expr(SE_X_IF, at, 2);
+
+	x->path = se_compile_path_of(c, at, node, "$if");
+	x->items[0] = se_compile_expr_of(c, at, node, "then");
+	x->items[1] = se_compile_expr_of(c, at, node, "else");
+	if (x->items[0] == NULL)
+		se_bad_manifest(at, "\"$if\" needs \"then\"");
+	return x;
+}
+
+static SeExpr *
+compile_each(SeCompiler *c, const char *at, JsonbValue *node)
+{
+	SeExpr	   *x = new_expr(SE_X_EACH, at, 1);
+
+	x->path = se_compile_path_of(c, at, node, "$each");
+	x->items[0] = se_compile_expr_of(c, at, node, "as");
+	if (x->items[0] == NULL)
+		se_bad_manifest(at, "\"$each\" needs \"as\"");
+	return x;
+}
+
+static SeExpr *
+compile_head(SeCompiler *c, const char *at, JsonbValue *node, const char *head, SeExprKind kind)
+{
+	JsonbValue *v = jv_get(node, head);
+	const char *head_at = se_pointer(at, head);
+	SeExpr	   *x;
+
+	if (strcmp(head, "$use") == 0)
+		return compile_use(c, head_at, v);
+	switch (kind)
+	{
+		case SE_X_PATH:
+			if (v->type != jbvString)
+				se_bad_manifest(head_at, "must be a path");
+			return compile_path_expr(c, head_at, jv_text(v));
+		case SE_X_VALUE:
+			x = new_expr(SE_X_VALUE, head_at, 1);
+			x->items[0] = se_compile_expr(c, head_at, v);
+			return x;
+		case SE_X_EACH:
+			return compile_each(c, at, node);
+		case SE_X_IF:
+			return compile_if(c, at, node);
+		case SE_X_CONST:
+			x = new_expr(SE_X_CONST, head_at, 0);
+			x->constant = v;
+			return x;
+		default:
+			return compile_items(c, kind, head_at, v);
+	}
+}
+
+static SeExpr *
+compile_object(SeCompiler *c, const char *at, JsonbValue *node)
+{
+	const char *head = NULL;
+	SeExprKind	kind = SE_X_OBJECT;
+	SeExpr	   *x;
+	int			i;
+
+	for (i = 0; i < lengthof(heads); i++)
+	{
+		if (jv_get(node, heads[i].key) == NULL)
+			continue;
+		if (head)
+			se_bad_manifest(at, "\"%s\" and \"%s\" exclude each other", head, heads[i].key);
+		head = heads[i].key;
+		kind = heads[i].kind;
+	}
+	if (head == NULL)
+		return compile_items(c, SE_X_OBJECT, at, node);
+	x = compile_head(c, at, node, head, kind);
+	compile_options(c, x, at, node, head);
+	return x;
+}
+
+SeExpr *
+se_compile_expr(SeCompiler *c, const char *at, JsonbValue *node)
+{
+	SeExpr	   *x;
+	char	   *text;
+
+	check_stack_depth();
+	/* A definition that uses itself would go on for ever. */
+	if (++c->depth > MAX_DEPTH)
+		se_bad_manifest(at, "is nested too deeply, or a definition uses itself");
+	if (node->type == jbvString)
+	{
+		text = jv_text(node);
+		if (text[0] == '$' && text[1] != '{' && text[1] != '$')
+			x = compile_path_expr(c, at, text);
+		else
+			x = se_compile_text(c, at, text);
+	}
+	else if (JV_IS_OBJECT(node))
+		x = compile_object(c, at, node);
+	else if (JV_IS_ARRAY(node))
+		x = compile_items(c, SE_X_ARRAY, at, node);
+	else
+	{
+		x = new_expr(SE_X_CONST, at, 0);
+		x->constant = node;
+	}
+	c->depth--;
+	return x;
+}
+
+/* Members of an object as a list of (name, expression). */
+List *
+se_compile_named(SeCompiler *c, const char *at, JsonbValue *object)
+{
+	List	   *list = NIL;
+	JvIter		i;
+
+	jv_iter_init(&i, object);
+	while (jv_iter_next(&i))
+	{
+		SeNamedExpr *n = palloc(sizeof(SeNamedExpr));
+		JsonbValue *v = palloc(sizeof(JsonbValue));
+
+		*v = i.value;
+		n->name = i.key;
+		n->expr = se_compile_expr(c, se_pointer(at, i.key), v);
+		list = lappend(list, n);
+	}
+	return list;
+}
+
+/* Interval text or a number of milliseconds. */
+int64
+se_parse_duration(const char *at, JsonbValue *v)
+{
+	char	   *text = jv_text(v);
+	char	   *unit;
+	double		amount;
+	static const struct
+	{
+		const char *name;
+		int64		ms;
+	}			units[] = {
+		{"ms", 1}, {"s", 1000}, {"second", 1000}, {"seconds", 1000}, {"min", 60000},
+		{"minute", 60000}, {"minutes", 60000}, {"h", 3600000}, {"hour", 3600000},
+		{"hours", 3600000}, {"d", 86400000}, {"day", 86400000}, {"days", 86400000}
+	};
+	int			i;
+
+	if (text == NULL)
+		se_bad_manifest(at, "must be a duration");
+	amount = strtod(text, &unit);
+	while (*unit == ' ')
+		unit++;
+	if (*unit == '\0' && v->type == jbvNumeric)
+		return (int64) amount;
+	for (i = 0; i < lengthof(units); i++)
+		if (strcmp(units[i].name, unit) == 0 && amount >= 0 && amount < 100000)
+			return (int64) (amount * units[i].ms);
+	se_bad_manifest(at, "\"%s\" is no duration (for example \"500 ms\", \"30 s\", \"24 hours\")", text);
+}

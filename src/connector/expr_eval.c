@@ -1,0 +1,525 @@
+/*
+ * expr_eval.c
+ *		Evaluating expressions.
+ *
+ * Order for one expression: value → default → reference or enum map → casts →
+ * required. The first failure stops everything and stays in the SeEval.
+ */
+#include "postgres.h"
+
+#include "connector/expr.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+#define MAX_MESSAGE 600
+
+void
+se_eval_init(SeEval *ev, const SeManifest *m, Jsonb *root, Jsonb *vars)
+{
+	memset(ev, 0, sizeof(*ev));
+	ev->m = m;
+	ev->root = root ? root : jv_to_jsonb(NULL);
+	ev->vars = vars ? vars : se_make_vars(NULL, NULL, NULL, NULL);
+	ev->at = "";
+	ev->status = SE_RENDER_OK;
+}
+
+void
+se_eval_fail(SeEval *ev, const char *code, const char *fmt,...)
+{
+	StringInfoData buf;
+	int			len;
+
+	if (ev->status != SE_RENDER_OK)
+		return;
+	initStringInfo(&buf);
+	for (;;)
+	{
+		va_list		args;
+		int			needed;
+
+		va_start(args, fmt);
+		needed = appendStringInfoVA(&buf, fmt, args);
+		va_end(args);
+		if (needed == 0)
+			break;
+		enlargeStringInfo(&buf, needed);
+	}
+	len = pg_mbcliplen(buf.data, buf.len, MAX_MESSAGE);
+	buf.data[len] = '\0';
+	ev->status = SE_RENDER_INVALID;
+	ev->code = pstrdup(code);
+	ev->message = psprintf("%s: %s", ev->at, buf.data);
+}
+
+void
+se_eval_caught(SeEval *ev, MemoryContext cxt)
+{
+	ErrorData  *e;
+	int			category;
+
+	MemoryContextSwitchTo(cxt);
+	e = CopyErrorData();
+	category = ERRCODE_TO_CATEGORY(e->sqlerrcode);
+
+	/*
+	 * Only what data alone can cause is swallowed without a subtransaction.
+	 * A callback may have locks and buffers open when it fails.
+	 */
+	if (ev->in_callback ||
+		(category != ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) &&
+		 category != ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED)))
+		PG_RE_THROW();
+	FlushErrorState();
+	ev->status = SE_RENDER_OK;
+	se_eval_fail(ev, "bad_value", "%s", e->message);
+}
+
+static void
+push_var(JsonbParseState **state, JsonbValue *base, const char *name, Jsonb *own)
+{
+	jv_push_member(state, name, own ? jv_from_jsonb(own) : jv_get(base, name));
+}
+
+/* Every known variable is always there, at least as null: see check_variables(). */
+Jsonb *
+se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue *b = base && JB_ROOT_IS_OBJECT(base) ? jv_from_jsonb(base) : NULL;
+	ListCell   *lc;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	push_var(&state, b, "doc", doc);
+	push_var(&state, b, "param", NULL);
+	push_var(&state, b, "entity", NULL);
+	push_var(&state, b, "cursor", cursor);
+	jv_push_member(&state, "status", a ? jv_int(a->status) : NULL);
+	jv_push_key(&state, "headers");
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	foreach(lc, a ? a->headers : NIL)
+	{
+		SeHeader   *h = lfirst(lc);
+		char	   *name = pstrdup(h->name);
+		char	   *value = pg_any_to_server(pstrdup(h->value), strlen(h->value), PG_SQL_ASCII);
+		char	   *p;
+
+		for (p = name; *p; p++)
+			*p = pg_ascii_tolower((unsigned char) *p);
+		/* A header is any bytes; one that is no text is none to us. */
+		if (pg_verify_mbstr(GetDatabaseEncoding(), name, strlen(name), true) &&
+			pg_verify_mbstr(GetDatabaseEncoding(), value, strlen(value), true))
+			jv_push_member(&state, name, jv_string(value));
+	}
+	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	if (a && a->json == NULL && a->body_len > 0)
+	{
+		int			len = pg_mbcliplen(a->body, Min(a->body_len, 100000), 2000);
+
+		if (pg_verify_mbstr(GetDatabaseEncoding(), a->body, len, true))
+			jv_push_member(&state, "text", jv_string(pnstrdup(a->body, len)));
+	}
+	else
+		jv_push_member(&state, "text", NULL);
+	return jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/* The path functions of the server, silent, with the variables; NULL: no result. */
+static Jsonb *
+call_path(PGFunction fn, SeEval *ev, JsonPath *path)
+{
+	LOCAL_FCINFO(fcinfo, 4);
+	Datum		result;
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 4, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = JsonbPGetDatum(ev->root);
+	fcinfo->args[1].value = PointerGetDatum(path);
+	fcinfo->args[2].value = JsonbPGetDatum(ev->vars);
+	fcinfo->args[3].value = BoolGetDatum(true);
+	fcinfo->args[0].isnull = fcinfo->args[1].isnull = false;
+	fcinfo->args[2].isnull = fcinfo->args[3].isnull = false;
+	result = fn(fcinfo);
+	return fcinfo->isnull ? NULL : DatumGetJsonbP(result);
+}
+
+Jsonb *
+se_eval_path(SeEval *ev, JsonPath *path)
+{
+	return call_path(jsonb_path_query_first_tz, ev, path);
+}
+
+/* All results as an array; a single array as result is taken for the list itself. */
+JsonbValue *
+se_eval_path_array(SeEval *ev, JsonPath *path)
+{
+	Jsonb	   *all = call_path(jsonb_path_query_array_tz, ev, path);
+	JsonbValue *v = jv_from_jsonb(all);
+	JsonbValue *only;
+
+	if (jv_count(v) == 1)
+	{
+		only = getIthJsonbValueFromContainer(v->val.binary.data, 0);
+		if (JV_IS_ARRAY(only))
+			return only;
+		if (only->type == jbvNull)
+			return NULL;
+	}
+	return v;
+}
+
+/* A boolean result is the answer; any other result means 'found'; null and none are false. */
+bool
+se_eval_predicate(SeEval *ev, JsonPath *path)
+{
+	JsonbValue *v = jv_from_jsonb(se_eval_path(ev, path));
+
+	if (v == NULL || v->type == jbvNull)
+		return false;
+	return v->type == jbvBool ? v->val.boolean : true;
+}
+
+/* ---- one kind each ---- */
+
+static bool
+is_null(JsonbValue *v)
+{
+	return v == NULL || v->type == jbvNull;
+}
+
+static bool
+is_empty(JsonbValue *v)
+{
+	return is_null(v) || (v->type == jbvString && v->val.string.len == 0) ||
+		(v->type == jbvBinary && jv_count(v) == 0);
+}
+
+static bool
+left_out(const SeExpr *x, JsonbValue *v)
+{
+	switch (x->opt ? x->opt->omit : SE_OMIT_DEFAULT)
+	{
+		case SE_OMIT_NEVER:
+			return false;
+		case SE_OMIT_EMPTY:
+			return is_empty(v);
+		case SE_OMIT_NULL:
+			return is_null(v);
+		default:
+			/* {"$const": null} is meant; a null that was found is not worth sending. */
+			return v == NULL || (v->type == jbvNull && x->kind != SE_X_CONST);
+	}
+}
+
+static JsonbValue *
+finish(JsonbParseState **state, JsonbIteratorToken end)
+{
+	return jv_from_jsonb(jv_to_jsonb(pushJsonbValue(state, end, NULL)));
+}
+
+static JsonbValue *
+eval_object(SeEval *ev, const SeExpr *x)
+{
+	JsonbParseState *state = NULL;
+	int			i,
+				members = 0;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (i = 0; i < x->nitems; i++)
+	{
+		JsonbValue *v = se_eval(ev, x->items[i]);
+
+		if (ev->status != SE_RENDER_OK)
+			return NULL;
+		if (left_out(x->items[i], v))
+			continue;
+		jv_push_member(&state, x->keys[i], v);
+		members++;
+	}
+	/* An object that lost all its members says nothing; {} as written does. */
+	if (members == 0 && !x->literal_empty)
+		return NULL;
+	return finish(&state, WJB_END_OBJECT);
+}
+
+/* Positions count (RPC arguments): what is missing is null, unless it asks to be left out. */
+static JsonbValue *
+eval_array(SeEval *ev, const SeExpr *x)
+{
+	JsonbParseState *state = NULL;
+	int			i;
+
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	for (i = 0; i < x->nitems; i++)
+	{
+		const SeExpr *item = x->items[i];
+		JsonbValue *v = se_eval(ev, item);
+
+		if (ev->status != SE_RENDER_OK)
+			return NULL;
+		if (v == NULL && item->kind == SE_X_IF && item->items[1] == NULL)
+			continue;
+		if (item->opt && item->opt->omit != SE_OMIT_DEFAULT && left_out(item, v))
+			continue;
+		jv_push_value(&state, false, v);
+	}
+	return finish(&state, WJB_END_ARRAY);
+}
+
+static JsonbValue *
+eval_each(SeEval *ev, const SeExpr *x)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue *list = se_eval_path_array(ev, x->path);
+	Jsonb	   *root = ev->root;
+	int			index = ev->index;
+	int			n = 0;
+	JvIter		i;
+
+	if (jv_count(list) == 0)
+		return NULL;
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	jv_iter_init(&i, list);
+	while (jv_iter_next(&i))
+	{
+		JsonbValue *v;
+
+		ev->root = jv_to_jsonb(&i.value);
+		ev->index = i.index + 1;
+		v = se_eval(ev, x->items[0]);
+		if (ev->status != SE_RENDER_OK)
+			return NULL;
+		if (is_null(v))
+			continue;
+		jv_push_value(&state, false, v);
+		n++;
+	}
+	ev->root = root;
+	ev->index = index;
+	return n > 0 ? finish(&state, WJB_END_ARRAY) : NULL;
+}
+
+static JsonbValue *
+eval_text(SeEval *ev, const SeExpr *x, bool missing_is_empty)
+{
+	StringInfoData buf;
+	int			i;
+
+	initStringInfo(&buf);
+	for (i = 0; i < x->nitems; i++)
+	{
+		char	   *part = jv_text(se_eval(ev, x->items[i]));
+
+		if (ev->status != SE_RENDER_OK || (part == NULL && !missing_is_empty))
+			return NULL;
+		appendStringInfoString(&buf, part ? part : "");
+	}
+	return jv_string(buf.data);
+}
+
+static JsonbValue *
+eval_merge(SeEval *ev, const SeExpr *x)
+{
+	JsonbParseState *state = NULL;
+	int			i;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (i = 0; i < x->nitems; i++)
+	{
+		JsonbValue *v = se_eval(ev, x->items[i]);
+		JvIter		it;
+
+		if (ev->status != SE_RENDER_OK)
+			return NULL;
+		if (is_null(v))
+			continue;
+		jv_iter_init(&it, v);
+		/* The builder keeps the last of several equal keys. */
+		while (JV_IS_OBJECT(v) && jv_iter_next(&it))
+		{
+			JsonbValue *member = palloc(sizeof(JsonbValue));
+
+			*member = it.value;
+			jv_push_member(&state, it.key, member);
+		}
+	}
+	return finish(&state, WJB_END_OBJECT);
+}
+
+static JsonbValue *
+eval_kind(SeEval *ev, const SeExpr *x)
+{
+	JsonbValue *v;
+	int			i;
+
+	switch (x->kind)
+	{
+		case SE_X_CONST:
+			return x->constant;
+		case SE_X_PATH:
+			return jv_from_jsonb(se_eval_path(ev, x->path));
+		case SE_X_INDEX:
+			return jv_int(ev->index);
+		case SE_X_TEXT:
+			return eval_text(ev, x, false);
+		case SE_X_CONCAT:
+			return eval_text(ev, x, true);
+		case SE_X_OBJECT:
+			return eval_object(ev, x);
+		case SE_X_ARRAY:
+			return eval_array(ev, x);
+		case SE_X_EACH:
+			return eval_each(ev, x);
+		case SE_X_IF:
+			i = se_eval_predicate(ev, x->path) ? 0 : 1;
+			return x->items[i] ? se_eval(ev, x->items[i]) : NULL;
+		case SE_X_FIRST:
+			for (i = 0; i < x->nitems; i++)
+			{
+				v = se_eval(ev, x->items[i]);
+				if (!is_null(v) || ev->status != SE_RENDER_OK)
+					return v;
+			}
+			return NULL;
+		case SE_X_MERGE:
+			return eval_merge(ev, x);
+		case SE_X_VALUE:
+			return se_eval(ev, x->items[0]);
+	}
+	return NULL;
+}
+
+/* ---- options ---- */
+
+/* The list is the enum's; "*" stands for everything not named. */
+static JsonbValue *
+apply_map(SeEval *ev, const SeExpr *x, JsonbValue *v)
+{
+	const SeEnum *e = x->opt->map;
+	char	   *text = jv_text(v);
+	JsonbValue *pairs = ev->inbound ? e->pull : e->push;
+	JsonbValue *hit = jv_get(pairs, text);
+
+	if (hit == NULL)
+		hit = jv_get(pairs, "*");
+	if (hit == NULL)
+		se_eval_fail(ev, "unknown_value", "value \"%s\" is not in enum \"%s\"", text, e->name);
+	return hit;
+}
+
+static void
+wait_for(SeEval *ev, const SeExpr *x, const char *key, bool bound)
+{
+	const SeOptions *opt = x->opt;
+
+	ev->status = SE_RENDER_WAIT;
+	ev->code = pstrdup("waiting");
+	ev->wait_object = pstrdup(opt->ref);
+	ev->wait_key = pstrdup(key);
+	ev->wait_by = opt->by ? pstrdup(opt->by) : NULL;
+	ev->wait_state = opt->state_text ? pstrdup(opt->state_text) : NULL;
+	ev->wait_fetch = opt->ref_fetch;
+	ev->message = psprintf("%s: waits for %s %s to be %s", x->at, opt->ref, key,
+						   bound ? opt->state_text : "bound");
+}
+
+static bool
+in_state(SeEval *ev, const SeOptions *opt, Jsonb *raw)
+{
+	SeEval		inner;
+	char	   *state;
+	ListCell   *lc;
+
+	if (raw == NULL)
+		return false;
+	se_eval_init(&inner, ev->m, raw, ev->vars);
+	state = jv_text(jv_from_jsonb(se_eval_path(&inner, opt->state_path)));
+	foreach(lc, opt->state_in)
+		if (state && strcmp(state, lfirst(lc)) == 0)
+			return true;
+	return false;
+}
+
+static JsonbValue *
+apply_ref(SeEval *ev, const SeExpr *x, JsonbValue *v)
+{
+	const SeOptions *opt = x->opt;
+	char	   *key = jv_text(v);
+	char	   *found = NULL;
+	Jsonb	   *raw = NULL;
+	bool		bound;
+
+	if (ev->refs == NULL)
+	{
+		se_eval_fail(ev, "no_references", "references cannot be resolved here");
+		return NULL;
+	}
+	ev->in_callback = true;
+	if (ev->inbound)
+		bound = ev->refs->to_ours(ev->refs->arg, opt->ref, opt->by, key, &found);
+	else
+		bound = ev->refs->to_remote(ev->refs->arg, opt->ref, opt->by, key, opt->state_path != NULL,
+									&found, &raw);
+	ev->in_callback = false;
+	if (!bound || (opt->state_path && !ev->inbound && !in_state(ev, opt, raw)))
+	{
+		wait_for(ev, x, key, bound);
+		return NULL;
+	}
+	return jv_string(found);
+}
+
+static JsonbValue *
+apply_options(SeEval *ev, const SeExpr *x, JsonbValue *v)
+{
+	const SeOptions *opt = x->opt;
+
+	if (is_null(v) && opt->default_value)
+		v = se_eval(ev, opt->default_value);
+	ev->at = x->at;
+	if (ev->status == SE_RENDER_OK && !is_null(v) && opt->map)
+		v = apply_map(ev, x, v);
+	if (ev->status == SE_RENDER_OK && !is_null(v) && opt->ref)
+		v = apply_ref(ev, x, v);
+	if (ev->status == SE_RENDER_OK && opt->ncasts > 0)
+		v = se_apply_casts(ev, x, v);
+	if (ev->status == SE_RENDER_OK && opt->required && is_empty(v))
+		se_eval_fail(ev, "required", "a value is required");
+	return ev->status == SE_RENDER_OK ? v : NULL;
+}
+
+JsonbValue *
+se_eval(SeEval *ev, const SeExpr *x)
+{
+	JsonbValue *v;
+
+	if (ev->status != SE_RENDER_OK)
+		return NULL;
+	check_stack_depth();
+	ev->at = x->at;
+	v = eval_kind(ev, x);
+	if (ev->status == SE_RENDER_OK && x->opt)
+		v = apply_options(ev, x, v);
+	return ev->status == SE_RENDER_OK ? v : NULL;
+}
+
+char *
+se_eval_text(SeEval *ev, const SeExpr *x)
+{
+	return x ? jv_text(se_eval(ev, x)) : NULL;
+}
+
+bool
+se_eval_time(SeEval *ev, const SeExpr *x, TimestampTz *at)
+{
+	char	   *text = se_eval_text(ev, x);
+
+	if (text == NULL)
+		return false;
+	if (se_parse_time(text, at))
+		return true;
+	ev->at = x->at;
+	se_eval_fail(ev, "not_a_time", "\"%s\" is no ISO 8601 time", text);
+	return false;
+}

@@ -1,0 +1,27 @@
+/*
+ * schema.h
+ *		Validator for the part of JSON Schema that manifests need. jansson only.
+ */
+#ifndef SE_SCHEMA_H
+#define SE_SCHEMA_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct SeSchemaError
+{
+	char		pointer[512];	/* JSON pointer into the document, "" for its root */
+	char		message[512];
+} SeSchemaError;
+
+/*
+ * True when doc satisfies schema. Understood: type, enum, const, properties,
+ * required, additionalProperties (false or a schema), propertyNames.pattern,
+ * minProperties, items, minItems, uniqueItems, pattern, minLength, maxLength,
+ * minimum, maximum, oneOf, anyOf, allOf, not, $ref to "#/definitions/x". Other keywords are
+ * ignored. Patterns are POSIX extended regular expressions.
+ */
+extern bool se_schema_check(json_t *schema, json_t *doc, SeSchemaError *error);
+
+#endif							/* SE_SCHEMA_H */
