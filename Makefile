@@ -26,10 +26,10 @@ ifneq (,$(filter $(HARNESS_GOALS),$(MAKECMDGOALS)))
 .PHONY: $(HARNESS_GOALS)
 
 check:
-	@PG_CONFIG='$(origin_pg_config)' test/bin/check
+	@PG_CONFIG='$(origin_pg_config)' exec test/bin/check
 
 demo:
-	@PG_CONFIG='$(origin_pg_config)' test/bin/demo
+	@PG_CONFIG='$(origin_pg_config)' exec test/bin/demo
 
 # An explicit PG_CONFIG reaches the scripts; otherwise they choose PostgreSQL 15.
 origin_pg_config := $(if $(filter file default,$(origin PG_CONFIG)),,$(PG_CONFIG))

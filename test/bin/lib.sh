@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by check and demo: packages, the unprivileged user, a work folder, the
 # build, temporary clusters, and taking everything away again. Source it with
 # bash; it changes to the top of the source tree.
@@ -5,7 +6,6 @@
 set -u
 umask 022
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 2
-SOURCE_DIR=$PWD
 
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 2; }
@@ -105,7 +105,7 @@ build()
 		echo "this server has no extension_destdir: installing for real until the end"
 		as_root make -s "$@" install PG_CONFIG="$PG_CONFIG" || die "make install failed"
 		INSTALLED=yes
-		export SYNC_EXT_DESTDIR= SYNC_EXT_LIBDIR=
+		export SYNC_EXT_DESTDIR='' SYNC_EXT_LIBDIR=''
 	fi
 }
 
