@@ -101,7 +101,7 @@ sub plain
 # Life cycle
 #----------------------------------------------------------------------
 
-# Options: dir (kept if given, else temporary), port (else a free one), max_age
+# Options: dir (kept if given, else temporary), port (else a free one),
 # (seconds that a session lives, a month by default).
 sub new
 {
@@ -487,7 +487,7 @@ sub _serve
 		_write_file($config, join "\n",
 			'[web]', "listen = 127.0.0.1:$port",
 			'[database]', 'uri = sqlite://', "path = $self->{dir}/db",
-			'[session]', 'max_age = ' . ($self->{max_age} // 2592000), '');
+			'[session]', 'timeout = ' . ($self->{session_timeout} // 300), '');
 		my $pid = $self->_spawn(TRYTOND, '-c', $config, '-d', DATABASE);
 		if (_answers($port, $pid))
 		{
