@@ -101,8 +101,8 @@ sub plain
 # Life cycle
 #----------------------------------------------------------------------
 
-# Options: dir (kept if given, else temporary), port (else a free one),
-# (seconds that a session lives, a month by default).
+# Options: dir (kept if given, else temporary), port (else a free one) and
+# session_timeout (idle seconds after which a session may no longer post).
 sub new
 {
 	my ($class, %option) = @_;
