@@ -3,6 +3,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "utils/guc.h"
 
 #include "core/guc.h"
@@ -13,7 +15,9 @@ char	   *se_ca_file = NULL;
 char	   *se_causation_id = NULL;
 int			se_checkpoint_interval = 1000;
 char	   *se_correlation_id = NULL;
-bool		se_enabled = false;
+bool		se_enabled = true;
+int			se_max_attempts = 12;
+bool		se_notify_outcomes = true;
 int			se_history_body_limit = 2048;
 int			se_history_retention = 90 * 24 * 3600;
 int			se_max_databases = 16;
@@ -43,7 +47,7 @@ define_int(const char *name, const char *shortdesc, const char *longdesc, int *v
 }
 
 void
-se_guc_init(void)
+se_guc_init(bool preloading)
 {
 	define_string("sync_ext.actor", "Who an application acts for; recorded with each event.",
 				  NULL, &se_actor, "", PGC_USERSET, 0);
@@ -63,16 +67,19 @@ se_guc_init(void)
 	define_string("sync_ext.correlation_id", "Business id that follows this transaction's changes.",
 				  NULL, &se_correlation_id, "", PGC_USERSET, 0);
 	DefineCustomBoolVariable("sync_ext.enabled", "Whether workers serve this database.",
-							 "Set by CREATE EXTENSION with ALTER DATABASE; the launcher looks for it "
-							 "in the shared catalog.",
-							 &se_enabled, false, PGC_SUSET, 0, NULL, NULL, NULL);
+							 "ALTER DATABASE … SET sync_ext.enabled = off keeps the hub away.",
+							 &se_enabled, true, PGC_SUSET, 0, NULL, NULL, NULL);
 	define_int("sync_ext.history_body_limit", "Bytes of each request and response kept in history.",
 			   NULL, &se_history_body_limit, 2048, 0, 1024 * 1024, PGC_SIGHUP, GUC_UNIT_BYTE);
 	define_int("sync_ext.history_retention", "How long claims and outcomes are kept.",
 			   "What is unfinished is never dropped.",
 			   &se_history_retention, 90 * 24 * 3600, 3600, INT_MAX, PGC_SIGHUP, GUC_UNIT_S);
-	define_int("sync_ext.max_databases", "Databases that workers can serve.",
-			   NULL, &se_max_databases, 16, 1, 1024, PGC_POSTMASTER, 0);
+	define_int("sync_ext.max_attempts", "Tries of a delivery before it is dead.",
+			   "Throttled answers and requests that never left do not count.",
+			   &se_max_attempts, 12, 1, 1000, PGC_SIGHUP, 0);
+	if (preloading)
+		define_int("sync_ext.max_databases", "Databases that workers can serve.",
+				   NULL, &se_max_databases, 16, 1, 1024, PGC_POSTMASTER, 0);
 	define_int("sync_ext.max_in_flight", "Requests in flight of one hub process.",
 			   NULL, &se_max_in_flight, 256, 1, 10000, PGC_SIGHUP, 0);
 	define_int("sync_ext.max_queue", "Deliveries of one system held in memory.",
@@ -80,6 +87,9 @@ se_guc_init(void)
 			   &se_max_queue, 5000, 10, 1000000, PGC_SIGHUP, 0);
 	define_int("sync_ext.max_response", "Largest response that is read.",
 			   NULL, &se_max_response, 16384, 1, 1024 * 1024, PGC_SIGHUP, GUC_UNIT_KB);
+	DefineCustomBoolVariable("sync_ext.notify_outcomes",
+							 "Whether final outcomes are sent to the channel sync_outcome.",
+							 NULL, &se_notify_outcomes, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	define_int("sync_ext.outbox_retention", "How long delivered events are kept.",
 			   "Events that a route has not finished stay, up to the route's max_lag.",
 			   &se_outbox_retention, 7 * 24 * 3600, 3600, INT_MAX, PGC_SIGHUP, GUC_UNIT_S);

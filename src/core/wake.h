@@ -1,8 +1,8 @@
 /*
  * wake.h: shared memory of the cluster's hubs, and waking them at commit.
  *
- * One slot per database. A slot holds no pointers, file descriptors or handles; only what another
- * process may read at any time.
+ * One slot per database that has the extension. A slot holds no file descriptors or handles; only
+ * what another process may read at any time.
  */
 #ifndef SE_WAKE_H
 #define SE_WAKE_H
@@ -12,15 +12,15 @@
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
 #include "storage/latch.h"
+#include "storage/lwlock.h"
 
 typedef enum SeHubState
 {
 	SE_HUB_FREE = 0,				/* slot unused */
-	SE_HUB_STARTING,
-	SE_HUB_RUNNING,
-	SE_HUB_IDLE,					/* runs, but does not speak: see reason */
-	SE_HUB_STOPPED,					/* ended; the launcher decides when it starts again */
-	SE_HUB_ABSENT					/* extension is not in this database */
+	SE_HUB_STOPPED,					/* not running; the launcher starts it at restart_at */
+	SE_HUB_STARTING,				/* registered with the postmaster */
+	SE_HUB_RUNNING,					/* speaks */
+	SE_HUB_IDLE						/* runs, but does not speak: see reason */
 } SeHubState;
 
 typedef struct SeHubSlot
@@ -32,17 +32,28 @@ typedef struct SeHubSlot
 	int			failures;			/* starts that ended badly in a row */
 	TimestampTz started_at;
 	TimestampTz restart_at;			/* launcher: not before */
-	pg_atomic_uint32 wake;			/* 1: somebody asked for a look */
-	pg_atomic_uint32 stop;			/* 1: must leave (DROP DATABASE, ALTER DATABASE, DROP EXTENSION) */
-	Latch	   *latch;				/* of the running hub; NULL when none. Valid while pid is set */
+	TimestampTz hold_until;			/* a database command wants nobody here until then */
+	pg_atomic_uint32 wake;			/* 1: somebody asked for a look and set the latch */
+	pg_atomic_uint32 changes;		/* counts changes of configuration and of pending deliveries */
+	Latch	   *latch;				/* of the running hub; NULL when none */
 	char		reason[256];
 } SeHubSlot;
 
-/* Asks for shared memory; from _PG_init while preloading. */
-extern void se_wake_init(void);
+typedef struct SeShared
+{
+	LWLock	   *lock;				/* protects everything here but the atomics */
+	int			launcher_pid;
+	Latch	   *launcher_latch;
+	bool		rescan;				/* launcher: databases came or went */
+	int			nslots;
+	SeHubSlot	slots[FLEXIBLE_ARRAY_MEMBER];
+} SeShared;
 
-/* True when the library was preloaded and shared memory is there. */
-extern bool se_wake_available(void);
+/* NULL when the library was not preloaded. */
+extern SeShared *se_shared;
+
+/* Asks for shared memory and registers the transaction callback; from _PG_init. */
+extern void se_wake_init(bool preloading);
 
 /*
  * Marks that this transaction wrote events; at its commit the database's hub is woken. Cheap enough
@@ -50,10 +61,27 @@ extern bool se_wake_available(void);
  */
 extern void se_wake_at_commit(void);
 
-/* Wakes the hub of this database now. */
-extern void se_wake_now(void);
+/* Likewise for a change of configuration or of pending deliveries: the hub reads them again. */
+extern void se_change_at_commit(void);
 
-/* Wakes the launcher now (a database appeared, vanished or was enabled). */
-extern void se_wake_launcher(void);
+/* Likewise for CREATE EXTENSION: this database gets a slot and the launcher is woken. */
+extern void se_register_at_commit(void);
+
+/* Wakes the hub of a database, or the launcher, now. */
+extern void se_wake_hub(Oid database);
+extern void se_wake_launcher(bool rescan);
+
+/* Slot of a database, NULL when it has none; the caller holds the lock. */
+extern SeHubSlot *se_slot_find(Oid database);
+
+/* As se_slot_find(), taking a free slot when there is none; NULL when all are taken. */
+extern SeHubSlot *se_slot_make(Oid database);
+
+/*
+ * Asks the hub of a database to leave and keeps it away for `ms`; waits until it is gone, at most
+ * five seconds. se_release_database() lets it come back.
+ */
+extern void se_hold_database(Oid database, int ms);
+extern void se_release_database(Oid database);
 
 #endif

@@ -56,9 +56,13 @@ typedef struct SeSystem
 	SeBreaker	breaker;
 	TimestampTz blocked_until;	/* Retry-After of a throttled answer, or pause after failed logins */
 	int			in_flight;
+	bool		logged_in;		/* credentials were had the last time we looked */
 	bool		logging_in;
 	int			auth_failures;	/* in a row */
+	int			queued;			/* exchanges in waiting */
 	dlist_head	waiting;		/* SeExchange, not yet sent */
+	List	   *retired;		/* MemoryContext: configurations that requests in flight still use */
+	char	   *signature;		/* what the configuration was built from; changes when it must be built anew */
 } SeSystem;
 
 typedef struct SeReply
@@ -75,10 +79,11 @@ struct SeExchange
 {
 	dlist_node	node;			/* private */
 	SeSystem   *system;
+	const SeManifest *manifest; /* the one that op belongs to; set by se_exchange_submit() */
 	const SeOperation *op;
 	SeRequestOut request;		/* must stay valid until done is called */
 	const char *idempotency_key;	/* NULL: none */
-	TimestampTz began_at;
+	TimestampTz began_at;		/* set when it is sent */
 	bool		relogged;		/* private: sent again after a login */
 	/*
 	 * Called once, from the hub's loop, in a memory context that is reset afterwards; no
@@ -88,8 +93,20 @@ struct SeExchange
 	void	   *arg;
 };
 
-/* (Re)reads systems in use from the registry; inside a transaction. Keeps sessions and limits. */
+/*
+ * (Re)reads systems in use from the registry; opens its own transaction. What is in flight goes on
+ * with the configuration that it began with.
+ */
 extern void se_systems_load(void);
+
+/* Builds one system for a backend that makes a single request (sync.fetch); inside a transaction. */
+extern SeSystem *se_system_build(const char *name);
+
+/* Gives up every lock and forgets every system; requests must have been cancelled. */
+extern void se_systems_reset(void);
+
+/* Blanks out secrets in a text that will be stored; palloc'd, at most `limit` bytes, valid in the server's encoding. */
+extern char *se_system_redact(SeSystem *system, const char *text, size_t len, size_t limit);
 extern SeSystem *se_system_by_id(int id);
 extern List *se_systems(void);			/* SeSystem * */
 
@@ -101,6 +118,16 @@ extern int	se_system_capacity(SeSystem *system, TimestampTz now);
 
 /* True when the system may be pulled from and called (live, usable, not blocked). */
 extern bool se_system_speaks(SeSystem *system, TimestampTz now);
+
+/* Makes the HTTP loop of this process (once), and gives its descriptor to wait on. */
+extern void se_exchange_init(void);
+extern int	se_exchange_fd(void);
+
+/* Requests of this process that are unanswered. */
+extern int	se_exchange_in_flight(void);
+
+/* Drops everything that is waiting or in flight; no callback runs. */
+extern void se_exchange_reset(void);
 
 /* Hand in an exchange; it is sent as soon as the limits allow. */
 extern void se_exchange_submit(SeExchange *exchange);

@@ -1,0 +1,26 @@
+/*
+ * role.h: doing something with another role's rights.
+ */
+#ifndef SE_ROLE_H
+#define SE_ROLE_H
+
+#include "postgres.h"
+
+typedef struct SeRole
+{
+	Oid			user;
+	int			context;
+	int			guc_level;
+} SeRole;
+
+/*
+ * Becomes `user`, security-restricted, with search_path pinned, until se_role_restore(). An error
+ * in between restores by itself when the (sub)transaction aborts.
+ */
+extern void se_role_become(Oid user, SeRole *saved);
+extern void se_role_restore(const SeRole *saved);
+
+/* Owner of a relation. */
+extern Oid	se_relation_owner(Oid relation);
+
+#endif

@@ -1,0 +1,396 @@
+/*
+ * wake.c: see wake.h.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "core/errors.h"
+#include "core/guc.h"
+#include "core/wake.h"
+
+SeShared   *se_shared = NULL;
+
+static shmem_request_hook_type previous_shmem_request = NULL;
+static shmem_startup_hook_type previous_shmem_startup = NULL;
+
+/* What this transaction asks for at its commit. */
+static bool wake_wanted = false;
+static bool change_wanted = false;
+static bool register_wanted = false;
+
+static Size
+shared_size(void)
+{
+	return offsetof(SeShared, slots) + (Size) se_max_databases * sizeof(SeHubSlot);
+}
+
+static void
+request_shmem(void)
+{
+	if (previous_shmem_request)
+		previous_shmem_request();
+	RequestAddinShmemSpace(shared_size());
+	RequestNamedLWLockTranche("sync_ext", 1);
+}
+
+static void
+startup_shmem(void)
+{
+	bool		found;
+
+	if (previous_shmem_startup)
+		previous_shmem_startup();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	se_shared = ShmemInitStruct("sync_ext", shared_size(), &found);
+	if (!found)
+	{
+		memset(se_shared, 0, shared_size());
+		se_shared->lock = &GetNamedLWLockTranche("sync_ext")->lock;
+		se_shared->nslots = se_max_databases;
+		for (int i = 0; i < se_shared->nslots; i++)
+		{
+			pg_atomic_init_u32(&se_shared->slots[i].wake, 0);
+			pg_atomic_init_u32(&se_shared->slots[i].changes, 0);
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+SeHubSlot *
+se_slot_find(Oid database)
+{
+	for (int i = 0; i < se_shared->nslots; i++)
+	{
+		SeHubSlot  *slot = &se_shared->slots[i];
+
+		if (slot->state != SE_HUB_FREE && slot->database == database)
+			return slot;
+	}
+	return NULL;
+}
+
+SeHubSlot *
+se_slot_make(Oid database)
+{
+	SeHubSlot  *slot = se_slot_find(database);
+
+	if (slot != NULL)
+		return slot;
+	for (int i = 0; i < se_shared->nslots; i++)
+	{
+		slot = &se_shared->slots[i];
+		if (slot->state == SE_HUB_FREE)
+		{
+			slot->database = database;
+			slot->state = SE_HUB_STOPPED;
+			slot->pid = 0;
+			slot->failures = 0;
+			slot->started_at = 0;
+			slot->restart_at = 0;
+			slot->hold_until = 0;
+			slot->latch = NULL;
+			slot->reason[0] = '\0';
+			return slot;
+		}
+	}
+	return NULL;
+}
+
+/* The lock is not needed to set a latch: at worst another process looks up once for nothing. */
+static void
+wake_slot(SeHubSlot *slot)
+{
+	Latch	   *latch;
+
+	/* Only the first waker since the hub's last look pays for the system call. */
+	if (pg_atomic_exchange_u32(&slot->wake, 1) != 0)
+		return;
+	latch = slot->latch;
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
+void
+se_wake_hub(Oid database)
+{
+	SeHubSlot  *slot;
+
+	if (se_shared == NULL)
+		return;
+	LWLockAcquire(se_shared->lock, LW_SHARED);
+	slot = se_slot_find(database);
+	if (slot != NULL)
+		wake_slot(slot);
+	LWLockRelease(se_shared->lock);
+}
+
+void
+se_wake_launcher(bool rescan)
+{
+	if (se_shared == NULL)
+		return;
+	LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
+	if (rescan)
+		se_shared->rescan = true;
+	if (se_shared->launcher_latch != NULL)
+		SetLatch(se_shared->launcher_latch);
+	LWLockRelease(se_shared->lock);
+}
+
+void
+se_wake_at_commit(void)
+{
+	wake_wanted = true;
+}
+
+void
+se_change_at_commit(void)
+{
+	change_wanted = true;
+}
+
+void
+se_register_at_commit(void)
+{
+	register_wanted = true;
+}
+
+static void
+committed(void)
+{
+	SeHubSlot  *slot;
+
+	if (register_wanted)
+	{
+		LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
+		slot = se_slot_make(MyDatabaseId);
+		if (slot != NULL)
+			slot->restart_at = 0;
+		LWLockRelease(se_shared->lock);
+		se_wake_launcher(false);
+	}
+	LWLockAcquire(se_shared->lock, LW_SHARED);
+	slot = se_slot_find(MyDatabaseId);
+	if (slot != NULL)
+	{
+		if (change_wanted)
+			pg_atomic_fetch_add_u32(&slot->changes, 1);
+		wake_slot(slot);
+	}
+	LWLockRelease(se_shared->lock);
+}
+
+/*
+ * A transaction that is prepared wakes nobody: its COMMIT PREPARED may come from another session,
+ * which the utility hook sees.
+ */
+static void
+at_xact_end(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			if (se_shared != NULL && (wake_wanted || change_wanted || register_wanted))
+				committed();
+			/* FALLTHROUGH */
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			wake_wanted = change_wanted = register_wanted = false;
+			break;
+		default:
+			break;
+	}
+}
+
+void
+se_wake_init(bool preloading)
+{
+	if (preloading)
+	{
+		previous_shmem_request = shmem_request_hook;
+		shmem_request_hook = request_shmem;
+		previous_shmem_startup = shmem_startup_hook;
+		shmem_startup_hook = startup_shmem;
+	}
+	RegisterXactCallback(at_xact_end, NULL);
+}
+
+void
+se_hold_database(Oid database, int ms)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 5000);
+
+	if (se_shared == NULL)
+		return;
+	for (;;)
+	{
+		SeHubSlot  *slot;
+		int			pid = 0;
+
+		LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
+		slot = se_slot_find(database);
+		if (slot != NULL)
+		{
+			slot->hold_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+			pid = slot->state == SE_HUB_STARTING ? -1 : slot->pid;
+			if (slot->latch != NULL)
+				SetLatch(slot->latch);
+		}
+		LWLockRelease(se_shared->lock);
+
+		if (pid == 0 || GetCurrentTimestamp() > deadline)
+			return;
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+void
+se_release_database(Oid database)
+{
+	SeHubSlot  *slot;
+
+	if (se_shared == NULL)
+		return;
+	LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
+	slot = se_slot_find(database);
+	if (slot != NULL)
+	{
+		slot->hold_until = 0;
+		slot->restart_at = 0;
+	}
+	LWLockRelease(se_shared->lock);
+	se_wake_launcher(true);
+}
+
+/* ---- SQL ---- */
+
+PG_FUNCTION_INFO_V1(se_wake);
+PG_FUNCTION_INFO_V1(se_change);
+PG_FUNCTION_INFO_V1(se_change_trigger);
+PG_FUNCTION_INFO_V1(se_register);
+PG_FUNCTION_INFO_V1(se_start);
+PG_FUNCTION_INFO_V1(se_hub_slots);
+
+/* sync._wake(): wake the hub of this database when the transaction commits. */
+PGDLLEXPORT Datum
+se_wake(PG_FUNCTION_ARGS)
+{
+	se_wake_at_commit();
+	PG_RETURN_VOID();
+}
+
+/* sync._change(): as _wake(), and have the hub read configuration and pending deliveries again. */
+PGDLLEXPORT Datum
+se_change(PG_FUNCTION_ARGS)
+{
+	se_change_at_commit();
+	PG_RETURN_VOID();
+}
+
+/* sync._change_trigger(): statement trigger on registry tables. */
+PGDLLEXPORT Datum
+se_change_trigger(PG_FUNCTION_ARGS)
+{
+	se_change_at_commit();
+	PG_RETURN_POINTER(NULL);
+}
+
+/* sync._register(): have the launcher start a hub here when the transaction commits. */
+PGDLLEXPORT Datum
+se_register(PG_FUNCTION_ARGS)
+{
+	se_register_at_commit();
+	PG_RETURN_VOID();
+}
+
+/* sync.start_workers(): as _register(), with an error when that cannot work. */
+PGDLLEXPORT Datum
+se_start(PG_FUNCTION_ARGS)
+{
+	if (se_shared == NULL)
+		ereport(ERROR,
+				(errcode(SE_ERRCODE_NOT_PRELOADED),
+				 errmsg("workers cannot start: sync_ext was not preloaded"),
+				 errhint("Add sync_ext to shared_preload_libraries in postgresql.conf and restart "
+						 "the server.")));
+	se_register_at_commit();
+	PG_RETURN_VOID();
+}
+
+static const char *
+state_name(SeHubState state)
+{
+	switch (state)
+	{
+		case SE_HUB_FREE:
+			return "free";
+		case SE_HUB_STOPPED:
+			return "stopped";
+		case SE_HUB_STARTING:
+			return "starting";
+		case SE_HUB_RUNNING:
+			return "running";
+		case SE_HUB_IDLE:
+			return "idle";
+	}
+	return "unknown";
+}
+
+static void
+put_slot(ReturnSetInfo *rsinfo, const SeHubSlot *slot)
+{
+	Datum		values[7];
+	bool		nulls[7] = {false};
+
+	values[0] = ObjectIdGetDatum(slot->database);
+	values[1] = Int32GetDatum(slot->pid);
+	nulls[1] = slot->pid == 0;
+	values[2] = CStringGetTextDatum(state_name(slot->state));
+	values[3] = TimestampTzGetDatum(slot->started_at);
+	nulls[3] = slot->started_at == 0;
+	values[4] = Int32GetDatum(slot->failures);
+	values[5] = TimestampTzGetDatum(slot->restart_at);
+	nulls[5] = slot->restart_at == 0;
+	values[6] = CStringGetTextDatum(slot->reason);
+	nulls[6] = slot->reason[0] == '\0';
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/*
+ * sync._hub_slots(): (database oid, pid, state, started_at, failures, restart_at, reason), a row per
+ * slot in use; none when the library was not preloaded.
+ */
+PGDLLEXPORT Datum
+se_hub_slots(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (se_shared == NULL)
+		return (Datum) 0;
+	for (int i = 0; i < se_shared->nslots; i++)
+	{
+		SeHubSlot	copy;
+
+		/* A copy, because putting a row may throw and must not do so under the lock. */
+		LWLockAcquire(se_shared->lock, LW_SHARED);
+		copy = se_shared->slots[i];
+		LWLockRelease(se_shared->lock);
+		if (copy.state != SE_HUB_FREE)
+			put_slot(rsinfo, &copy);
+	}
+	return (Datum) 0;
+}

@@ -1,0 +1,509 @@
+/*
+ * exchange.c: sending and receiving for the systems of this process.
+ *
+ * submit → waiting → (limits, breaker, login) → in flight → answer → classified → done()
+ *
+ * An answer that says 'auth' is followed by one login and one repetition of the same request, which
+ * the vendor has not executed; if that is refused too, the system is blocked for a while and the
+ * owner of the exchange hears 'auth'.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "common/pg_prng.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "core/guc.h"
+#include "govern/retry.h"
+#include "worker/notice.h"
+#include "worker/system.h"
+
+#define MAX_PER_HOST_SHARE 2	/* one host gets at most half of the connections … */
+
+static SeHttpLoop *loop = NULL;
+static MemoryContext reply_cxt = NULL;
+
+/* A login of a system: an exchange of our own. */
+typedef struct Login
+{
+	SeExchange	exchange;
+	SeSystem   *system;
+	MemoryContext cxt;
+} Login;
+
+void
+se_exchange_init(void)
+{
+	const char *error;
+
+	if (loop != NULL)
+		return;
+	loop = se_http_create(se_max_in_flight, Max(se_max_in_flight / MAX_PER_HOST_SHARE, 1), &error);
+	if (loop == NULL)
+		ereport(ERROR, (errcode(ERRCODE_SYSTEM_ERROR), errmsg("HTTP cannot start: %s", error)));
+	reply_cxt = AllocSetContextCreate(TopMemoryContext, "sync_ext reply", ALLOCSET_DEFAULT_SIZES);
+}
+
+int
+se_exchange_fd(void)
+{
+	return se_http_fd(loop);
+}
+
+int
+se_exchange_in_flight(void)
+{
+	return loop == NULL ? 0 : se_http_in_flight(loop);
+}
+
+void
+se_exchange_reset(void)
+{
+	ListCell   *cell;
+
+	if (loop != NULL)
+		se_http_destroy(loop);
+	loop = NULL;
+	if (reply_cxt != NULL)
+		MemoryContextDelete(reply_cxt);
+	reply_cxt = NULL;
+	foreach(cell, se_systems())
+	{
+		SeSystem   *system = lfirst(cell);
+
+		dlist_init(&system->waiting);
+		system->queued = system->in_flight = 0;
+		system->logging_in = false;
+		system->breaker.probing = false;
+	}
+}
+
+/* ---- login ---- */
+
+static void
+login_failed(SeSystem *system, const char *why)
+{
+	int64		pause = se_retry_backoff_ms(Min(system->auth_failures + 3, 9), 0.5);
+
+	system->auth_failures++;
+	system->logged_in = false;
+	system->blocked_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause);
+	se_notice_put(psprintf("auth:%s", system->name), "error",
+				  psprintf("system \"%s\" refuses our credentials: %s", system->name, why),
+				  "Correct the secret in sync_ext.secrets_dir; it is read again at the next try.");
+}
+
+static void
+login_done(SeExchange *exchange, SeReply *reply)
+{
+	Login	   *login = exchange->arg;
+	SeSystem   *system = login->system;
+	char	   *error = NULL;
+
+	system->logging_in = false;
+	if (reply->phase != SE_HTTP_ANSWERED)
+		system->blocked_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1000);
+	else if (!se_login_answer(system->manifest, &reply->answer, &system->session,
+							  &reply->verdict, &error))
+		login_failed(system, error != NULL ? error : "login refused");
+	else
+	{
+		system->logged_in = true;
+		system->auth_failures = 0;
+		se_notice_clear(psprintf("auth:%s", system->name));
+	}
+	MemoryContextDelete(login->cxt);
+}
+
+static bool send_exchange(SeExchange *exchange, TimestampTz now, List *auth);
+
+/* Starts the login of a system that needs one. */
+static void
+start_login(SeSystem *system, TimestampTz now)
+{
+	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "sync_ext login",
+											  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	Login	   *login = palloc0(sizeof(Login));
+	char	   *error = NULL;
+
+	login->system = system;
+	login->cxt = cxt;
+	login->exchange.system = system;
+	login->exchange.manifest = system->manifest;
+	login->exchange.done = login_done;
+	login->exchange.arg = login;
+	if (!se_login_request(system->manifest, &system->secrets, system->param,
+						  &login->exchange.request, &error))
+	{
+		MemoryContextSwitchTo(old);
+		login_failed(system, error != NULL ? error : "the manifest has no login");
+		MemoryContextDelete(cxt);
+		return;
+	}
+	system->logging_in = true;
+	MemoryContextSwitchTo(old);
+	(void) send_exchange(&login->exchange, now, NIL);
+}
+
+/* True when credentials are at hand; starts a login, or blocks the system, otherwise. */
+static bool
+credentials_ready(SeSystem *system, TimestampTz now, List **headers)
+{
+	char	   *error = NULL;
+
+	if (system->logging_in)
+		return false;
+	switch (se_auth_headers(system->manifest, &system->session, &system->secrets, system->param,
+							headers, &error))
+	{
+		case SE_AUTH_OK:
+			system->logged_in = true;
+			return true;
+		case SE_AUTH_NEED_LOGIN:
+			start_login(system, now);
+			return false;
+		case SE_AUTH_FAILED:
+			login_failed(system, error != NULL ? error : "no credentials");
+			return false;
+	}
+	return false;
+}
+
+/* ---- sending ---- */
+
+bool
+se_system_speaks(SeSystem *system, TimestampTz now)
+{
+	return system->usable && system->held && system->mode == SE_MODE_LIVE &&
+		system->blocked_until <= now;
+}
+
+int
+se_system_capacity(SeSystem *system, TimestampTz now)
+{
+	int			room;
+
+	if (!se_system_speaks(system, now))
+		return 0;
+	room = system->max_in_flight - system->in_flight - system->queued;
+	room = Min(room, se_max_in_flight - se_exchange_in_flight());
+	room = Min(room, se_limit_available(&system->limit, now) - system->queued);
+	if (room <= 0)
+		return 0;
+	room = Min(room, se_breaker_allows(&system->breaker, now));
+	if (room > 0 && !system->logged_in)
+	{
+		MemoryContext old = MemoryContextSwitchTo(reply_cxt);
+		List	   *headers = NIL;
+
+		if (!credentials_ready(system, now, &headers))
+			room = 0;
+		MemoryContextSwitchTo(old);
+	}
+	return room;
+}
+
+static void
+add_header(SeHttpHeader *headers, int *n, const char *name, const char *value)
+{
+	headers[*n].name = unconstify(char *, name);
+	headers[*n].value = unconstify(char *, value);
+	(*n)++;
+}
+
+/* Calls back with an answer that never came. */
+static void
+finish_unsent(SeExchange *exchange, SeHttpPhase phase, const char *message)
+{
+	SeReply		reply = {0};
+
+	reply.phase = phase;
+	reply.began_at = exchange->began_at;
+	reply.verdict.outcome = phase == SE_HTTP_NOT_SENT ? SE_THROTTLED : SE_AMBIGUOUS;
+	reply.verdict.code = phase == SE_HTTP_NOT_SENT ? "not_sent" : "no_answer";
+	reply.verdict.message = pstrdup(message);
+	reply.verdict.retry_after_ms = -1;
+	exchange->done(exchange, &reply);
+}
+
+/* Hands the request to libcurl; on refusal (egress, malformed) calls back and returns false. */
+static bool
+send_exchange(SeExchange *exchange, TimestampTz now, List *auth)
+{
+	SeSystem   *system = exchange->system;
+	SeRequestOut *out = &exchange->request;
+	SeHttpHeader *headers = palloc(sizeof(SeHttpHeader) *
+								   (list_length(out->headers) + list_length(auth) + 2));
+	SeHttpRequest request = {0};
+	const char *error;
+	int			n = 0;
+	ListCell   *cell;
+
+	foreach(cell, out->headers)
+		add_header(headers, &n, ((SeHeader *) lfirst(cell))->name,
+				   ((SeHeader *) lfirst(cell))->value);
+	foreach(cell, auth)
+		add_header(headers, &n, ((SeHeader *) lfirst(cell))->name,
+				   ((SeHeader *) lfirst(cell))->value);
+	if (out->content_type != NULL)
+		add_header(headers, &n, "Content-Type", out->content_type);
+	if (exchange->idempotency_key != NULL && out->takes_key &&
+		exchange->manifest->idempotency.header != NULL)
+		add_header(headers, &n, exchange->manifest->idempotency.header, exchange->idempotency_key);
+
+	request.method = out->method;
+	request.url = psprintf("%s%s", system->base_url, out->target);
+	request.headers = headers;
+	request.nheaders = n;
+	request.body = out->body;
+	request.body_len = out->body_len;
+	request.connect_timeout_ms = system->connect_timeout_ms;
+	request.timeout_ms = system->timeout_ms;
+	request.max_response = (size_t) se_max_response * 1024;
+	if (system->manifest->limits.max_response > 0)
+		request.max_response = Min(request.max_response,
+								   (size_t) system->manifest->limits.max_response);
+	request.egress = system->egress;
+	request.proxy = system->proxy;
+	request.ca_file = system->ca_file;
+	request.http2 = system->http2;
+	request.connection_group = (uint64) system->id;
+	request.owner = exchange;
+
+	exchange->began_at = GetCurrentTimestamp();
+	se_limit_take(&system->limit, 1);
+	se_breaker_sent(&system->breaker);
+	if (!se_http_submit(loop, &request, &error))
+	{
+		se_notice_put(psprintf("send:%s", system->name), "error",
+					  psprintf("system \"%s\" cannot be spoken to: %s", system->name, error),
+					  "Check the server's base_url, the connector's hosts and "
+					  "sync_ext.allowed_hosts.");
+		system->blocked_until = TimestampTzPlusMilliseconds(now, 10000);
+		se_breaker_failure(&system->breaker, now, 0.5);
+		finish_unsent(exchange, SE_HTTP_NOT_SENT, error);
+		return false;
+	}
+	system->in_flight++;
+	return true;
+}
+
+void
+se_exchange_submit(SeExchange *exchange)
+{
+	exchange->manifest = exchange->system->manifest;
+	dlist_push_tail(&exchange->system->waiting, &exchange->node);
+	exchange->system->queued++;
+}
+
+static bool
+send_waiting(SeSystem *system, TimestampTz now)
+{
+	bool		sent = false;
+
+	while (!dlist_is_empty(&system->waiting) && se_system_speaks(system, now) &&
+		   system->in_flight < system->max_in_flight &&
+		   se_limit_available(&system->limit, now) > 0 &&
+		   se_breaker_allows(&system->breaker, now) > 0)
+	{
+		List	   *auth = NIL;
+		SeExchange *exchange;
+
+		if (!credentials_ready(system, now, &auth))
+			break;
+		exchange = dlist_container(SeExchange, node, dlist_pop_head_node(&system->waiting));
+		system->queued--;
+		(void) send_exchange(exchange, now, auth);
+		sent = true;
+		/* Requests never pile up behind a half-open breaker. */
+	}
+	return sent;
+}
+
+/*
+ * What was handed in and cannot be sent for a while goes back to its owner, who knows better what
+ * to do with it than a queue that nobody sees.
+ */
+static bool
+return_waiting(SeSystem *system, TimestampTz now)
+{
+	bool		returned = false;
+	bool		stuck = !se_system_speaks(system, now) ||
+		(system->breaker.state == SE_BREAKER_OPEN && now < system->breaker.until);
+
+	while (stuck && !dlist_is_empty(&system->waiting))
+	{
+		SeExchange *exchange = dlist_container(SeExchange, node,
+											   dlist_pop_head_node(&system->waiting));
+
+		system->queued--;
+		exchange->began_at = now;
+		finish_unsent(exchange, SE_HTTP_NOT_SENT,
+					  system->problem != NULL ? system->problem : "the system does not answer");
+		returned = true;
+	}
+	return returned;
+}
+
+/* ---- receiving ---- */
+
+static List *
+copy_headers(const SeHttpResult *result)
+{
+	List	   *headers = NIL;
+
+	for (int i = 0; i < result->nheaders; i++)
+	{
+		SeHeader   *header = palloc(sizeof(SeHeader));
+
+		header->name = result->headers[i].name;
+		header->value = result->headers[i].value;
+		headers = lappend(headers, header);
+	}
+	return headers;
+}
+
+static void
+note_health(SeSystem *system, const SeHttpResult *result, TimestampTz now)
+{
+	if (result->phase == SE_HTTP_ANSWERED && result->status < 500)
+		se_breaker_success(&system->breaker);
+	else
+		se_breaker_failure(&system->breaker, now, pg_prng_double(&pg_global_prng_state));
+	if (result->phase == SE_HTTP_ANSWERED)
+	{
+		se_notice_clear(psprintf("reach:%s", system->name));
+		se_notice_clear(psprintf("send:%s", system->name));
+	}
+	else if (system->breaker.state != SE_BREAKER_CLOSED)
+		se_notice_put(psprintf("reach:%s", system->name), "warning",
+					  psprintf("system \"%s\" does not answer: %s", system->name, result->error),
+					  "Deliveries wait; they go on by themselves when it answers again.");
+}
+
+static void
+make_reply(SeExchange *exchange, const SeHttpResult *result, SeReply *reply)
+{
+	memset(reply, 0, sizeof(*reply));
+	reply->phase = result->phase;
+	reply->began_at = exchange->began_at;
+	reply->latency_us = result->total_us;
+	reply->answer.status = result->status;
+	reply->answer.headers = copy_headers(result);
+	reply->answer.body = result->body;
+	reply->answer.body_len = result->body_len;
+	reply->verdict.retry_after_ms = -1;
+	if (result->phase == SE_HTTP_ANSWERED)
+	{
+		char	   *ignored = NULL;
+
+		reply->answer.json = se_parse_json(result->body, result->body_len, &ignored);
+		se_classify(exchange->manifest, exchange->op, &reply->answer, &reply->verdict);
+		return;
+	}
+	reply->verdict.outcome = result->phase == SE_HTTP_NOT_SENT ? SE_THROTTLED : SE_AMBIGUOUS;
+	reply->verdict.code = result->phase == SE_HTTP_NOT_SENT ? "not_sent" :
+		result->too_large ? "too_large" : "no_answer";
+	reply->verdict.message = pstrdup(result->error);
+}
+
+/* Logs in again and repeats, once; false when the owner must hear of it. */
+static bool
+relogin(SeExchange *exchange, SeReply *reply)
+{
+	SeSystem   *system = exchange->system;
+
+	if (reply->verdict.outcome != SE_AUTH || exchange->op == NULL)
+		return false;
+	system->logged_in = false;
+	if (system->session.values != NULL && !exchange->relogged)
+	{
+		se_session_expire(&system->session);
+		exchange->relogged = true;
+		dlist_push_head(&system->waiting, &exchange->node);
+		system->queued++;
+		return true;
+	}
+	login_failed(system, reply->verdict.message ? reply->verdict.message : "not authorized");
+	return false;
+}
+
+static void
+receive(SeHttpResult *result, TimestampTz now)
+{
+	SeExchange *exchange = result->owner;
+	SeSystem   *system = exchange->system;
+	SeReply		reply;
+
+	system->in_flight--;
+	note_health(system, result, now);
+	make_reply(exchange, result, &reply);
+	if (relogin(exchange, &reply))
+		return;
+	if (reply.verdict.outcome == SE_THROTTLED && reply.phase == SE_HTTP_ANSWERED)
+	{
+		int64		pause = reply.verdict.retry_after_ms >= 0 ? reply.verdict.retry_after_ms : 1000;
+
+		system->blocked_until = Max(system->blocked_until,
+									TimestampTzPlusMilliseconds(now, Min(pause, 86400000)));
+	}
+	exchange->done(exchange, &reply);
+}
+
+bool
+se_exchange_drive(TimestampTz now)
+{
+	MemoryContext old = MemoryContextSwitchTo(reply_cxt);
+	SeHttpResult *result;
+	bool		busy = false;
+	ListCell   *cell;
+
+	foreach(cell, se_systems())
+	{
+		SeSystem   *system = lfirst(cell);
+
+		if (dlist_is_empty(&system->waiting))
+			continue;
+		busy |= send_waiting(system, now);
+		busy |= return_waiting(system, now);
+	}
+	se_http_drive(loop);
+	while ((result = se_http_next(loop)) != NULL)
+	{
+		receive(result, now);
+		se_http_result_free(result);
+		MemoryContextReset(reply_cxt);
+		busy = true;
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(reply_cxt);
+	return busy;
+}
+
+TimestampTz
+se_exchange_next_due(TimestampTz now)
+{
+	TimestampTz due = DT_NOEND;
+	ListCell   *cell;
+
+	foreach(cell, se_systems())
+	{
+		SeSystem   *system = lfirst(cell);
+		int64		wait;
+
+		if (!system->usable || system->mode != SE_MODE_LIVE)
+			continue;
+		if (system->blocked_until > now)
+			due = Min(due, system->blocked_until);
+		wait = se_limit_wait(&system->limit, now);
+		if (wait > 0)
+			due = Min(due, now + wait);
+		wait = se_breaker_wait(&system->breaker, now);
+		if (wait > 0)
+			due = Min(due, now + wait);
+	}
+	return due;
+}
