@@ -17,6 +17,9 @@ C_SOURCES := $(sort $(wildcard src/*/*.c))
 C_FILES := $(C_SOURCES) $(sort $(wildcard src/*/*.h test/unit/*.c test/unit/*.h \
 	test/sandbox/*.c test/sandbox/*.h))
 
+# Rules of single folders: generated headers, listed in EXTRA_CLEAN.
+FOLDER_RULES := $(sort $(wildcard src/*/Makefile.inc))
+
 # These goals must work on a machine that has no PostgreSQL yet, so they never
 # read PGXS. Any other goal given beside them goes through a second make.
 HARNESS_GOALS := check demo clean format lint
@@ -37,17 +40,18 @@ origin_pg_config := $(if $(filter file default,$(origin PG_CONFIG)),,$(PG_CONFIG
 clean:
 	rm -f sync_ext.so sync_ext--$(EXT_VERSION).sql .build-flags .exports-checked
 	rm -rf results output_iso regression.diffs regression.out tmp_check tmp_check_iso
+	rm -rf $(EXTRA_CLEAN)
 	find src -name '*.o' -delete -o -name '*.d' -delete
 	@for dir in test/unit test/sandbox test/bench test/fuzz; do \
 		if [ -f $$dir/Makefile ]; then $(MAKE) --no-print-directory -C $$dir clean; fi; \
 	done
 
 format:
-	clang-format -i $(C_FILES)
+	clang-format -i $(filter-out $(EXTRA_CLEAN),$(C_FILES))
 
 # Formatting, shell syntax, Perl syntax and JSON syntax.
 lint:
-	clang-format --dry-run --Werror $(C_FILES)
+	clang-format --dry-run --Werror $(filter-out $(EXTRA_CLEAN),$(C_FILES))
 	@for file in .ci/run $(wildcard test/bin/*); do \
 		case "$$(head -n 1 $$file)" in \
 		*bash) bash -n $$file ;; \
@@ -58,6 +62,8 @@ lint:
 		perl -MJSON::PP -0777 -ne 'JSON::PP->new->utf8->decode($$_)' $$file \
 			|| { echo "$$file: not JSON" >&2; exit 1; }; \
 	done
+
+-include $(FOLDER_RULES)
 
 OTHER_GOALS := $(filter-out $(HARNESS_GOALS),$(MAKECMDGOALS))
 ifneq (,$(OTHER_GOALS))
@@ -127,6 +133,9 @@ sync_ext--$(EXT_VERSION).sql: $(SQL_PARTS) sync_ext.control Makefile
 		'\echo Use "CREATE EXTENSION sync_ext" to load this file. \quit'; \
 	for part in $(SQL_PARTS); do printf '\n-- %s\n' "$$part"; cat "$$part"; done; } > $@.tmp
 	@mv $@.tmp $@
+
+# What a folder needs beside the pattern rules.
+-include $(FOLDER_RULES)
 
 # Objects depend on the flags they were built with: a library with test hooks
 # never survives into a build without them, nor one for another server.
