@@ -29,10 +29,19 @@ long_info(SeHttpCall *call, CURLINFO which)
 }
 
 /*
- * What a request that ran out of time was waiting for.  Before the request
- * has started the times tell how far the connection came; those of a reused
- * one are all zero, but then it has started.
+ * A peer address is known from the moment TCP stands.  (libcurl's connect time
+ * would not do: up to 7.88 it is set only after TLS.)
  */
+static bool
+tcp_stands(SeHttpCall *call)
+{
+	char	   *ip = NULL;
+
+	return curl_easy_getinfo(call->easy, CURLINFO_PRIMARY_IP, &ip) == CURLE_OK &&
+		ip != NULL && ip[0] != '\0';
+}
+
+/* What a request that ran out of time was waiting for. */
 static void
 describe_timeout(SeHttpCall *call, bool was_active, char *text, size_t size)
 {
@@ -51,7 +60,7 @@ describe_timeout(SeHttpCall *call, bool was_active, char *text, size_t size)
 	else if (time_info(call, CURLINFO_NAMELOOKUP_TIME_T) == 0)
 		snprintf(text, size, "timed out after %lld ms while resolving host \"%.100s\" or waiting for a connection",
 				 (long long) ms, lane->proxy ? "(proxy)" : lane->host);
-	else if (time_info(call, CURLINFO_CONNECT_TIME_T) == 0)
+	else if (!tcp_stands(call))
 		snprintf(text, size, "timed out after %lld ms while connecting to host \"%.100s\" port %d",
 				 (long long) ms, lane->host, lane->port);
 	else
@@ -79,7 +88,7 @@ describe_before_sending(SeHttpCall *call, CURLcode code, char *text, size_t size
 		snprintf(text, size, "could not connect to host \"%.100s\" port %d%s%s%s",
 				 lane->host, lane->port, lane->proxy ? " by proxy" : "",
 				 os_error ? ": " : "", os_error ? strerror((int) os_error) : "");
-	else if (lane->tls && time_info(call, CURLINFO_CONNECT_TIME_T) != 0)
+	else if (lane->tls && tcp_stands(call))
 		snprintf(text, size, "TLS with host \"%.80s\" failed: %.140s", lane->host,
 				 call->detail[0] ? call->detail : curl_easy_strerror(code));
 	else

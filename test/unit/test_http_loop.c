@@ -3,9 +3,12 @@
  *		The HTTP loop against a server in this process that misbehaves on
  *		demand: the path of the URL says how.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
 #include "http/address.c"
 #include "http/egress.c"
-#undef fail
 #include "http/http_loop.c"
 #include "http/http_lane.c"
 #include "http/http_request.c"
