@@ -9,6 +9,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
@@ -336,7 +337,9 @@ compare(SeEval *ev, const SeResponseSpec *r, Jsonb *ctx, SeExtract *out)
 		ev->root = answer;
 		remote = se_eval_text(ev, cmp->remote);
 		ev->root = ctx ? ctx : jv_to_jsonb(NULL);
+		ev->inbound = false;
 		ours = se_eval_text(ev, cmp->ours);
+		ev->inbound = true;
 		ev->root = answer;
 		if (ev->status != SE_RENDER_OK)
 			return;

@@ -315,6 +315,7 @@ typedef struct SeMapped
 	Jsonb	   *lines;			/* array of such objects, or NULL when the object has no lines */
 	char	   *wait_object;
 	char	   *wait_remote_id;
+	char	   *wait_by;		/* NULL: wait_remote_id is a remote id; else a value of that column */
 	bool		wait_fetch;		/* worth fetching that record now instead of waiting for its stream */
 	char	   *code;
 	char	   *reason;			/* WAIT and INVALID, for people */

@@ -201,6 +201,7 @@ typedef struct SeCompiler
 {
 	SeManifest *m;
 	JsonbValue *define;			/* object or NULL */
+	JsonbValue *methods;		/* array: methods that honour the idempotency key */
 	List	   *enums;			/* SeEnum * */
 	int			depth;
 	bool		secrets_allowed;	/* inside auth */

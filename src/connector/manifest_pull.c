@@ -1,0 +1,168 @@
+/*
+ * manifest_pull.c
+ *		The pull side of a manifest's object.
+ */
+#include "postgres.h"
+
+#include "connector/expr.h"
+
+static SePageSpec *
+compile_page(SeCompiler *c, const char *at, JsonbValue *node, JsonbValue *cursor, const char *cursor_at)
+{
+	SePageSpec *p = palloc0(sizeof(SePageSpec));
+	JsonbValue *next = jv_get(node, "next");
+	const char *next_at = se_pointer(at, "next");
+	JsonbValue *flag;
+	char	   *text;
+
+	p->items = se_compile_path_of(c, at, node, "items");
+	p->record = se_compile_path_of(c, at, node, "record");
+	p->id = se_compile_expr_of(c, at, node, "id");
+	p->when = se_compile_path_of(c, at, node, "keep");
+	p->deleted = se_compile_path_of(c, at, node, "deleted");
+	p->time = se_compile_expr_of(c, at, node, "time");
+	if (p->time == NULL)
+		p->time = se_compile_expr_of(c, cursor_at, cursor, "time");
+	p->more = se_compile_path_of(c, next_at, next, "more");
+	p->token = se_compile_expr_of(c, next_at, next, "token");
+	p->link = se_compile_expr_of(c, next_at, next, "link");
+	p->last_id = se_compile_expr_of(c, next_at, next, "last_id");
+	flag = jv_get(next, "offset");
+	p->offset = flag && flag->type == jbvBool && flag->val.boolean;
+	text = jv_get_text(node, "order");
+	p->newest_first = text && strcmp(text, "newest_first") == 0;
+	text = jv_get_text(node, "mark");
+	p->mark_answered = text ? strcmp(text, "answered") == 0 : p->time == NULL;
+	text = jv_get_text(node, "page_size");
+	p->page_size = text ? atoi(text) : 0;
+	if (p->more == NULL && p->token == NULL && p->link == NULL && p->page_size == 0 && next)
+		se_bad_manifest(at, "needs \"page_size\" to know a last page from a full one");
+	return p;
+}
+
+static SeRecordSpec *
+compile_record(SeCompiler *c, const char *at, JsonbValue *node, JsonbValue *pull)
+{
+	SeRecordSpec *r = palloc0(sizeof(SeRecordSpec));
+	const char *record_at = se_pointer(at, "record");
+	const char *lines_at = se_pointer(at, "lines");
+	JsonbValue *lines = jv_get(pull, "lines");
+
+	r->id = se_compile_expr_of(c, record_at, node, "id");
+	r->number = se_compile_expr_of(c, record_at, node, "number");
+	r->version = se_compile_expr_of(c, record_at, node, "version");
+	r->version_at = se_compile_expr_of(c, record_at, node, "version_at");
+	r->our_id = se_compile_expr_of(c, record_at, node, "our_id");
+	r->deleted = se_compile_path_of(c, record_at, node, "deleted");
+	r->skip = se_compile_path_of(c, record_at, node, "skip");
+	r->fields = se_compile_named(c, se_pointer(at, "fields"), jv_get(pull, "fields"));
+	if (lines)
+	{
+		r->lines = se_compile_path_of(c, lines_at, lines, "items");
+		r->line_skip = se_compile_path_of(c, lines_at, lines, "skip");
+		r->line_fields = se_compile_named(c, se_pointer(lines_at, "fields"), jv_get(lines, "fields"));
+	}
+	return r;
+}
+
+static void
+compile_more(SeCompiler *c, SePull *p, const char *at, JsonbValue *node, SeEncoding encoding)
+{
+	p->more = se_compile_read(c, at, node, "more", encoding);
+	if (p->more == NULL)
+		return;
+	p->more->response->list_key = jv_get_text(node, "list");
+	p->more->response->items_key = jv_get_text(node, "items");
+	if (p->more->request->when == NULL)
+		se_bad_manifest(at, "needs \"when\": how a record tells that lines are missing");
+}
+
+static List *
+compile_match(JsonbValue *node)
+{
+	List	   *match = NIL;
+	JvIter		i;
+
+	jv_iter_init(&i, node);
+	while (jv_iter_next(&i))
+	{
+		List	   *columns = NIL;
+		JsonbValue *v = palloc(sizeof(JsonbValue));
+		JvIter		j;
+
+		*v = i.value;
+		if (v->type == jbvString)
+			columns = list_make1(jv_text(v));
+		jv_iter_init(&j, v);
+		while (jv_iter_next(&j))
+			columns = lappend(columns, jv_text(&j.value));
+		match = lappend(match, columns);
+	}
+	return match;
+}
+
+static void
+compile_policies(SePull *p, JsonbValue *node)
+{
+	char	   *missing = jv_get_text(node, "on_missing");
+	JsonbValue *deleted = jv_get(node, "on_delete");
+
+	p->on_missing = missing == NULL || strcmp(missing, "insert") == 0 ? SE_MISSING_INSERT
+		: strcmp(missing, "inbox") == 0 ? SE_MISSING_INBOX : SE_MISSING_IGNORE;
+	p->on_delete = SE_DELETE_IGNORE;
+	if (JV_IS_OBJECT(deleted))
+	{
+		p->on_delete = SE_DELETE_SET;
+		p->delete_fields = jv_to_jsonb(jv_get(deleted, "set"));
+	}
+	else if (deleted && strcmp(jv_text(deleted), "delete") == 0)
+		p->on_delete = SE_DELETE_ROW;
+}
+
+static void
+compile_cursor(SePull *p, const char *at, JsonbValue *cursor)
+{
+	JsonbValue *v;
+
+	p->resolution_ms = 1;
+	if ((v = jv_get(cursor, "lookback")))
+		p->lookback_ms = se_parse_duration(se_pointer(at, "lookback"), v);
+	if ((v = jv_get(cursor, "resolution")))
+		p->resolution_ms = Max(1, se_parse_duration(se_pointer(at, "resolution"), v));
+	v = jv_get(cursor, "refetch_on_tie");
+	p->refetch_on_tie = v && v->type == jbvBool && v->val.boolean;
+}
+
+SePull *
+se_compile_pull(SeCompiler *c, const char *at, JsonbValue *node, const char *object,
+				SeEncoding encoding)
+{
+	SePull	   *p = palloc0(sizeof(SePull));
+	JsonbValue *cursor = jv_get(node, "cursor");
+	const char *cursor_at = se_pointer(at, "cursor");
+	JsonbValue *scan = jv_get(node, "scan_deletes");
+
+	p->object = object;
+	p->list = se_compile_read(c, se_pointer(at, "list"), jv_get(node, "list"), "list", encoding);
+	p->events = se_compile_read(c, se_pointer(at, "events"), jv_get(node, "events"), "events", encoding);
+	p->fetch = se_compile_read(c, se_pointer(at, "fetch"), jv_get(node, "fetch"), "fetch", encoding);
+	if (p->list == NULL && p->events == NULL)
+		se_bad_manifest(at, "needs \"list\" or \"events\"");
+	if (p->list)
+		p->list_page = compile_page(c, se_pointer(at, "list"), jv_get(node, "list"), cursor, cursor_at);
+	if (p->events)
+		p->events_page = compile_page(c, se_pointer(at, "events"), jv_get(node, "events"), cursor, cursor_at);
+	compile_cursor(p, cursor_at, cursor);
+	p->newest_first = (p->events ? p->events_page : p->list_page)->newest_first;
+	p->record = compile_record(c, at, jv_get(node, "record"), node);
+	p->has_lines = p->record->lines != NULL;
+	compile_more(c, p, se_pointer(se_pointer(at, "lines"), "more"), jv_get(jv_get(node, "lines"), "more"), encoding);
+	p->match = compile_match(jv_get(node, "match"));
+	compile_policies(p, node);
+	p->scan_deletes = scan != NULL;
+	if (scan)
+		p->scan_every_ms = se_parse_duration(se_pointer(at, "scan_deletes"), jv_get(scan, "every"));
+	if (p->refetch_on_tie && p->fetch == NULL)
+		se_bad_manifest(cursor_at, "\"refetch_on_tie\" needs \"fetch\"");
+	return p;
+}
