@@ -73,9 +73,10 @@ set_up()
 }
 
 # What tests read must be readable for the server's user, which may not see the
-# source tree at all; so it gets a copy that it owns.
+# source tree at all; so it gets a copy that it owns, and we go there.
 hand_over()
 {
+	cd "$WORK/tree" || exit 2
 	[ -n "$SERVER_USER" ] || return 0
 	chown -R "$SERVER_USER" "$WORK"
 	[ "$SYNC_EXT_CACHE" = "$WORK/cache" ] || chown -R "$SERVER_USER" "$SYNC_EXT_CACHE"
@@ -186,7 +187,7 @@ tear_down()
 			sleep 0.2
 		done
 	done
-	[ -z "$INSTALLED" ] || as_root make -s uninstall PG_CONFIG="$PG_CONFIG"
+	[ -z "$INSTALLED" ] || as_root make -s -C "$WORK/tree" uninstall PG_CONFIG="$PG_CONFIG"
 	cd / && rm -rf "$WORK"
 	exit $status
 }

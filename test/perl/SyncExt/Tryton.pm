@@ -399,7 +399,7 @@ sub _make_company
 	my $party = $self->call('model.party.party.create',
 		[ { name => 'Demo Company', code => 'COMPANY', addresses => [ [ 'create', [ {} ] ] ] } ], {})->[0];
 	$id->{company} = $self->call('model.company.company.create',
-		[ { party => $party, currency => $id->{currency}{EUR}, timezone => 'UTC' } ], {})->[0];
+		[ { party => $party, currency => $id->{currency}{EUR} } ], {})->[0];
 	$self->call('model.res.user.write', [ $id->{user} ],
 		{ companies => [ [ 'add', [ $id->{company} ] ] ], company => $id->{company} }, {});
 }
@@ -513,7 +513,7 @@ sub _spawn
 	open STDOUT, '>>', $self->log_file or POSIX::_exit(126);
 	open STDERR, '>&', \*STDOUT or POSIX::_exit(126);
 	delete @ENV{ grep { /^(PYTHON|PYENV)/ } keys %ENV };
-	$ENV{LC_ALL} = 'C.UTF-8';
+	@ENV{qw(LC_ALL TZ)} = ('C.UTF-8', 'UTC');
 	chdir $self->{dir};
 	exec { $command[0] } @command or POSIX::_exit(127);
 }
