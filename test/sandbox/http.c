@@ -192,7 +192,7 @@ struct MHD_Daemon *
 http_start(const ServerOptions *options)
 {
 	unsigned	flags = MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD |
-		MHD_USE_POLL | MHD_USE_ERROR_LOG;
+		MHD_USE_POLL;
 	struct sockaddr_in address = {
 		.sin_family = AF_INET,
 		.sin_port = htons(options->port),
