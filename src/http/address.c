@@ -16,33 +16,26 @@
 
 typedef struct SeRange4
 {
-	uint32_t	base;
-	int			bits;
+	uint32_t base;
+	int bits;
 	const char *class;
 } SeRange4;
 
 static const SeRange4 special4[] = {
-	{0x00000000, 8, "unspecified"},
-	{0x0A000000, 8, "private"},
-	{0x64400000, 10, "carrier-grade NAT"},
-	{0x7F000000, 8, "loopback"},
-	{0xA9FE0000, 16, "link-local"},
-	{0xAC100000, 12, "private"},
-	{0xC0000000, 24, "reserved"},
-	{0xC0000200, 24, "documentation"},
-	{0xC0586300, 24, "reserved"},
-	{0xC0A80000, 16, "private"},
-	{0xC6120000, 15, "benchmarking"},
-	{0xC6336400, 24, "documentation"},
-	{0xCB007100, 24, "documentation"},
-	{0xE0000000, 4, "multicast"},
+	{0x00000000, 8, "unspecified"},		   {0x0A000000, 8, "private"},
+	{0x64400000, 10, "carrier-grade NAT"}, {0x7F000000, 8, "loopback"},
+	{0xA9FE0000, 16, "link-local"},		   {0xAC100000, 12, "private"},
+	{0xC0000000, 24, "reserved"},		   {0xC0000200, 24, "documentation"},
+	{0xC0586300, 24, "reserved"},		   {0xC0A80000, 16, "private"},
+	{0xC6120000, 15, "benchmarking"},	   {0xC6336400, 24, "documentation"},
+	{0xCB007100, 24, "documentation"},	   {0xE0000000, 4, "multicast"},
 	{0xF0000000, 4, "reserved"},
 };
 
 typedef struct SeRange6
 {
-	uint8_t		base[16];
-	int			bits;
+	uint8_t base[16];
+	int bits;
 	const char *class;
 } SeRange6;
 
@@ -67,8 +60,8 @@ static const SeRange6 special6[] = {
 static bool
 prefix_equal(const uint8_t *a, const uint8_t *b, int bits)
 {
-	int			bytes = bits / 8;
-	int			rest = bits % 8;
+	int bytes = bits / 8;
+	int rest = bits % 8;
 
 	if (memcmp(a, b, bytes) != 0)
 		return false;
@@ -82,7 +75,7 @@ class4(uint32_t address)
 {
 	for (size_t i = 0; i < sizeof(special4) / sizeof(special4[0]); i++)
 	{
-		uint32_t	mask = ~(uint32_t) 0 << (32 - special4[i].bits);
+		uint32_t mask = ~(uint32_t) 0 << (32 - special4[i].bits);
 
 		if ((address & mask) == special4[i].base)
 			return special4[i].class;

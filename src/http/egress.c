@@ -17,41 +17,41 @@
 
 typedef enum SeEntryKind
 {
-	SE_ENTRY_NAME,				/* exact name */
-	SE_ENTRY_SUFFIX,			/* *.name: host ends in "." name */
-	SE_ENTRY_NETWORK			/* address with prefix length */
+	SE_ENTRY_NAME,	 /* exact name */
+	SE_ENTRY_SUFFIX, /* *.name: host ends in "." name */
+	SE_ENTRY_NETWORK /* address with prefix length */
 } SeEntryKind;
 
 typedef struct SeAddress
 {
-	int			bytes;			/* 4 or 16 */
-	uint8_t		octet[16];
+	int bytes; /* 4 or 16 */
+	uint8_t octet[16];
 } SeAddress;
 
 typedef struct SeEntry
 {
 	SeEntryKind kind;
-	bool		plain;			/* plain http allowed */
-	int			port;			/* 0: every port */
-	char	   *name;			/* NAME, SUFFIX: lower case, no trailing dot */
-	SeAddress	network;		/* NETWORK */
-	int			bits;
+	bool plain;		   /* plain http allowed */
+	int port;		   /* 0: every port */
+	char *name;		   /* NAME, SUFFIX: lower case, no trailing dot */
+	SeAddress network; /* NETWORK */
+	int bits;
 } SeEntry;
 
 struct SeEgress
 {
-	int			references;
-	int			nentries;
-	char	  **source;			/* the entries as given, for se_egress_equal */
-	SeEntry	   *entries;
+	int references;
+	int nentries;
+	char **source; /* the entries as given, for se_egress_equal */
+	SeEntry *entries;
 };
 
 static char parse_error[512];
 
 static bool
-fail(char **err, const char *fmt,...)
+fail(char **err, const char *fmt, ...)
 {
-	va_list		args;
+	va_list args;
 
 	va_start(args, fmt);
 	vsnprintf(parse_error, sizeof(parse_error), fmt, args);
@@ -65,8 +65,8 @@ fail(char **err, const char *fmt,...)
 static bool
 parse_address(const char *text, SeAddress *address)
 {
-	char		buf[64];
-	size_t		len = strlen(text);
+	char buf[64];
+	size_t len = strlen(text);
 
 	if (len >= 2 && text[0] == '[' && text[len - 1] == ']')
 	{
@@ -89,21 +89,19 @@ parse_address(const char *text, SeAddress *address)
 static bool
 address_in(const SeAddress *address, const SeAddress *network, int bits)
 {
-	int			bytes = bits / 8;
-	int			rest = bits % 8;
+	int bytes = bits / 8;
+	int rest = bits % 8;
 
-	if (address->bytes != network->bytes ||
-		memcmp(address->octet, network->octet, bytes) != 0)
+	if (address->bytes != network->bytes || memcmp(address->octet, network->octet, bytes) != 0)
 		return false;
-	return rest == 0 ||
-		((address->octet[bytes] ^ network->octet[bytes]) >> (8 - rest)) == 0;
+	return rest == 0 || ((address->octet[bytes] ^ network->octet[bytes]) >> (8 - rest)) == 0;
 }
 
 /* Lower case without one trailing dot.  Returns false if not a DNS name. */
 static bool
 normalize_name(const char *text, char *name, size_t size)
 {
-	size_t		len = strlen(text);
+	size_t len = strlen(text);
 
 	if (len > 1 && text[len - 1] == '.')
 		len--;
@@ -112,9 +110,8 @@ normalize_name(const char *text, char *name, size_t size)
 	for (size_t i = 0; i < len; i++)
 	{
 		unsigned char c = (unsigned char) text[i];
-		bool		at_edge = i == 0 || i + 1 == len ||
-			text[i - 1] == '.' || text[i + 1] == '.';
-		bool		label_char = c < 128 && (isalnum(c) || c == '_');
+		bool at_edge = i == 0 || i + 1 == len || text[i - 1] == '.' || text[i + 1] == '.';
+		bool label_char = c < 128 && (isalnum(c) || c == '_');
 
 		/* A hyphen or dot must have a label character on each side. */
 		if (!label_char && (at_edge || (c != '-' && c != '.')))
@@ -128,8 +125,8 @@ normalize_name(const char *text, char *name, size_t size)
 static bool
 parse_port(const char *text, int *port)
 {
-	long		value;
-	char	   *end;
+	long value;
+	char *end;
 
 	if (!isdigit((unsigned char) text[0]))
 		return false;
@@ -144,8 +141,8 @@ parse_port(const char *text, int *port)
 static bool
 split_port(char *text, int *port)
 {
-	char	   *colon = strrchr(text, ':');
-	char	   *bracket = strchr(text, ']');
+	char *colon = strrchr(text, ':');
+	char *bracket = strchr(text, ']');
 
 	if (colon == NULL || (bracket != NULL && colon < bracket))
 		return true;
@@ -158,12 +155,12 @@ split_port(char *text, int *port)
 static bool
 parse_network(char *text, SeEntry *entry)
 {
-	char	   *slash = strchr(text, '/');
-	int			bits = -1;
+	char *slash = strchr(text, '/');
+	int bits = -1;
 
 	if (slash != NULL)
 	{
-		char	   *end;
+		char *end;
 
 		*slash = '\0';
 		if (!isdigit((unsigned char) slash[1]))
@@ -186,7 +183,7 @@ parse_network(char *text, SeEntry *entry)
 static bool
 parse_name(const char *source, const char *text, SeEntry *entry, char **err)
 {
-	char		name[256];
+	char name[256];
 
 	entry->kind = SE_ENTRY_NAME;
 	if (strncmp(text, "*.", 2) == 0)
@@ -198,11 +195,12 @@ parse_name(const char *source, const char *text, SeEntry *entry, char **err)
 						source);
 	}
 	if (!normalize_name(text, name, sizeof(name)))
-		return fail(err, "allowed host \"%s\" is neither a host name nor an address (write international names in punycode)",
-					source);
+		return fail(
+			err,
+			"allowed host \"%s\" is neither a host name nor an address (write international names in punycode)",
+			source);
 	if (strcmp(name, "localhost") == 0 && entry->port == 0)
-		return fail(err, "allowed host \"%s\" needs a port, for example localhost:8080",
-					source);
+		return fail(err, "allowed host \"%s\" needs a port, for example localhost:8080", source);
 	entry->name = strdup(name);
 	return entry->name != NULL || fail(err, "out of memory");
 }
@@ -210,10 +208,10 @@ parse_name(const char *source, const char *text, SeEntry *entry, char **err)
 static bool
 parse_entry(const char *source, SeEntry *entry, char **err)
 {
-	char		buf[SE_EGRESS_MAX_ENTRY];
-	char	   *text = buf;
-	int			default_port = 0;
-	size_t		len = strlen(source);
+	char buf[SE_EGRESS_MAX_ENTRY];
+	char *text = buf;
+	int default_port = 0;
+	size_t len = strlen(source);
 
 	if (len == 0 || len >= sizeof(buf))
 		return fail(err, "allowed host \"%.64s\" is empty or too long", source);
@@ -236,8 +234,7 @@ parse_entry(const char *source, SeEntry *entry, char **err)
 		if (len > 0 && text[len - 1] == '/')
 			text[len - 1] = '\0';
 		if (strchr(text, '/') != NULL)
-			return fail(err, "allowed host \"%s\" must end after host and port",
-						source);
+			return fail(err, "allowed host \"%s\" must end after host and port", source);
 	}
 	if (strchr(text, '@') != NULL)
 		return fail(err, "an allowed host must not contain a user name");
@@ -256,7 +253,7 @@ parse_entry(const char *source, SeEntry *entry, char **err)
 SeEgress *
 se_egress_parse(const char *const *entries, int n, char **err)
 {
-	SeEgress   *egress = calloc(1, sizeof(SeEgress));
+	SeEgress *egress = calloc(1, sizeof(SeEgress));
 
 	if (err)
 		*err = NULL;
@@ -276,10 +273,9 @@ se_egress_parse(const char *const *entries, int n, char **err)
 	}
 	for (int i = 0; i < n; i++)
 	{
-		egress->nentries = i + 1;	/* so that a half made entry is freed */
+		egress->nentries = i + 1; /* so that a half made entry is freed */
 		if (!parse_entry(entries[i], &egress->entries[i], err) ||
-			((egress->source[i] = strdup(entries[i])) == NULL &&
-			 !fail(err, "out of memory")))
+			((egress->source[i] = strdup(entries[i])) == NULL && !fail(err, "out of memory")))
 		{
 			se_egress_free(egress);
 			return NULL;
@@ -291,7 +287,7 @@ se_egress_parse(const char *const *entries, int n, char **err)
 SeEgress *
 se_egress_ref(const SeEgress *egress)
 {
-	SeEgress   *counted = (SeEgress *) egress;
+	SeEgress *counted = (SeEgress *) egress;
 
 	counted->references++;
 	return counted;
@@ -330,8 +326,8 @@ se_egress_equal(const SeEgress *a, const SeEgress *b)
 static bool
 name_matches(const SeEntry *entry, const char *name)
 {
-	size_t		host_len;
-	size_t		suffix_len;
+	size_t host_len;
+	size_t suffix_len;
 
 	if (entry->kind == SE_ENTRY_NAME)
 		return strcmp(name, entry->name) == 0;
@@ -339,19 +335,18 @@ name_matches(const SeEntry *entry, const char *name)
 		return false;
 	host_len = strlen(name);
 	suffix_len = strlen(entry->name);
-	return host_len > suffix_len + 1 &&
-		name[host_len - suffix_len - 1] == '.' &&
-		strcmp(name + host_len - suffix_len, entry->name) == 0;
+	return host_len > suffix_len + 1 && name[host_len - suffix_len - 1] == '.' &&
+		   strcmp(name + host_len - suffix_len, entry->name) == 0;
 }
 
 bool
-se_egress_check_host(const SeEgress *egress, const char *host, int port,
-					 bool plain, char *err, size_t errlen)
+se_egress_check_host(const SeEgress *egress, const char *host, int port, bool plain, char *err,
+					 size_t errlen)
 {
-	SeAddress	address;
-	bool		literal = parse_address(host, &address);
-	bool		only_plain_missing = false;
-	char		name[256];
+	SeAddress address;
+	bool literal = parse_address(host, &address);
+	bool only_plain_missing = false;
+	char name[256];
 
 	if (!literal && !normalize_name(host, name, sizeof(name)))
 	{
@@ -365,19 +360,21 @@ se_egress_check_host(const SeEgress *egress, const char *host, int port,
 		if (entry->port != 0 && entry->port != port)
 			continue;
 		if (literal ? entry->kind != SE_ENTRY_NETWORK ||
-			!address_in(&address, &entry->network, entry->bits) :
-			!name_matches(entry, name))
+						  !address_in(&address, &entry->network, entry->bits)
+					: !name_matches(entry, name))
 			continue;
 		if (!plain || entry->plain)
 			return true;
 		only_plain_missing = true;
 	}
 	if (only_plain_missing)
-		snprintf(err, errlen, "plain http to \"%.100s\" port %d is not allowed (only an entry http://%.60s:%d would allow it)",
-				 host, port, host, port);
+		snprintf(
+			err, errlen,
+			"plain http to \"%.100s\" port %d is not allowed (only an entry http://%.60s:%d would allow it)",
+			host, port, host, port);
 	else
-		snprintf(err, errlen, "host \"%.100s\" port %d is not in the list of allowed hosts",
-				 host, port);
+		snprintf(err, errlen, "host \"%.100s\" port %d is not in the list of allowed hosts", host,
+				 port);
 	return false;
 }
 
@@ -389,8 +386,7 @@ address_listed(const SeEgress *egress, const SeAddress *address, int port)
 	{
 		const SeEntry *entry = &egress->entries[i];
 
-		if (entry->kind == SE_ENTRY_NETWORK &&
-			(entry->port == 0 || entry->port == port) &&
+		if (entry->kind == SE_ENTRY_NETWORK && (entry->port == 0 || entry->port == port) &&
 			address_in(address, &entry->network, entry->bits))
 			return true;
 	}
@@ -405,8 +401,7 @@ embedded_address(const SeAddress *address, SeAddress *inner, bool *nat)
 	static const uint8_t nat64[12] = {0x00, 0x64, 0xff, 0x9b};
 
 	if (address->bytes != 16 ||
-		(memcmp(address->octet, mapped, 12) != 0 &&
-		 memcmp(address->octet, nat64, 12) != 0))
+		(memcmp(address->octet, mapped, 12) != 0 && memcmp(address->octet, nat64, 12) != 0))
 		return false;
 	*nat = memcmp(address->octet, nat64, 12) == 0;
 	memset(inner, 0, sizeof(*inner));
@@ -420,17 +415,17 @@ embedded_address(const SeAddress *address, SeAddress *inner, bool *nat)
  * judged as the IPv4 address it stands for.
  */
 static bool
-special_allowed(const SeEgress *egress, const char *class, const char *host,
-				int port, const SeAddress *address)
+special_allowed(const SeEgress *egress, const char *class, const char *host, int port,
+				const SeAddress *address)
 {
-	SeAddress	inner;
-	bool		nat;
-	char		name[256];
+	SeAddress inner;
+	bool nat;
+	char name[256];
 
 	if (embedded_address(address, &inner, &nat))
 	{
 		struct sockaddr_in in4 = {.sin_family = AF_INET};
-		bool		inner_listed = address_listed(egress, &inner, port);
+		bool inner_listed = address_listed(egress, &inner, port);
 
 		/*
 		 * Listing 64:ff9b::/96 means "our way to the Internet is NAT64", not
@@ -441,20 +436,18 @@ special_allowed(const SeEgress *egress, const char *class, const char *host,
 		if (!nat)
 			return inner_listed;
 		return address_listed(egress, address, port) &&
-			(inner_listed || se_address_class((struct sockaddr *) &in4) == NULL);
+			   (inner_listed || se_address_class((struct sockaddr *) &in4) == NULL);
 	}
 	if (address_listed(egress, address, port))
 		return true;
 
 	/* "localhost:8070" in the list is as explicit as 127.0.0.1:8070. */
-	if (strcmp(class, "loopback") == 0 &&
-		normalize_name(host, name, sizeof(name)) &&
+	if (strcmp(class, "loopback") == 0 && normalize_name(host, name, sizeof(name)) &&
 		strcmp(name, "localhost") == 0)
 	{
-		char		ignored[8];
+		char ignored[8];
 
-		return se_egress_check_host(egress, host, port, false, ignored,
-									sizeof(ignored));
+		return se_egress_check_host(egress, host, port, false, ignored, sizeof(ignored));
 	}
 	return false;
 }
@@ -464,8 +457,8 @@ se_egress_check_address(const SeEgress *egress, const char *host, int port,
 						const struct sockaddr *addr, char *err, size_t errlen)
 {
 	const char *class = se_address_class(addr);
-	SeAddress	address = {0};
-	char		text[INET6_ADDRSTRLEN] = "?";
+	SeAddress address = {0};
+	char text[INET6_ADDRSTRLEN] = "?";
 
 	if (class == NULL)
 		return true;
@@ -485,7 +478,9 @@ se_egress_check_address(const SeEgress *egress, const char *host, int port,
 			return true;
 		inet_ntop(addr->sa_family, address.octet, text, sizeof(text));
 	}
-	snprintf(err, errlen, "host \"%.100s\" resolved to %s, a %s address that is not in the list of allowed hosts",
-			 host, text, class);
+	snprintf(
+		err, errlen,
+		"host \"%.100s\" resolved to %s, a %s address that is not in the list of allowed hosts",
+		host, text, class);
 	return false;
 }

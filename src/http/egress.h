@@ -55,16 +55,15 @@ extern bool se_egress_equal(const SeEgress *a, const SeEgress *b);
  * brackets; plain: the scheme is http.  On refusal fills err (errlen bytes)
  * with a reason that names host and port.
  */
-extern bool se_egress_check_host(const SeEgress *egress, const char *host,
-								 int port, bool plain, char *err, size_t errlen);
+extern bool se_egress_check_host(const SeEgress *egress, const char *host, int port, bool plain,
+								 char *err, size_t errlen);
 
 /*
  * The second lock.  host is what the URL said, addr what it resolved to.  On
  * refusal the reason names the class of the address.
  */
-extern bool se_egress_check_address(const SeEgress *egress, const char *host,
-									int port, const struct sockaddr *addr,
-									char *err, size_t errlen);
+extern bool se_egress_check_address(const SeEgress *egress, const char *host, int port,
+									const struct sockaddr *addr, char *err, size_t errlen);
 
 /*
  * Class of a special address ("loopback", "private", …), or NULL for one of
@@ -72,4 +71,4 @@ extern bool se_egress_check_address(const SeEgress *egress, const char *host,
  */
 extern const char *se_address_class(const struct sockaddr *addr);
 
-#endif							/* SE_HTTP_EGRESS_H */
+#endif /* SE_HTTP_EGRESS_H */

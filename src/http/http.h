@@ -25,65 +25,65 @@ typedef struct SeHttpLoop SeHttpLoop;
  */
 typedef enum SeHttpPhase
 {
-	SE_HTTP_NOT_SENT,			/* proven: no byte of the request left */
-	SE_HTTP_MAYBE_SENT,			/* the other side may have acted on it */
-	SE_HTTP_ANSWERED			/* complete response, whatever its status */
+	SE_HTTP_NOT_SENT,	/* proven: no byte of the request left */
+	SE_HTTP_MAYBE_SENT, /* the other side may have acted on it */
+	SE_HTTP_ANSWERED	/* complete response, whatever its status */
 } SeHttpPhase;
 
 typedef struct SeHttpHeader
 {
-	char	   *name;
-	char	   *value;
+	char *name;
+	char *value;
 } SeHttpHeader;
 
 typedef struct SeHttpRequest
 {
-	const char *method;			/* upper case, for example "POST" */
-	const char *url;			/* absolute http(s) URL without user name */
+	const char *method; /* upper case, for example "POST" */
+	const char *url;	/* absolute http(s) URL without user name */
 	const SeHttpHeader *headers;
-	int			nheaders;
-	const char *body;			/* body_len bytes, zero bytes allowed */
-	size_t		body_len;
-	int			connect_timeout_ms; /* name, TCP and TLS; 0: 10 000 */
-	int			timeout_ms;		/* from submit to the last byte; 0: 30 000 */
-	size_t		max_response;	/* bytes after decompression; 0: 10 MB */
-	const SeEgress *egress;		/* required; the loop takes a reference */
-	const char *proxy;			/* http:// or https:// URL, or NULL */
-	const char *ca_file;		/* PEM bundle, or NULL for the system's */
-	bool		http2;			/* try HTTP/2 over TLS and multiplex */
+	int nheaders;
+	const char *body; /* body_len bytes, zero bytes allowed */
+	size_t body_len;
+	int connect_timeout_ms; /* name, TCP and TLS; 0: 10 000 */
+	int timeout_ms;			/* from submit to the last byte; 0: 30 000 */
+	size_t max_response;	/* bytes after decompression; 0: 10 MB */
+	const SeEgress *egress; /* required; the loop takes a reference */
+	const char *proxy;		/* http:// or https:// URL, or NULL */
+	const char *ca_file;	/* PEM bundle, or NULL for the system's */
+	bool http2;				/* try HTTP/2 over TLS and multiplex */
 
 	/*
 	 * Whose credentials the request carries: a connection is never used by
 	 * two groups, so nothing bound to a connection passes from one to other.
 	 */
-	uint64_t	connection_group;
-	void	   *owner;			/* handed back with the result */
+	uint64_t connection_group;
+	void *owner; /* handed back with the result */
 } SeHttpRequest;
 
 typedef struct SeHttpResult
 {
-	void	   *owner;
+	void *owner;
 	SeHttpPhase phase;
-	int			curl_code;		/* CURLcode, 0 when ANSWERED */
-	char		error[256];		/* empty when ANSWERED; no URL, no secret */
+	int curl_code;	 /* CURLcode, 0 when ANSWERED */
+	char error[256]; /* empty when ANSWERED; no URL, no secret */
 
 	/*
 	 * The last status and headers that arrived, also when the body then broke
 	 * off (phase MAYBE_SENT); 0 if none did.  Names and values are as sent by
 	 * the other side: any bytes except CR, LF and zero.
 	 */
-	long		status;
-	int			nheaders;
+	long status;
+	int nheaders;
 	SeHttpHeader *headers;
-	char	   *body;			/* never NULL; a zero byte follows body_len */
-	size_t		body_len;
-	bool		too_large;		/* body or headers passed their cap */
-	int64_t		total_us;		/* since submit */
-	int64_t		connect_us;		/* name, TCP and TLS; 0 on a reused one */
-	int64_t		first_byte_us;	/* since start; 0 if none came */
-	char		remote_ip[64];	/* of the peer (the proxy, if any), or "" */
-	struct SeHttpResult *next;	/* private, as the next one is */
-	char		no_body[1];
+	char *body; /* never NULL; a zero byte follows body_len */
+	size_t body_len;
+	bool too_large;			   /* body or headers passed their cap */
+	int64_t total_us;		   /* since submit */
+	int64_t connect_us;		   /* name, TCP and TLS; 0 on a reused one */
+	int64_t first_byte_us;	   /* since start; 0 if none came */
+	char remote_ip[64];		   /* of the peer (the proxy, if any), or "" */
+	struct SeHttpResult *next; /* private, as the next one is */
+	char no_body[1];
 } SeHttpResult;
 
 /*
@@ -97,11 +97,10 @@ typedef struct SeHttpResult
  * Returns NULL, with a reason in *error (static, do not free), if libcurl
  * lacks something that is needed here or the system is out of resources.
  */
-extern SeHttpLoop *se_http_create(int max_connections_total, int max_per_host,
-								  const char **error);
+extern SeHttpLoop *se_http_create(int max_connections_total, int max_per_host, const char **error);
 
 /* Descriptor that is readable when se_http_drive() has work. */
-extern int	se_http_fd(SeHttpLoop *loop);
+extern int se_http_fd(SeHttpLoop *loop);
 
 /*
  * Queue a request; everything in it is copied.  Nothing is sent before the
@@ -111,8 +110,7 @@ extern int	se_http_fd(SeHttpLoop *loop);
  * do not free), if the request is malformed or its host is not allowed; such
  * a request was not sent and gets no result.
  */
-extern bool se_http_submit(SeHttpLoop *loop, const SeHttpRequest *request,
-						   const char **error);
+extern bool se_http_submit(SeHttpLoop *loop, const SeHttpRequest *request, const char **error);
 
 /* Make all progress that is possible without waiting. */
 extern void se_http_drive(SeHttpLoop *loop);
@@ -126,7 +124,7 @@ extern void se_http_result_free(SeHttpResult *result);
 extern const char *se_http_header(const SeHttpResult *result, const char *name);
 
 /* Requests submitted and not yet finished. */
-extern int	se_http_in_flight(SeHttpLoop *loop);
+extern int se_http_in_flight(SeHttpLoop *loop);
 
 /*
  * Drop all requests of this owner, and their results that were not yet taken.
@@ -140,4 +138,4 @@ extern void se_http_cancel(SeHttpLoop *loop, void *owner);
  */
 extern void se_http_destroy(SeHttpLoop *loop);
 
-#endif							/* SE_HTTP_HTTP_H */
+#endif /* SE_HTTP_HTTP_H */

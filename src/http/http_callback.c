@@ -16,9 +16,9 @@
 static bool
 reserve(char **buffer, size_t *size, size_t used, size_t len, size_t cap)
 {
-	size_t		need = used + len + 1;
-	size_t		wanted = *size * 2;
-	char	   *grown;
+	size_t need = used + len + 1;
+	size_t wanted = *size * 2;
+	char *grown;
 
 	if (need <= *size)
 		return true;
@@ -40,9 +40,9 @@ keep_header(SeHttpCall *call, const char *line, size_t len)
 {
 	const char *colon = memchr(line, ':', len);
 	const char *value;
-	size_t		name_len;
-	size_t		value_len;
-	char	   *to;
+	size_t name_len;
+	size_t value_len;
+	char *to;
 
 	if (colon == NULL || colon == line || line[0] == ' ' || line[0] == '\t')
 		return true;
@@ -59,8 +59,8 @@ keep_header(SeHttpCall *call, const char *line, size_t len)
 	while (value_len > 0 && strchr(" \t\r\n", value[value_len - 1]) != NULL)
 		value_len--;
 
-	if (!reserve(&call->head, &call->head_size, call->head_len,
-				 name_len + value_len + 2, SE_HTTP_MAX_HEADER_BYTES * 2))
+	if (!reserve(&call->head, &call->head_size, call->head_len, name_len + value_len + 2,
+				 SE_HTTP_MAX_HEADER_BYTES * 2))
 	{
 		call->oom = true;
 		return false;
@@ -79,18 +79,17 @@ size_t
 se_http_on_header(char *data, size_t size, size_t n, void *arg)
 {
 	SeHttpCall *call = arg;
-	size_t		len = size * n;
+	size_t len = size * n;
 
 	/* All blocks count, so that endless 1xx answers come to an end too. */
 	call->head_total += len;
-	if (call->head_total > SE_HTTP_MAX_HEADER_BYTES ||
-		call->nheaders >= SE_HTTP_MAX_HEADERS)
+	if (call->head_total > SE_HTTP_MAX_HEADER_BYTES || call->nheaders >= SE_HTTP_MAX_HEADERS)
 	{
 		call->headers_too_large = true;
 		return 0;
 	}
 	if (call->body_begun)
-		return len;				/* trailers are of no use here */
+		return len; /* trailers are of no use here */
 	if (len >= 5 && strncasecmp(data, "HTTP/", 5) == 0)
 	{
 		call->nheaders = 0;
@@ -104,7 +103,7 @@ size_t
 se_http_on_body(char *data, size_t size, size_t n, void *arg)
 {
 	SeHttpCall *call = arg;
-	size_t		len = size * n;
+	size_t len = size * n;
 
 	call->body_begun = true;
 	if (len > call->max_response - call->body_len)
@@ -112,8 +111,7 @@ se_http_on_body(char *data, size_t size, size_t n, void *arg)
 		call->too_large = true;
 		return 0;
 	}
-	if (!reserve(&call->body, &call->body_size, call->body_len, len,
-				 call->max_response))
+	if (!reserve(&call->body, &call->body_size, call->body_len, len, call->max_response))
 	{
 		call->oom = true;
 		return 0;
@@ -132,8 +130,7 @@ se_http_on_body(char *data, size_t size, size_t n, void *arg)
  * one, so for methods that change something the second is stopped here.
  */
 int
-se_http_on_send(void *arg, char *remote_ip, char *local_ip, int remote_port,
-				int local_port)
+se_http_on_send(void *arg, char *remote_ip, char *local_ip, int remote_port, int local_port)
 {
 	SeHttpCall *call = arg;
 
@@ -160,13 +157,12 @@ se_http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	SeHttpCall *call = arg;
 	SeHttpLane *lane = call->lane;
 	SeHttpSocket *sock;
-	int			fd;
+	int fd;
 
 	if (purpose != CURLSOCKTYPE_IPCXN ||
 		(lane->proxy == NULL &&
-		 !se_egress_check_address(lane->egress, lane->host, lane->port,
-								  &address->addr, call->refused,
-								  sizeof(call->refused))))
+		 !se_egress_check_address(lane->egress, lane->host, lane->port, &address->addr,
+								  call->refused, sizeof(call->refused))))
 		return CURL_SOCKET_BAD;
 
 	fd = socket(address->family, address->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
@@ -180,7 +176,7 @@ se_http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 		return CURL_SOCKET_BAD;
 	}
 	/* Whatever the table held was about an earlier descriptor of this number. */
-	*sock = (SeHttpSocket) {.lane = lane,.ours = true};
+	*sock = (SeHttpSocket){.lane = lane, .ours = true};
 	return fd;
 }
 
@@ -191,14 +187,13 @@ se_http_on_close(void *arg, curl_socket_t fd)
 	SeHttpSocket *sock = se_http_socket(arg, fd);
 
 	if (sock != NULL)
-		*sock = (SeHttpSocket) {0};
-	return close(fd);			/* which also takes it out of the epoll set */
+		*sock = (SeHttpSocket){0};
+	return close(fd); /* which also takes it out of the epoll set */
 }
 
 /* libcurl says what it waits for on a socket. */
 int
-se_http_on_watch(CURL *easy, curl_socket_t fd, int what, void *arg,
-				 void *per_socket)
+se_http_on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *per_socket)
 {
 	SeHttpLane *lane = arg;
 	SeHttpLoop *loop = lane->loop;
@@ -220,19 +215,17 @@ se_http_on_watch(CURL *easy, curl_socket_t fd, int what, void *arg,
 		if (!sock->ours && sock->registered != 0)
 		{
 			epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
-			*sock = (SeHttpSocket) {0};
+			*sock = (SeHttpSocket){0};
 		}
 		return 0;
 	}
-	event.events = ((what & CURL_POLL_IN) ? EPOLLIN : 0) |
-		((what & CURL_POLL_OUT) ? EPOLLOUT : 0);
+	event.events = ((what & CURL_POLL_IN) ? EPOLLIN : 0) | ((what & CURL_POLL_OUT) ? EPOLLOUT : 0);
 	sock->lane = lane;
 	sock->wanted = event.events;
 	if (sock->registered == event.events)
 		return 0;
-	if (epoll_ctl(loop->epoll_fd,
-				  sock->registered ? EPOLL_CTL_MOD : EPOLL_CTL_ADD,
-				  fd, &event) != 0)
+	if (epoll_ctl(loop->epoll_fd, sock->registered ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &event) !=
+		0)
 		return -1;
 	sock->registered = event.events;
 	return 0;

@@ -13,13 +13,13 @@
 /* CURLOPT_PROTOCOLS_STR */
 _Static_assert(LIBCURL_VERSION_NUM >= 0x075500, "libcurl 7.85 or later is needed");
 
-#define SE_HTTP_MAX_HEADERS			256
-#define SE_HTTP_MAX_HEADER_BYTES	(64 * 1024)
-#define SE_HTTP_STREAMS				32	/* requests per HTTP/2 connection */
-#define SE_HTTP_IDLE_CALLS			64	/* easy handles kept per lane */
-#define SE_HTTP_IDLE_LANE_US		(120 * INT64_C(1000000))
-#define SE_HTTP_IDLE_CONNECTION_S	30L
-#define SE_HTTP_GRACE_US			(100 * INT64_C(1000))
+#define SE_HTTP_MAX_HEADERS		  256
+#define SE_HTTP_MAX_HEADER_BYTES  (64 * 1024)
+#define SE_HTTP_STREAMS			  32 /* requests per HTTP/2 connection */
+#define SE_HTTP_IDLE_CALLS		  64 /* easy handles kept per lane */
+#define SE_HTTP_IDLE_LANE_US	  (120 * INT64_C(1000000))
+#define SE_HTTP_IDLE_CONNECTION_S 30L
+#define SE_HTTP_GRACE_US		  (100 * INT64_C(1000))
 
 typedef struct SeHttpCall SeHttpCall;
 
@@ -33,26 +33,26 @@ typedef struct SeHttpLane
 {
 	struct SeHttpLane *next;
 	SeHttpLoop *loop;
-	uint64_t	hash;			/* of the key fields that follow */
-	uint64_t	group;
-	SeEgress   *egress;
-	char	   *host;
-	int			port;
-	bool		tls;
-	bool		http2;
-	char	   *proxy;			/* NULL: none */
-	char	   *ca_file;		/* NULL: the system's */
+	uint64_t hash; /* of the key fields that follow */
+	uint64_t group;
+	SeEgress *egress;
+	char *host;
+	int port;
+	bool tls;
+	bool http2;
+	char *proxy;   /* NULL: none */
+	char *ca_file; /* NULL: the system's */
 
-	CURLM	   *multi;
-	int64_t		deadline_us;	/* what libcurl asked for; -1: nothing */
-	bool		touched;		/* may have finished messages */
-	int			active;			/* requests given to libcurl */
-	int			max_active;
-	SeHttpCall *waiting_head;	/* requests not yet given to it, oldest first */
+	CURLM *multi;
+	int64_t deadline_us; /* what libcurl asked for; -1: nothing */
+	bool touched;		 /* may have finished messages */
+	int active;			 /* requests given to libcurl */
+	int max_active;
+	SeHttpCall *waiting_head; /* requests not yet given to it, oldest first */
 	SeHttpCall *waiting_tail;
 	SeHttpCall *idle_calls;
-	int			nidle;
-	int64_t		idle_since_us;
+	int nidle;
+	int64_t idle_since_us;
 } SeHttpLane;
 
 /*
@@ -63,68 +63,68 @@ typedef struct SeHttpLane
 struct SeHttpCall
 {
 	SeHttpLane *lane;
-	SeHttpCall *next;			/* waiting list or idle list of the lane */
-	SeHttpCall *live_prev;		/* list of all unfinished calls of the loop */
+	SeHttpCall *next;	   /* waiting list or idle list of the lane */
+	SeHttpCall *live_prev; /* list of all unfinished calls of the loop */
 	SeHttpCall *live_next;
-	CURL	   *easy;
-	bool		active;			/* added to the multi handle */
+	CURL *easy;
+	bool active; /* added to the multi handle */
 
 	/* the request */
-	SeHttpResult *result;		/* made at submit, so that none can get lost */
-	char	   *arena;			/* header list and body; libcurl reads it */
-	size_t		arena_size;
-	bool		repeatable;		/* safe method: libcurl may send it twice */
-	size_t		max_response;
-	int64_t		submitted_us;
-	int64_t		deadline_us;
-	int			timeout_ms;
-	int			connect_timeout_ms;
+	SeHttpResult *result; /* made at submit, so that none can get lost */
+	char *arena;		  /* header list and body; libcurl reads it */
+	size_t arena_size;
+	bool repeatable; /* safe method: libcurl may send it twice */
+	size_t max_response;
+	int64_t submitted_us;
+	int64_t deadline_us;
+	int timeout_ms;
+	int connect_timeout_ms;
 
 	/* what happened */
-	bool		started;		/* a connection stood and sending began */
-	bool		second_try;		/* libcurl wanted to send it once more */
-	bool		oom;
-	bool		too_large;
-	bool		headers_too_large;
-	bool		body_begun;
-	char		refused[200];	/* why egress refused the last address */
-	char		detail[CURL_ERROR_SIZE];
-	int			nheaders;
-	char	   *head;			/* "name\0value\0" pairs */
-	size_t		head_len;
-	size_t		head_size;
-	size_t		head_total;		/* bytes of all header blocks seen */
-	char	   *body;
-	size_t		body_len;
-	size_t		body_size;
+	bool started;	 /* a connection stood and sending began */
+	bool second_try; /* libcurl wanted to send it once more */
+	bool oom;
+	bool too_large;
+	bool headers_too_large;
+	bool body_begun;
+	char refused[200]; /* why egress refused the last address */
+	char detail[CURL_ERROR_SIZE];
+	int nheaders;
+	char *head; /* "name\0value\0" pairs */
+	size_t head_len;
+	size_t head_size;
+	size_t head_total; /* bytes of all header blocks seen */
+	char *body;
+	size_t body_len;
+	size_t body_size;
 };
 
 /* What the loop knows of a descriptor; the table is indexed by it. */
 typedef struct SeHttpSocket
 {
 	SeHttpLane *lane;
-	bool		ours;			/* made by our socket callback */
-	uint32_t	wanted;			/* epoll events libcurl waits for; 0: none */
-	uint32_t	registered;		/* epoll events the kernel watches */
+	bool ours;			 /* made by our socket callback */
+	uint32_t wanted;	 /* epoll events libcurl waits for; 0: none */
+	uint32_t registered; /* epoll events the kernel watches */
 } SeHttpSocket;
 
 struct SeHttpLoop
 {
-	int			epoll_fd;
-	int			timer_fd;
-	bool		expired;		/* the timer is readable */
-	int64_t		armed_us;		/* when the timer fires; -1: disarmed */
-	int64_t		sweep_us;		/* when a deadline may have passed; -1: never */
-	bool		driving;
-	int			max_total;
-	int			max_per_host;
-	int			nactive;
-	int			nlive;
+	int epoll_fd;
+	int timer_fd;
+	bool expired;	  /* the timer is readable */
+	int64_t armed_us; /* when the timer fires; -1: disarmed */
+	int64_t sweep_us; /* when a deadline may have passed; -1: never */
+	bool driving;
+	int max_total;
+	int max_per_host;
+	int nactive;
+	int nlive;
 	SeHttpLane *lanes;
 	SeHttpCall *live;
 	SeHttpSocket *sockets;
-	int			nsockets;
-	CURLU	   *scratch;		/* to parse URLs with */
+	int nsockets;
+	CURLU *scratch; /* to parse URLs with */
 	SeHttpResult *done_head;
 	SeHttpResult *done_tail;
 };
@@ -152,16 +152,15 @@ extern void se_http_call_free(SeHttpCall *call);
 /* http_callback.c */
 extern size_t se_http_on_header(char *data, size_t size, size_t n, void *arg);
 extern size_t se_http_on_body(char *data, size_t size, size_t n, void *arg);
-extern int	se_http_on_send(void *arg, char *remote_ip, char *local_ip,
-							int remote_port, int local_port);
+extern int se_http_on_send(void *arg, char *remote_ip, char *local_ip, int remote_port,
+						   int local_port);
 extern curl_socket_t se_http_on_open(void *arg, curlsocktype purpose,
 									 struct curl_sockaddr *address);
-extern int	se_http_on_close(void *arg, curl_socket_t fd);
-extern int	se_http_on_watch(CURL *easy, curl_socket_t fd, int what, void *arg,
-							 void *per_socket);
-extern int	se_http_on_timer(CURLM *multi, long timeout_ms, void *arg);
+extern int se_http_on_close(void *arg, curl_socket_t fd);
+extern int se_http_on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *per_socket);
+extern int se_http_on_timer(CURLM *multi, long timeout_ms, void *arg);
 
 /* http_result.c */
 extern void se_http_finish(SeHttpCall *call, CURLcode code);
 
-#endif							/* SE_HTTP_INTERNAL_H */
+#endif /* SE_HTTP_INTERNAL_H */

@@ -30,7 +30,7 @@ same_text(const char *a, const char *b)
 static char *
 copy_text(const char *text, bool *ok)
 {
-	char	   *copy = text ? strdup(text) : NULL;
+	char *copy = text ? strdup(text) : NULL;
 
 	if (text != NULL && copy == NULL)
 		*ok = false;
@@ -40,30 +40,30 @@ copy_text(const char *text, bool *ok)
 static bool
 set_up_multi(SeHttpLane *lane)
 {
-	CURLM	   *multi = curl_multi_init();
-	long		connections = lane->loop->max_per_host;
+	CURLM *multi = curl_multi_init();
+	long connections = lane->loop->max_per_host;
 
 	lane->multi = multi;
 	return multi != NULL &&
-		curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, se_http_on_watch) == CURLM_OK &&
-		curl_multi_setopt(multi, CURLMOPT_SOCKETDATA, lane) == CURLM_OK &&
-		curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, se_http_on_timer) == CURLM_OK &&
-		curl_multi_setopt(multi, CURLMOPT_TIMERDATA, lane) == CURLM_OK &&
-		curl_multi_setopt(multi, CURLMOPT_PIPELINING,
-						  lane->http2 ? CURLPIPE_MULTIPLEX : CURLPIPE_NOTHING) == CURLM_OK &&
-		curl_multi_setopt(multi, CURLMOPT_MAX_CONCURRENT_STREAMS,
-						  (long) SE_HTTP_STREAMS) == CURLM_OK &&
-		curl_multi_setopt(multi, CURLMOPT_MAX_HOST_CONNECTIONS, connections) == CURLM_OK &&
-		curl_multi_setopt(multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, connections) == CURLM_OK &&
-		curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, connections) == CURLM_OK;
+		   curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, se_http_on_watch) == CURLM_OK &&
+		   curl_multi_setopt(multi, CURLMOPT_SOCKETDATA, lane) == CURLM_OK &&
+		   curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, se_http_on_timer) == CURLM_OK &&
+		   curl_multi_setopt(multi, CURLMOPT_TIMERDATA, lane) == CURLM_OK &&
+		   curl_multi_setopt(multi, CURLMOPT_PIPELINING,
+							 lane->http2 ? CURLPIPE_MULTIPLEX : CURLPIPE_NOTHING) == CURLM_OK &&
+		   curl_multi_setopt(multi, CURLMOPT_MAX_CONCURRENT_STREAMS, (long) SE_HTTP_STREAMS) ==
+			   CURLM_OK &&
+		   curl_multi_setopt(multi, CURLMOPT_MAX_HOST_CONNECTIONS, connections) == CURLM_OK &&
+		   curl_multi_setopt(multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, connections) == CURLM_OK &&
+		   curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, connections) == CURLM_OK;
 }
 
 static SeHttpLane *
-lane_create(SeHttpLoop *loop, const SeHttpRequest *request, const char *host,
-			int port, bool tls, uint64_t hash)
+lane_create(SeHttpLoop *loop, const SeHttpRequest *request, const char *host, int port, bool tls,
+			uint64_t hash)
 {
 	SeHttpLane *lane = calloc(1, sizeof(SeHttpLane));
-	bool		ok = true;
+	bool ok = true;
 
 	if (lane == NULL)
 		return NULL;
@@ -96,11 +96,11 @@ lane_create(SeHttpLoop *loop, const SeHttpRequest *request, const char *host,
  * when a connection was opened and is not checked again on its reuse.
  */
 SeHttpLane *
-se_http_lane_get(SeHttpLoop *loop, const SeHttpRequest *request,
-				 const char *host, int port, bool tls)
+se_http_lane_get(SeHttpLoop *loop, const SeHttpRequest *request, const char *host, int port,
+				 bool tls)
 {
-	uint64_t	hash = UINT64_C(14695981039346656037);
-	bool		http2 = tls && request->http2;
+	uint64_t hash = UINT64_C(14695981039346656037);
+	bool http2 = tls && request->http2;
 
 	hash = hash_bytes(hash, (const char *) &request->connection_group,
 					  sizeof(request->connection_group));
@@ -111,10 +111,9 @@ se_http_lane_get(SeHttpLoop *loop, const SeHttpRequest *request,
 
 	for (SeHttpLane *lane = loop->lanes; lane != NULL; lane = lane->next)
 	{
-		if (lane->hash == hash && lane->group == request->connection_group &&
-			lane->port == port && lane->tls == tls && lane->http2 == http2 &&
-			same_text(lane->host, host) && same_text(lane->proxy, request->proxy) &&
-			same_text(lane->ca_file, request->ca_file) &&
+		if (lane->hash == hash && lane->group == request->connection_group && lane->port == port &&
+			lane->tls == tls && lane->http2 == http2 && same_text(lane->host, host) &&
+			same_text(lane->proxy, request->proxy) && same_text(lane->ca_file, request->ca_file) &&
 			se_egress_equal(lane->egress, request->egress))
 			return lane;
 	}
@@ -137,7 +136,7 @@ se_http_lane_free(SeHttpLane *lane)
 	se_egress_free(lane->egress);
 	free(lane->host);
 	if (lane->proxy != NULL)
-		explicit_bzero(lane->proxy, strlen(lane->proxy));	/* may hold a password */
+		explicit_bzero(lane->proxy, strlen(lane->proxy)); /* may hold a password */
 	free(lane->proxy);
 	free(lane->ca_file);
 	free(lane);
@@ -218,7 +217,7 @@ bool
 se_http_lane_start_one(SeHttpLane *lane)
 {
 	SeHttpCall *call = lane->waiting_head;
-	int64_t		left_us;
+	int64_t left_us;
 
 	if (call == NULL || lane->active >= lane->max_active)
 		return false;
@@ -247,15 +246,15 @@ se_http_lane_start_one(SeHttpLane *lane)
 void
 se_http_lane_collect(SeHttpLane *lane)
 {
-	CURLMsg    *message;
-	int			left;
+	CURLMsg *message;
+	int left;
 
 	lane->touched = false;
 	while ((message = curl_multi_info_read(lane->multi, &left)) != NULL)
 	{
-		CURLcode	code = message->data.result;
+		CURLcode code = message->data.result;
 		SeHttpCall *call = NULL;
-		long		version = 0;
+		long version = 0;
 
 		if (message->msg != CURLMSG_DONE)
 			continue;

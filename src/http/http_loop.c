@@ -26,8 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SE_HTTP_EVENTS	128		/* taken from the kernel at once */
-#define SE_HTTP_ROUNDS	8		/* per drive, so that a flood cannot hold it */
+#define SE_HTTP_EVENTS 128 /* taken from the kernel at once */
+#define SE_HTTP_ROUNDS 8   /* per drive, so that a flood cannot hold it */
 
 int64_t
 se_http_now_us(void)
@@ -45,7 +45,7 @@ se_http_now_us(void)
 static void
 block_signals(sigset_t *saved)
 {
-	sigset_t	all;
+	sigset_t all;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, saved);
@@ -143,13 +143,12 @@ se_http_socket(SeHttpLoop *loop, int fd)
 {
 	if (fd >= loop->nsockets)
 	{
-		int			n = fd + 64;
+		int n = fd + 64;
 		SeHttpSocket *grown = realloc(loop->sockets, n * sizeof(SeHttpSocket));
 
 		if (grown == NULL)
 			return NULL;
-		memset(grown + loop->nsockets, 0,
-			   (n - loop->nsockets) * sizeof(SeHttpSocket));
+		memset(grown + loop->nsockets, 0, (n - loop->nsockets) * sizeof(SeHttpSocket));
 		loop->sockets = grown;
 		loop->nsockets = n;
 	}
@@ -162,7 +161,7 @@ set_timer(SeHttpLoop *loop, int64_t when_us)
 	struct itimerspec spec = {0};
 
 	if (when_us == 0)
-		spec.it_value.tv_nsec = 1;	/* all zero would disarm it */
+		spec.it_value.tv_nsec = 1; /* all zero would disarm it */
 	else if (when_us > 0)
 	{
 		spec.it_value.tv_sec = when_us / 1000000;
@@ -214,7 +213,7 @@ static void
 arm_timer(SeHttpLoop *loop)
 {
 	/* A request that ended last may have made room that nobody took yet. */
-	int64_t		next = can_start(loop) ? 0 : loop->sweep_us;
+	int64_t next = can_start(loop) ? 0 : loop->sweep_us;
 
 	for (SeHttpLane *lane = loop->lanes; lane != NULL; lane = lane->next)
 	{
@@ -231,10 +230,10 @@ arm_timer(SeHttpLoop *loop)
 static void
 handle_event(SeHttpLoop *loop, const struct epoll_event *event)
 {
-	int			fd = event->data.fd;
+	int fd = event->data.fd;
 	SeHttpSocket *sock;
-	int			running;
-	int			what = 0;
+	int running;
+	int what = 0;
 
 	if (fd == loop->timer_fd)
 	{
@@ -263,7 +262,7 @@ static int
 handle_events(SeHttpLoop *loop)
 {
 	struct epoll_event events[SE_HTTP_EVENTS];
-	int			n = epoll_wait(loop->epoll_fd, events, SE_HTTP_EVENTS, 0);
+	int n = epoll_wait(loop->epoll_fd, events, SE_HTTP_EVENTS, 0);
 
 	for (int i = 0; i < n; i++)
 		handle_event(loop, &events[i]);
@@ -273,9 +272,9 @@ handle_events(SeHttpLoop *loop)
 static bool
 run_timers(SeHttpLoop *loop)
 {
-	int64_t		now = se_http_now_us();
-	bool		any = false;
-	int			running;
+	int64_t now = se_http_now_us();
+	bool any = false;
+	int running;
 
 	for (SeHttpLane *lane = loop->lanes; lane != NULL; lane = lane->next)
 	{
@@ -308,7 +307,7 @@ collect(SeHttpLoop *loop)
 static void
 start_waiting(SeHttpLoop *loop)
 {
-	bool		any = loop->nlive > loop->nactive;
+	bool any = loop->nlive > loop->nactive;
 
 	while (any && loop->nactive < loop->max_total)
 	{
@@ -342,7 +341,7 @@ start_waiting(SeHttpLoop *loop)
 static void
 sweep_deadlines(SeHttpLoop *loop)
 {
-	int64_t		now = se_http_now_us();
+	int64_t now = se_http_now_us();
 	SeHttpCall *next_call;
 
 	if (loop->sweep_us < 0 || now < loop->sweep_us)
@@ -350,7 +349,7 @@ sweep_deadlines(SeHttpLoop *loop)
 	loop->sweep_us = -1;
 	for (SeHttpCall *call = loop->live; call != NULL; call = next_call)
 	{
-		int64_t		due = call->deadline_us + (call->active ? SE_HTTP_GRACE_US : 0);
+		int64_t due = call->deadline_us + (call->active ? SE_HTTP_GRACE_US : 0);
 
 		next_call = call->live_next;
 		if (due <= now)
@@ -364,7 +363,7 @@ sweep_deadlines(SeHttpLoop *loop)
 static void
 drop_idle_lanes(SeHttpLoop *loop)
 {
-	int64_t		limit = se_http_now_us() - SE_HTTP_IDLE_LANE_US;
+	int64_t limit = se_http_now_us() - SE_HTTP_IDLE_LANE_US;
 	SeHttpLane **link = &loop->lanes;
 
 	while (*link != NULL)
@@ -384,10 +383,10 @@ drop_idle_lanes(SeHttpLoop *loop)
 void
 se_http_drive(SeHttpLoop *loop)
 {
-	sigset_t	saved;
-	int			nevents = SE_HTTP_EVENTS;
-	int			rounds = 0;
-	bool		fired;
+	sigset_t saved;
+	int nevents = SE_HTTP_EVENTS;
+	int rounds = 0;
+	bool fired;
 
 	if (loop->driving)
 		return;
@@ -402,8 +401,7 @@ se_http_drive(SeHttpLoop *loop)
 		start_waiting(loop);
 		fired = run_timers(loop);
 		collect(loop);
-	} while (++rounds < SE_HTTP_ROUNDS &&
-			 (nevents == SE_HTTP_EVENTS || fired || can_start(loop)));
+	} while (++rounds < SE_HTTP_ROUNDS && (nevents == SE_HTTP_EVENTS || fired || can_start(loop)));
 	sweep_deadlines(loop);
 	drop_idle_lanes(loop);
 	arm_timer(loop);
@@ -443,7 +441,7 @@ se_http_cancel(SeHttpLoop *loop, void *owner)
 {
 	SeHttpCall *next_call;
 	SeHttpResult *results = loop->done_head;
-	sigset_t	saved;
+	sigset_t saved;
 
 	block_signals(&saved);
 	for (SeHttpCall *call = loop->live; call != NULL; call = next_call)
@@ -475,7 +473,7 @@ void
 se_http_destroy(SeHttpLoop *loop)
 {
 	SeHttpResult *result;
-	sigset_t	saved;
+	sigset_t saved;
 
 	/*
 	 * A process that dies inside libcurl cannot tidy it up; the kernel closes

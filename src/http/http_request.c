@@ -17,13 +17,14 @@ static bool
 set_fixed_options(SeHttpCall *call)
 {
 	SeHttpLane *lane = call->lane;
-	CURL	   *easy = call->easy;
-	CURLcode	code = CURLE_OK;
+	CURL *easy = call->easy;
+	CURLcode code = CURLE_OK;
 
-#define SET(option, value) \
-	do { \
-		if (code == CURLE_OK) \
-			code = curl_easy_setopt(easy, option, value); \
+#define SET(option, value)                                                                         \
+	do                                                                                             \
+	{                                                                                              \
+		if (code == CURLE_OK)                                                                      \
+			code = curl_easy_setopt(easy, option, value);                                          \
 	} while (0)
 
 	SET(CURLOPT_PRIVATE, call);
@@ -40,8 +41,8 @@ set_fixed_options(SeHttpCall *call)
 	SET(CURLOPT_MAXAGE_CONN, SE_HTTP_IDLE_CONNECTION_S);
 	SET(CURLOPT_ACCEPT_ENCODING, "gzip, deflate");
 	SET(CURLOPT_USERAGENT, "sync_ext");
-	SET(CURLOPT_HTTP_VERSION, lane->http2 ? (long) CURL_HTTP_VERSION_2TLS :
-		(long) CURL_HTTP_VERSION_1_1);
+	SET(CURLOPT_HTTP_VERSION,
+		lane->http2 ? (long) CURL_HTTP_VERSION_2TLS : (long) CURL_HTTP_VERSION_1_1);
 	SET(CURLOPT_PIPEWAIT, lane->http2 ? 1L : 0L);
 
 	/* An empty proxy, not none: none would ask http_proxy and no_proxy. */
@@ -181,8 +182,8 @@ static const char *
 check_header(const SeHttpHeader *header)
 {
 	static const char *const reserved[] = {
-		"Host", "Content-Length", "Transfer-Encoding", "Connection", "Upgrade",
-		"Expect", "TE", "Trailer", "Proxy-Authorization", "Proxy-Connection",
+		"Host", "Content-Length", "Transfer-Encoding",	 "Connection",		 "Upgrade", "Expect",
+		"TE",	"Trailer",		  "Proxy-Authorization", "Proxy-Connection",
 	};
 
 	if (!is_token(header->name) || strlen(header->name) > 256)
@@ -228,12 +229,11 @@ check_request(const SeHttpRequest *request)
  * 127.0.0.1).  host: lower case, at most size bytes.
  */
 static const char *
-parse_url(CURLU *parser, const char *url, char *host, size_t size, int *port,
-		  bool *tls)
+parse_url(CURLU *parser, const char *url, char *host, size_t size, int *port, bool *tls)
 {
-	char	   *part = NULL;
+	char *part = NULL;
 	const char *problem = NULL;
-	CURLUcode	code = curl_url_set(parser, CURLUPART_URL, url, CURLU_DISALLOW_USER);
+	CURLUcode code = curl_url_set(parser, CURLUPART_URL, url, CURLU_DISALLOW_USER);
 
 	if (code == CURLUE_USER_NOT_ALLOWED)
 		return "the URL contains a user name";
@@ -278,11 +278,11 @@ parse_url(CURLU *parser, const char *url, char *host, size_t size, int *port,
 static bool
 check_proxy(SeHttpLoop *loop, const SeHttpRequest *request)
 {
-	char		host[256];
-	char		reason[300];
-	int			port;
-	char	   *part = NULL;
-	bool		scheme_ok;
+	char host[256];
+	char reason[300];
+	int port;
+	char *part = NULL;
+	bool scheme_ok;
 
 	if (curl_url_set(loop->scratch, CURLUPART_URL, request->proxy, 0) != CURLUE_OK ||
 		curl_url_get(loop->scratch, CURLUPART_SCHEME, &part, 0) != CURLUE_OK)
@@ -293,8 +293,7 @@ check_proxy(SeHttpLoop *loop, const SeHttpRequest *request)
 	scheme_ok = strcasecmp(part, "http") == 0 || strcasecmp(part, "https") == 0;
 	curl_free(part);
 	part = NULL;
-	if (!scheme_ok ||
-		curl_url_get(loop->scratch, CURLUPART_HOST, &part, 0) != CURLUE_OK ||
+	if (!scheme_ok || curl_url_get(loop->scratch, CURLUPART_HOST, &part, 0) != CURLUE_OK ||
 		strlen(part) >= sizeof(host))
 	{
 		curl_free(part);
@@ -327,15 +326,15 @@ check_proxy(SeHttpLoop *loop, const SeHttpRequest *request)
 static struct curl_slist *
 add_line(struct curl_slist *node, char **to, const char *name, const char *value)
 {
-	size_t		name_len = strlen(name);
-	size_t		value_len = strlen(value);
+	size_t name_len = strlen(name);
+	size_t value_len = strlen(value);
 
 	node->data = *to;
 	node->next = node + 1;
 	memcpy(*to, name, name_len);
 	*to += name_len;
 	if (value_len == 0)
-		*(*to)++ = ';';			/* libcurl's spelling of an empty header */
+		*(*to)++ = ';'; /* libcurl's spelling of an empty header */
 	else
 	{
 		memcpy(*to, ": ", 2);
@@ -350,7 +349,7 @@ add_line(struct curl_slist *node, char **to, const char *name, const char *value
 static struct curl_slist *
 add_removal(struct curl_slist *node, char **to, const char *name)
 {
-	size_t		len = strlen(name);
+	size_t len = strlen(name);
 
 	node->data = *to;
 	node->next = node + 1;
@@ -368,11 +367,11 @@ add_removal(struct curl_slist *node, char **to, const char *name)
 static bool
 fill_arena(SeHttpCall *call, const SeHttpRequest *request, char **body)
 {
-	size_t		size = (request->nheaders + 2) * sizeof(struct curl_slist) + 40;
+	size_t size = (request->nheaders + 2) * sizeof(struct curl_slist) + 40;
 	struct curl_slist *first;
 	struct curl_slist *node;
-	char	   *to;
-	bool		has_type = false;
+	char *to;
+	bool has_type = false;
 
 	for (int i = 0; i < request->nheaders; i++)
 		size += strlen(request->headers[i].name) + strlen(request->headers[i].value) + 4;
@@ -410,13 +409,13 @@ static bool
 set_method(SeHttpCall *call, const SeHttpRequest *request, const char *body)
 {
 	const char *method = request->method;
-	CURL	   *easy = call->easy;
-	bool		post = strcmp(method, "POST") == 0;
-	bool		get = strcmp(method, "GET") == 0;
-	bool		head = strcmp(method, "HEAD") == 0;
-	bool		with_body = request->body_len > 0 || post ||
-		strcmp(method, "PUT") == 0 || strcmp(method, "PATCH") == 0;
-	bool		ok;
+	CURL *easy = call->easy;
+	bool post = strcmp(method, "POST") == 0;
+	bool get = strcmp(method, "GET") == 0;
+	bool head = strcmp(method, "HEAD") == 0;
+	bool with_body =
+		request->body_len > 0 || post || strcmp(method, "PUT") == 0 || strcmp(method, "PATCH") == 0;
+	bool ok;
 
 	call->repeatable = get || head || strcmp(method, "OPTIONS") == 0;
 
@@ -425,15 +424,15 @@ set_method(SeHttpCall *call, const SeHttpRequest *request, const char *body)
 	 * POSTFIELDS makes it a POST, even to NULL.
 	 */
 	ok = curl_easy_setopt(easy, CURLOPT_POSTFIELDS, NULL) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) -1) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST,
-						 (with_body ? post : get || head) ? NULL : method) == CURLE_OK;
+		 curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) -1) == CURLE_OK &&
+		 curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L) == CURLE_OK &&
+		 curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST,
+						  (with_body ? post : get || head) ? NULL : method) == CURLE_OK;
 	if (ok && with_body)
 		ok = curl_easy_setopt(easy, CURLOPT_POST, 1L) == CURLE_OK &&
-			curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
-							 (curl_off_t) request->body_len) == CURLE_OK &&
-			curl_easy_setopt(easy, CURLOPT_POSTFIELDS, body) == CURLE_OK;
+			 curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) request->body_len) ==
+				 CURLE_OK &&
+			 curl_easy_setopt(easy, CURLOPT_POSTFIELDS, body) == CURLE_OK;
 	else if (ok && head)
 		ok = curl_easy_setopt(easy, CURLOPT_NOBODY, 1L) == CURLE_OK;
 	return ok;
@@ -442,42 +441,40 @@ set_method(SeHttpCall *call, const SeHttpRequest *request, const char *body)
 static bool
 set_request(SeHttpCall *call, const SeHttpRequest *request, const char *url)
 {
-	CURL	   *easy = call->easy;
-	char	   *body;
+	CURL *easy = call->easy;
+	char *body;
 
 	call->result->owner = request->owner;
 	call->max_response = request->max_response ? request->max_response : 10 * 1024 * 1024;
 	call->timeout_ms = request->timeout_ms > 0 ? request->timeout_ms : 30000;
-	call->connect_timeout_ms = request->connect_timeout_ms > 0 ?
-		request->connect_timeout_ms : 10000;
+	call->connect_timeout_ms =
+		request->connect_timeout_ms > 0 ? request->connect_timeout_ms : 10000;
 	call->submitted_us = se_http_now_us();
 	call->deadline_us = call->submitted_us + (int64_t) call->timeout_ms * 1000;
 
 	return curl_easy_setopt(easy, CURLOPT_URL, url) == CURLE_OK &&
-		fill_arena(call, request, &body) &&
-		set_method(call, request, body) &&
-		curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
-						 (long) call->connect_timeout_ms) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_MAXFILESIZE_LARGE,
-						 (curl_off_t) call->max_response) == CURLE_OK;
+		   fill_arena(call, request, &body) && set_method(call, request, body) &&
+		   curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) call->connect_timeout_ms) ==
+			   CURLE_OK &&
+		   curl_easy_setopt(easy, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t) call->max_response) ==
+			   CURLE_OK;
 }
 
 bool
 se_http_submit(SeHttpLoop *loop, const SeHttpRequest *request, const char **error)
 {
 	const char *problem;
-	char		host[256];
-	int			port;
-	bool		tls;
+	char host[256];
+	int port;
+	bool tls;
 	SeHttpLane *lane;
 	SeHttpCall *call;
-	char	   *url = NULL;
-	bool		ok;
+	char *url = NULL;
+	bool ok;
 
 	*error = submit_error;
 	if ((problem = check_request(request)) != NULL ||
-		(problem = parse_url(loop->scratch, request->url, host, sizeof(host),
-							 &port, &tls)) != NULL)
+		(problem = parse_url(loop->scratch, request->url, host, sizeof(host), &port, &tls)) != NULL)
 	{
 		*error = problem;
 		return false;
@@ -501,7 +498,7 @@ se_http_submit(SeHttpLoop *loop, const SeHttpRequest *request, const char **erro
 	lane = se_http_lane_get(loop, request, host, port, tls);
 	call = lane != NULL ? se_http_call_get(lane) : NULL;
 	ok = call != NULL && set_request(call, request, url);
-	explicit_bzero(url, strlen(url));	/* a query may hold a key */
+	explicit_bzero(url, strlen(url)); /* a query may hold a key */
 	curl_free(url);
 	if (!ok)
 	{

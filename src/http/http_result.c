@@ -13,7 +13,7 @@
 static int64_t
 time_info(SeHttpCall *call, CURLINFO which)
 {
-	curl_off_t	value = 0;
+	curl_off_t value = 0;
 
 	curl_easy_getinfo(call->easy, which, &value);
 	return (int64_t) value;
@@ -22,7 +22,7 @@ time_info(SeHttpCall *call, CURLINFO which)
 static long
 long_info(SeHttpCall *call, CURLINFO which)
 {
-	long		value = 0;
+	long value = 0;
 
 	curl_easy_getinfo(call->easy, which, &value);
 	return value;
@@ -35,10 +35,10 @@ long_info(SeHttpCall *call, CURLINFO which)
 static bool
 tcp_stands(SeHttpCall *call)
 {
-	char	   *ip = NULL;
+	char *ip = NULL;
 
-	return curl_easy_getinfo(call->easy, CURLINFO_PRIMARY_IP, &ip) == CURLE_OK &&
-		ip != NULL && ip[0] != '\0';
+	return curl_easy_getinfo(call->easy, CURLINFO_PRIMARY_IP, &ip) == CURLE_OK && ip != NULL &&
+		   ip[0] != '\0';
 }
 
 /* What a request that ran out of time was waiting for. */
@@ -46,25 +46,27 @@ static void
 describe_timeout(SeHttpCall *call, bool was_active, char *text, size_t size)
 {
 	SeHttpLane *lane = call->lane;
-	int64_t		ms = (se_http_now_us() - call->submitted_us) / 1000;
+	int64_t ms = (se_http_now_us() - call->submitted_us) / 1000;
 
 	if (call->body_begun)
 		snprintf(text, size, "timed out after %lld ms while reading the answer (%zu bytes came)",
 				 (long long) ms, call->body_len);
 	else if (call->started)
-		snprintf(text, size, "timed out after %lld ms while waiting for an answer",
-				 (long long) ms);
+		snprintf(text, size, "timed out after %lld ms while waiting for an answer", (long long) ms);
 	else if (!was_active)
 		snprintf(text, size, "timed out after %lld ms while waiting for a free connection",
 				 (long long) ms);
 	else if (time_info(call, CURLINFO_NAMELOOKUP_TIME_T) == 0)
-		snprintf(text, size, "timed out after %lld ms while resolving host \"%.100s\" or waiting for a connection",
-				 (long long) ms, lane->proxy ? "(proxy)" : lane->host);
+		snprintf(
+			text, size,
+			"timed out after %lld ms while resolving host \"%.100s\" or waiting for a connection",
+			(long long) ms, lane->proxy ? "(proxy)" : lane->host);
 	else if (!tcp_stands(call))
 		snprintf(text, size, "timed out after %lld ms while connecting to host \"%.100s\" port %d",
 				 (long long) ms, lane->host, lane->port);
 	else
-		snprintf(text, size, "timed out after %lld ms during the TLS or proxy handshake with host \"%.100s\"",
+		snprintf(text, size,
+				 "timed out after %lld ms during the TLS or proxy handshake with host \"%.100s\"",
 				 (long long) ms, lane->host);
 }
 
@@ -72,8 +74,8 @@ static void
 describe_before_sending(SeHttpCall *call, CURLcode code, char *text, size_t size)
 {
 	SeHttpLane *lane = call->lane;
-	long		proxy_status = long_info(call, CURLINFO_HTTP_CONNECTCODE);
-	long		os_error = long_info(call, CURLINFO_OS_ERRNO);
+	long proxy_status = long_info(call, CURLINFO_HTTP_CONNECTCODE);
+	long os_error = long_info(call, CURLINFO_OS_ERRNO);
 
 	if (call->refused[0] != '\0')
 		snprintf(text, size, "%s", call->refused);
@@ -85,15 +87,15 @@ describe_before_sending(SeHttpCall *call, CURLcode code, char *text, size_t size
 		snprintf(text, size, "the proxy refused the connection to host \"%.100s\" with status %ld",
 				 lane->host, proxy_status);
 	else if (code == CURLE_COULDNT_CONNECT)
-		snprintf(text, size, "could not connect to host \"%.100s\" port %d%s%s%s",
-				 lane->host, lane->port, lane->proxy ? " by proxy" : "",
-				 os_error ? ": " : "", os_error ? strerror((int) os_error) : "");
+		snprintf(text, size, "could not connect to host \"%.100s\" port %d%s%s%s", lane->host,
+				 lane->port, lane->proxy ? " by proxy" : "", os_error ? ": " : "",
+				 os_error ? strerror((int) os_error) : "");
 	else if (lane->tls && tcp_stands(call))
 		snprintf(text, size, "TLS with host \"%.80s\" failed: %.140s", lane->host,
 				 call->detail[0] ? call->detail : curl_easy_strerror(code));
 	else
-		snprintf(text, size, "connection to host \"%.100s\" port %d failed: %s",
-				 lane->host, lane->port, curl_easy_strerror(code));
+		snprintf(text, size, "connection to host \"%.100s\" port %d failed: %s", lane->host,
+				 lane->port, curl_easy_strerror(code));
 }
 
 /* libcurl's own details may quote what was sent, so only its codes are used. */
@@ -108,8 +110,8 @@ describe_after_sending(SeHttpCall *call, CURLcode code, char *text, size_t size)
 	else if (call->second_try)
 		snprintf(text, size, "the connection was closed before an answer came");
 	else if (call->body_begun)
-		snprintf(text, size, "reading the answer failed after %zu bytes: %s",
-				 call->body_len, curl_easy_strerror(code));
+		snprintf(text, size, "reading the answer failed after %zu bytes: %s", call->body_len,
+				 curl_easy_strerror(code));
 	else
 		snprintf(text, size, "the connection failed before an answer came: %s",
 				 curl_easy_strerror(code));
@@ -132,8 +134,8 @@ describe(SeHttpCall *call, CURLcode code, bool was_active, char *text, size_t si
 static bool
 hand_over_headers(SeHttpCall *call, SeHttpResult *result)
 {
-	size_t		array = call->nheaders * sizeof(SeHttpHeader);
-	char	   *at;
+	size_t array = call->nheaders * sizeof(SeHttpHeader);
+	char *at;
 
 	if (call->nheaders == 0)
 		return true;
@@ -168,17 +170,16 @@ hand_over_body(SeHttpCall *call, SeHttpResult *result)
 static void
 fill_measures(SeHttpCall *call, SeHttpResult *result)
 {
-	char	   *ip = NULL;
+	char *ip = NULL;
 
 	result->total_us = se_http_now_us() - call->submitted_us;
 	result->status = long_info(call, CURLINFO_RESPONSE_CODE);
 	if (result->status < 200 || !call->started)
-		result->status = 0;		/* an interim answer is none */
+		result->status = 0; /* an interim answer is none */
 	result->first_byte_us = time_info(call, CURLINFO_STARTTRANSFER_TIME_T);
 	if (long_info(call, CURLINFO_NUM_CONNECTS) > 0)
-		result->connect_us = time_info(call, call->lane->tls ?
-									   CURLINFO_APPCONNECT_TIME_T :
-									   CURLINFO_CONNECT_TIME_T);
+		result->connect_us =
+			time_info(call, call->lane->tls ? CURLINFO_APPCONNECT_TIME_T : CURLINFO_CONNECT_TIME_T);
 	if (curl_easy_getinfo(call->easy, CURLINFO_PRIMARY_IP, &ip) == CURLE_OK && ip != NULL)
 		snprintf(result->remote_ip, sizeof(result->remote_ip), "%s", ip);
 }
@@ -192,7 +193,7 @@ se_http_finish(SeHttpCall *call, CURLcode code)
 {
 	SeHttpLoop *loop = call->lane->loop;
 	SeHttpResult *result = call->result;
-	bool		was_active = call->active;
+	bool was_active = call->active;
 
 	/* A handle that never ran still holds the measures of its last request. */
 	if (was_active)
@@ -201,8 +202,8 @@ se_http_finish(SeHttpCall *call, CURLcode code)
 		result->total_us = se_http_now_us() - call->submitted_us;
 	if (code == CURLE_OK && result->status == 0)
 		code = CURLE_WEIRD_SERVER_REPLY;
-	result->too_large = call->too_large || call->headers_too_large ||
-		code == CURLE_FILESIZE_EXCEEDED;
+	result->too_large =
+		call->too_large || call->headers_too_large || code == CURLE_FILESIZE_EXCEEDED;
 	hand_over_body(call, result);
 	if (!hand_over_headers(call, result))
 		code = CURLE_OUT_OF_MEMORY;

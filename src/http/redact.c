@@ -13,20 +13,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SE_REDACTED			"[redacted]"
-#define SE_REDACT_MIN		4	/* shorter ones would only shred the text */
-#define SE_REDACT_SHIFTS	3
+#define SE_REDACTED		 "[redacted]"
+#define SE_REDACT_MIN	 4 /* shorter ones would only shred the text */
+#define SE_REDACT_SHIFTS 3
 
 static const char base64_alphabet[] =
-"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /* One secret and what base64 makes of it at each of three alignments. */
 typedef struct SeNeedle
 {
 	const char *secret;
-	size_t		len;
-	char	   *base64[SE_REDACT_SHIFTS];
-	size_t		base64_len[SE_REDACT_SHIFTS];
+	size_t len;
+	char *base64[SE_REDACT_SHIFTS];
+	size_t base64_len[SE_REDACT_SHIFTS];
 } SeNeedle;
 
 /*
@@ -37,17 +37,17 @@ static char *
 base64_core(const char *secret, size_t len, int shift, size_t *core_len)
 {
 	static const int unknown[SE_REDACT_SHIFTS] = {0, 2, 3};
-	size_t		first = (size_t) unknown[shift];
-	size_t		end = (len + (size_t) shift) * 8 / 6;
-	char	   *core = malloc(end - first + 1);
+	size_t first = (size_t) unknown[shift];
+	size_t end = (len + (size_t) shift) * 8 / 6;
+	char *core = malloc(end - first + 1);
 
 	if (core == NULL)
 		return NULL;
 	for (size_t i = first; i < end; i++)
 	{
-		size_t		bit = i * 6 - (size_t) shift * 8;
-		size_t		byte = bit / 8;
-		unsigned	pair = (unsigned) (unsigned char) secret[byte] << 8;
+		size_t bit = i * 6 - (size_t) shift * 8;
+		size_t byte = bit / 8;
+		unsigned pair = (unsigned) (unsigned char) secret[byte] << 8;
 
 		if (byte + 1 < len)
 			pair |= (unsigned char) secret[byte + 1];
@@ -73,11 +73,11 @@ hex_value(char c)
 static int
 hex_number(const char *text, int digits)
 {
-	int			value = 0;
+	int value = 0;
 
 	for (int i = 0; i < digits; i++)
 	{
-		int			digit = hex_value(text[i]);
+		int digit = hex_value(text[i]);
 
 		if (digit < 0)
 			return -1;
@@ -115,7 +115,7 @@ static size_t
 decode_unit(const char *text, size_t left, char *piece, size_t *piece_len)
 {
 	static const char escapes[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
-	int			code;
+	int code;
 
 	*piece_len = 1;
 	if (text[0] == '%' && left >= 3 && (code = hex_number(text + 1, 2)) >= 0)
@@ -123,8 +123,7 @@ decode_unit(const char *text, size_t left, char *piece, size_t *piece_len)
 		piece[0] = (char) code;
 		return 3;
 	}
-	if (text[0] == '\\' && left >= 6 && text[1] == 'u' &&
-		(code = hex_number(text + 2, 4)) >= 0)
+	if (text[0] == '\\' && left >= 6 && text[1] == 'u' && (code = hex_number(text + 2, 4)) >= 0)
 	{
 		*piece_len = utf8(code, piece);
 		return 6;
@@ -148,8 +147,8 @@ decode_unit(const char *text, size_t left, char *piece, size_t *piece_len)
 static size_t
 match_spelling(const char *text, size_t left, const SeNeedle *needle)
 {
-	size_t		at = 0;
-	size_t		done = 0;
+	size_t at = 0;
+	size_t done = 0;
 
 	if (left >= needle->len && memcmp(text, needle->secret, needle->len) == 0)
 		return needle->len;
@@ -159,17 +158,16 @@ match_spelling(const char *text, size_t left, const SeNeedle *needle)
 		return 0;
 	while (done < needle->len)
 	{
-		char		piece[4];
-		size_t		piece_len;
-		size_t		used;
+		char piece[4];
+		size_t piece_len;
+		size_t used;
 
 		if (at >= left)
 			return 0;
 		used = decode_unit(text + at, left - at, piece, &piece_len);
 		if (text[at] == '+' && needle->secret[done] == ' ')
 			piece[0] = ' ';
-		if (piece_len > needle->len - done ||
-			memcmp(needle->secret + done, piece, piece_len) != 0)
+		if (piece_len > needle->len - done || memcmp(needle->secret + done, piece, piece_len) != 0)
 			return 0;
 		at += used;
 		done += piece_len;
@@ -187,8 +185,7 @@ plain_base64(char c)
 static bool
 is_base64(char c)
 {
-	return isalnum((unsigned char) c) ||
-		(c != '\0' && strchr("+/-_=", c) != NULL);
+	return isalnum((unsigned char) c) || (c != '\0' && strchr("+/-_=", c) != NULL);
 }
 
 static bool
@@ -210,17 +207,16 @@ mark_needle(const char *text, size_t len, const SeNeedle *needle, char *marks)
 {
 	for (size_t i = 0; i < len; i++)
 	{
-		size_t		matched = match_spelling(text + i, len - i, needle);
+		size_t matched = match_spelling(text + i, len - i, needle);
 
 		if (matched > 0)
 			memset(marks + i, 1, matched);
 		for (int shift = 0; shift < SE_REDACT_SHIFTS; shift++)
 		{
-			size_t		from = i;
-			size_t		to = i + needle->base64_len[shift];
+			size_t from = i;
+			size_t to = i + needle->base64_len[shift];
 
-			if (!match_base64(text + i, len - i, needle->base64[shift],
-							  needle->base64_len[shift]))
+			if (!match_base64(text + i, len - i, needle->base64[shift], needle->base64_len[shift]))
 				continue;
 			/* The rest of the word holds the user name, or bits of the secret. */
 			while (from > 0 && is_base64(text[from - 1]))
@@ -236,9 +232,9 @@ static char *
 rewrite(const char *text, size_t len, const char *marks, size_t *new_len)
 {
 	const size_t word = strlen(SE_REDACTED);
-	size_t		size = 0;
-	char	   *result;
-	char	   *to;
+	size_t size = 0;
+	char *result;
+	char *to;
 
 	for (size_t i = 0; i < len; i++)
 		size += !marks[i] ? 1 : i == 0 || !marks[i - 1] ? word : 0;
@@ -278,8 +274,7 @@ make_needle(const char *secret, SeNeedle *needle)
 	needle->len = strlen(secret);
 	for (int shift = 0; shift < SE_REDACT_SHIFTS; shift++)
 	{
-		needle->base64[shift] = base64_core(secret, needle->len, shift,
-											&needle->base64_len[shift]);
+		needle->base64[shift] = base64_core(secret, needle->len, shift, &needle->base64_len[shift]);
 		if (needle->base64[shift] == NULL)
 			return false;
 	}
@@ -287,16 +282,15 @@ make_needle(const char *secret, SeNeedle *needle)
 }
 
 char *
-se_redact(const char *text, size_t len, const char *const *secrets,
-		  int nsecrets, size_t *new_len)
+se_redact(const char *text, size_t len, const char *const *secrets, int nsecrets, size_t *new_len)
 {
-	char	   *marks = calloc(len + 1, 1);
-	char	   *result = NULL;
-	bool		ok = marks != NULL;
+	char *marks = calloc(len + 1, 1);
+	char *result = NULL;
+	bool ok = marks != NULL;
 
 	for (int i = 0; i < nsecrets && ok; i++)
 	{
-		SeNeedle	needle = {0};
+		SeNeedle needle = {0};
 
 		if (secrets[i] == NULL || strlen(secrets[i]) < SE_REDACT_MIN)
 			continue;

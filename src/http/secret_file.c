@@ -18,33 +18,33 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SE_SECRET_MAX_BYTES		(64 * 1024)
-#define SE_SECRET_MAX_NAME		64
-#define SE_SECRET_ENV_PREFIX	"SYNC_EXT_"
+#define SE_SECRET_MAX_BYTES	 (64 * 1024)
+#define SE_SECRET_MAX_NAME	 64
+#define SE_SECRET_ENV_PREFIX "SYNC_EXT_"
 
 typedef struct SeSecret
 {
 	struct SeSecret *next;
-	char	   *path;
-	char	   *value;
-	size_t		size;			/* bytes allocated for value */
-	struct stat seen;			/* of the file that value was read from */
+	char *path;
+	char *value;
+	size_t size;	  /* bytes allocated for value */
+	struct stat seen; /* of the file that value was read from */
 } SeSecret;
 
 static SeSecret *secrets_read;
 static char secret_error[400];
 
 static void *
-refuse(char **err, const char *system, const char *ref, const char *fmt,...)
+refuse(char **err, const char *system, const char *ref, const char *fmt, ...)
 {
-	char		reason[200];
-	va_list		args;
+	char reason[200];
+	va_list args;
 
 	va_start(args, fmt);
 	vsnprintf(reason, sizeof(reason), fmt, args);
 	va_end(args);
-	snprintf(secret_error, sizeof(secret_error),
-			 "secret \"%.80s\" of system \"%.64s\": %s", ref, system, reason);
+	snprintf(secret_error, sizeof(secret_error), "secret \"%.80s\" of system \"%.64s\": %s", ref,
+			 system, reason);
 	*err = secret_error;
 	return NULL;
 }
@@ -52,7 +52,7 @@ refuse(char **err, const char *system, const char *ref, const char *fmt,...)
 static bool
 is_plain_name(const char *name)
 {
-	size_t		len = strlen(name);
+	size_t len = strlen(name);
 
 	if (len == 0 || len > SE_SECRET_MAX_NAME || name[0] == '.')
 		return false;
@@ -70,8 +70,8 @@ static bool
 is_our_variable(const char *name)
 {
 	return is_plain_name(name) &&
-		strncmp(name, SE_SECRET_ENV_PREFIX, strlen(SE_SECRET_ENV_PREFIX)) == 0 &&
-		strpbrk(name, ".-") == NULL;
+		   strncmp(name, SE_SECRET_ENV_PREFIX, strlen(SE_SECRET_ENV_PREFIX)) == 0 &&
+		   strpbrk(name, ".-") == NULL;
 }
 
 bool
@@ -88,12 +88,9 @@ static bool
 same_file(const struct stat *a, const struct stat *b)
 {
 	/* The change time too: chmod and chown must make us look again. */
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino &&
-		a->st_size == b->st_size &&
-		a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
-		a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
-		a->st_ctim.tv_sec == b->st_ctim.tv_sec &&
-		a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+		   a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
+		   a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
 static void
@@ -111,7 +108,7 @@ se_secret_forget(void)
 {
 	while (secrets_read != NULL)
 	{
-		SeSecret   *secret = secrets_read;
+		SeSecret *secret = secrets_read;
 
 		secrets_read = secret->next;
 		wipe(secret);
@@ -123,7 +120,7 @@ se_secret_forget(void)
 static SeSecret *
 cache_entry(const char *path)
 {
-	SeSecret   *secret;
+	SeSecret *secret;
 
 	for (secret = secrets_read; secret != NULL; secret = secret->next)
 	{
@@ -145,16 +142,15 @@ cache_entry(const char *path)
 static bool
 inside(const char *dir, const char *outer)
 {
-	char		inner_real[PATH_MAX];
-	char		outer_real[PATH_MAX];
-	size_t		len;
+	char inner_real[PATH_MAX];
+	char outer_real[PATH_MAX];
+	size_t len;
 
-	if (outer == NULL || realpath(dir, inner_real) == NULL ||
-		realpath(outer, outer_real) == NULL)
+	if (outer == NULL || realpath(dir, inner_real) == NULL || realpath(outer, outer_real) == NULL)
 		return false;
 	len = strlen(outer_real);
 	return strncmp(inner_real, outer_real, len) == 0 &&
-		(inner_real[len] == '/' || inner_real[len] == '\0');
+		   (inner_real[len] == '/' || inner_real[len] == '\0');
 }
 
 static const char *
@@ -198,8 +194,8 @@ read_value(int fd, SeSecret *secret)
 	struct stat st;
 	struct stat after;
 	const char *problem;
-	size_t		len = 0;
-	ssize_t		n;
+	size_t len = 0;
+	ssize_t n;
 
 	if (fstat(fd, &st) != 0)
 		return "the file cannot be examined";
@@ -237,25 +233,25 @@ static const char *
 load_at(int base_fd, const char *system, const char *name, SeSecret *secret)
 {
 	const char *problem = check_directory(base_fd);
-	int			dir_fd;
-	int			fd;
+	int dir_fd;
+	int fd;
 
 	if (problem != NULL)
 		return problem;
 	dir_fd = openat(base_fd, system, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (dir_fd < 0)
-		return errno == ENOENT ? "the secrets directory has no folder for this system" :
-			"the folder of this system cannot be opened";
+		return errno == ENOENT ? "the secrets directory has no folder for this system"
+							   : "the folder of this system cannot be opened";
 	problem = check_directory(dir_fd);
 	if (problem == NULL)
 	{
 		/* O_NONBLOCK: a named pipe must not stop the worker. */
 		fd = openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 		if (fd < 0)
-			problem = errno == ENOENT ? "the file does not exist" :
-				errno == ELOOP ? "the file is a symbolic link" :
-				errno == EACCES ? "the server's user may not read the file" :
-				"the file cannot be opened";
+			problem = errno == ENOENT	? "the file does not exist"
+					  : errno == ELOOP	? "the file is a symbolic link"
+					  : errno == EACCES ? "the server's user may not read the file"
+										: "the file cannot be opened";
 		else
 		{
 			problem = read_value(fd, secret);
@@ -267,20 +263,22 @@ load_at(int base_fd, const char *system, const char *name, SeSecret *secret)
 }
 
 static const char *
-read_file_secret(const char *secrets_dir, const char *data_dir,
-				 const char *system, const char *ref, char **err)
+read_file_secret(const char *secrets_dir, const char *data_dir, const char *system, const char *ref,
+				 char **err)
 {
 	const char *name = ref + 5;
-	char		path[PATH_MAX];
-	SeSecret   *secret;
+	char path[PATH_MAX];
+	SeSecret *secret;
 	struct stat st;
 	const char *problem;
-	int			base_fd;
+	int base_fd;
 
 	if (secrets_dir == NULL || secrets_dir[0] != '/')
 		return refuse(err, system, ref, "sync_ext.secrets_dir is not set to an absolute path");
 	if (!is_plain_name(system))
-		return refuse(err, system, ref, "a system with secrets in files must have a plain name (letters, digits, \"_\", \"-\", \".\")");
+		return refuse(
+			err, system, ref,
+			"a system with secrets in files must have a plain name (letters, digits, \"_\", \"-\", \".\")");
 	if (snprintf(path, sizeof(path), "%s/%s/%s", secrets_dir, system, name) >= (int) sizeof(path))
 		return refuse(err, system, ref, "the path is too long");
 	secret = cache_entry(path);
@@ -292,7 +290,9 @@ read_file_secret(const char *secrets_dir, const char *data_dir,
 
 	wipe(secret);
 	if (inside(secrets_dir, data_dir))
-		return refuse(err, system, ref, "sync_ext.secrets_dir lies inside the data directory, so that backups would contain it");
+		return refuse(
+			err, system, ref,
+			"sync_ext.secrets_dir lies inside the data directory, so that backups would contain it");
 	base_fd = open(secrets_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (base_fd < 0)
 		return refuse(err, system, ref, "sync_ext.secrets_dir cannot be opened");
@@ -307,8 +307,8 @@ read_file_secret(const char *secrets_dir, const char *data_dir,
 }
 
 const char *
-se_secret_read(const char *secrets_dir, const char *data_dir,
-			   const char *system, const char *ref, char **err)
+se_secret_read(const char *secrets_dir, const char *data_dir, const char *system, const char *ref,
+			   char **err)
 {
 	const char *value;
 
@@ -316,9 +316,11 @@ se_secret_read(const char *secrets_dir, const char *data_dir,
 	if (!se_secret_valid_reference(ref))
 	{
 		/* It may be the secret itself, written where its name belongs. */
-		snprintf(secret_error, sizeof(secret_error),
-				 "a secret of system \"%.64s\" is not a reference of the form file:NAME or env:"
-				 SE_SECRET_ENV_PREFIX "NAME", system);
+		snprintf(
+			secret_error, sizeof(secret_error),
+			"a secret of system \"%.64s\" is not a reference of the form file:NAME or env:" SE_SECRET_ENV_PREFIX
+			"NAME",
+			system);
 		*err = secret_error;
 		return NULL;
 	}

@@ -19,16 +19,14 @@ se_secret_get(const char *system, const char *ref, char **err)
 void
 se_redact_string(struct StringInfoData *text, const char *const *secrets, int nsecrets)
 {
-	size_t		len;
-	char	   *redacted = se_redact(text->data, text->len, secrets, nsecrets, &len);
+	size_t len;
+	char *redacted = se_redact(text->data, text->len, secrets, nsecrets, &len);
 
 	if (redacted == NULL)
 	{
 		resetStringInfo(text);
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory"),
-				 errdetail("A text could not be freed of secrets.")));
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory"),
+						errdetail("A text could not be freed of secrets.")));
 	}
 
 	/* Make room without losing the malloc'ed text to an ERROR. */

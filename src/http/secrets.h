@@ -31,8 +31,8 @@ extern const char *se_secret_get(const char *system, const char *ref, char **err
 extern void se_secret_forget(void);
 
 /* se_secret_get() with both directories given.  data_dir may be NULL. */
-extern const char *se_secret_read(const char *secrets_dir, const char *data_dir,
-								  const char *system, const char *ref, char **err);
+extern const char *se_secret_read(const char *secrets_dir, const char *data_dir, const char *system,
+								  const char *ref, char **err);
 
 /*
  * Replace the secrets in a text by "[redacted]": as they are, with any of
@@ -44,12 +44,11 @@ extern const char *se_secret_read(const char *secrets_dir, const char *data_dir,
  * that the caller frees with free(), also when nothing was replaced; NULL when
  * out of memory, in which case the text must not be shown.
  */
-extern char *se_redact(const char *text, size_t len, const char *const *secrets,
-					   int nsecrets, size_t *new_len);
+extern char *se_redact(const char *text, size_t len, const char *const *secrets, int nsecrets,
+					   size_t *new_len);
 
 /* The same in place, for callers inside the server; ereports out of memory. */
 struct StringInfoData;
-extern void se_redact_string(struct StringInfoData *text, const char *const *secrets,
-							 int nsecrets);
+extern void se_redact_string(struct StringInfoData *text, const char *const *secrets, int nsecrets);
 
-#endif							/* SE_HTTP_SECRETS_H */
+#endif /* SE_HTTP_SECRETS_H */

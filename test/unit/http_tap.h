@@ -8,14 +8,13 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-static int	tap_count;
-static int	tap_failed;
+static int tap_count;
+static int tap_failed;
 
-__attribute__((format(printf, 2, 3)))
-static int
-ok(int passed, const char *fmt,...)
+__attribute__((format(printf, 2, 3))) static int
+ok(int passed, const char *fmt, ...)
 {
-	va_list		args;
+	va_list args;
 
 	if (!passed)
 		tap_failed++;
@@ -35,4 +34,4 @@ tap_done(void)
 	return tap_failed ? 1 : 0;
 }
 
-#endif							/* HTTP_TAP_H */
+#endif /* HTTP_TAP_H */

@@ -10,7 +10,7 @@
 static SeEgress *
 policy(const char *entry)
 {
-	char	   *err;
+	char *err;
 
 	return se_egress_parse(&entry, entry ? 1 : 0, &err);
 }
@@ -18,8 +18,8 @@ policy(const char *entry)
 static void
 entry_ok(const char *entry)
 {
-	char	   *err;
-	SeEgress   *egress = se_egress_parse(&entry, 1, &err);
+	char *err;
+	SeEgress *egress = se_egress_parse(&entry, 1, &err);
 
 	ok(egress != NULL, "entry %s is taken (%s)", entry, egress ? "" : err);
 	se_egress_free(egress);
@@ -28,36 +28,36 @@ entry_ok(const char *entry)
 static void
 entry_bad(const char *entry, const char *reason)
 {
-	char	   *err;
-	SeEgress   *egress = se_egress_parse(&entry, 1, &err);
+	char *err;
+	SeEgress *egress = se_egress_parse(&entry, 1, &err);
 
-	ok(egress == NULL && strstr(err, reason), "entry \"%.40s\" is refused: %s",
-	   entry, egress ? "(taken)" : err);
+	ok(egress == NULL && strstr(err, reason), "entry \"%.40s\" is refused: %s", entry,
+	   egress ? "(taken)" : err);
 	se_egress_free(egress);
 }
 
 static void
 host_is(bool expected, const char *entry, const char *host, int port, bool plain)
 {
-	char		err[300] = "";
-	SeEgress   *egress = policy(entry);
-	bool		got = egress && se_egress_check_host(egress, host, port, plain, err, sizeof(err));
+	char err[300] = "";
+	SeEgress *egress = policy(entry);
+	bool got = egress && se_egress_check_host(egress, host, port, plain, err, sizeof(err));
 
 	ok(egress && got == expected && got == (err[0] == '\0'), "[%s] %s %s://%s:%d %s",
-	   entry ? entry : "", expected ? "allows" : "refuses", plain ? "http" : "https",
-	   host, port, err);
+	   entry ? entry : "", expected ? "allows" : "refuses", plain ? "http" : "https", host, port,
+	   err);
 	se_egress_free(egress);
 }
 
 static void
 address_is(bool expected, const char *entry, const char *host, const char *ip, int port)
 {
-	char		err[300] = "";
-	SeEgress   *egress = policy(entry);
+	char err[300] = "";
+	SeEgress *egress = policy(entry);
 	struct sockaddr_in in4 = {.sin_family = AF_INET};
 	struct sockaddr_in6 in6 = {.sin6_family = AF_INET6};
 	struct sockaddr *addr = (struct sockaddr *) &in4;
-	bool		got;
+	bool got;
 
 	if (inet_pton(AF_INET, ip, &in4.sin_addr) != 1)
 	{
@@ -65,8 +65,8 @@ address_is(bool expected, const char *entry, const char *host, const char *ip, i
 		addr = (struct sockaddr *) &in6;
 	}
 	got = egress && se_egress_check_address(egress, host, port, addr, err, sizeof(err));
-	ok(egress && got == expected, "[%s] %s -> %s:%d %s: %s", entry ? entry : "", host, ip,
-	   port, expected ? "passes" : "is refused", err);
+	ok(egress && got == expected, "[%s] %s -> %s:%d %s: %s", entry ? entry : "", host, ip, port,
+	   expected ? "passes" : "is refused", err);
 	se_egress_free(egress);
 }
 
@@ -99,7 +99,9 @@ test_entries(void)
 	entry_bad("example.com/path", "network");
 	entry_bad("http://example.com/path", "must end");
 	entry_bad("http://u:p@example.com", "user name");
-	entry_bad("b\xc3\xbc" "cher.example", "punycode");
+	entry_bad("b\xc3\xbc"
+			  "cher.example",
+			  "punycode");
 	entry_bad("-a.example", "neither");
 	entry_bad("a..b", "neither");
 	entry_bad("fe80::1%eth0", "neither");
@@ -141,19 +143,53 @@ static void
 test_addresses(void)
 {
 	static const char *const refused[] = {
-		"0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "100.127.255.255", "127.0.0.1",
-		"127.255.255.254", "169.254.169.254", "172.16.0.1", "172.31.255.255",
-		"192.0.0.8", "192.0.2.1", "192.88.99.1", "192.168.1.1", "198.18.0.1",
-		"198.19.255.255", "198.51.100.7", "203.0.113.9", "224.0.0.1", "239.1.1.1",
-		"240.0.0.1", "255.255.255.255", "::", "::1", "::8.8.8.8", "::ffff:127.0.0.1",
-		"::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "64:ff9b:1::1", "fc00::1", "fd12::1",
-		"fe80::1", "febf::1", "fec0::1", "ff02::1", "2001:db8::1", "2001::1",
-		"2002:7f00:1::", "3fff::1", "100::1", "4000::1",
+		"0.0.0.0",
+		"0.1.2.3",
+		"10.0.0.1",
+		"100.64.0.1",
+		"100.127.255.255",
+		"127.0.0.1",
+		"127.255.255.254",
+		"169.254.169.254",
+		"172.16.0.1",
+		"172.31.255.255",
+		"192.0.0.8",
+		"192.0.2.1",
+		"192.88.99.1",
+		"192.168.1.1",
+		"198.18.0.1",
+		"198.19.255.255",
+		"198.51.100.7",
+		"203.0.113.9",
+		"224.0.0.1",
+		"239.1.1.1",
+		"240.0.0.1",
+		"255.255.255.255",
+		"::",
+		"::1",
+		"::8.8.8.8",
+		"::ffff:127.0.0.1",
+		"::ffff:8.8.8.8",
+		"64:ff9b::8.8.8.8",
+		"64:ff9b:1::1",
+		"fc00::1",
+		"fd12::1",
+		"fe80::1",
+		"febf::1",
+		"fec0::1",
+		"ff02::1",
+		"2001:db8::1",
+		"2001::1",
+		"2002:7f00:1::",
+		"3fff::1",
+		"100::1",
+		"4000::1",
 	};
 	static const char *const public[] = {
-		"1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0",
-		"172.15.255.255", "172.32.0.0", "192.167.255.255", "192.169.0.0", "198.17.255.255",
-		"198.20.0.0", "223.255.255.255", "2606:4700::1111", "2a00:1450::1", "2001:4860::8888",
+		"1.1.1.1",		   "8.8.8.8",		  "9.255.255.255",	"11.0.0.0",
+		"100.63.255.255",  "100.128.0.0",	  "172.15.255.255", "172.32.0.0",
+		"192.167.255.255", "192.169.0.0",	  "198.17.255.255", "198.20.0.0",
+		"223.255.255.255", "2606:4700::1111", "2a00:1450::1",	"2001:4860::8888",
 	};
 
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
@@ -183,10 +219,10 @@ test_addresses(void)
 static void
 test_equality(void)
 {
-	SeEgress   *a = policy("a.example");
-	SeEgress   *b = policy("a.example");
-	SeEgress   *c = policy("b.example");
-	SeEgress   *none = policy(NULL);
+	SeEgress *a = policy("a.example");
+	SeEgress *b = policy("a.example");
+	SeEgress *c = policy("b.example");
+	SeEgress *none = policy(NULL);
 
 	ok(se_egress_equal(a, b) && se_egress_equal(a, a), "the same entries make equal policies");
 	ok(!se_egress_equal(a, c) && !se_egress_equal(a, none), "others do not");

@@ -1,365 +1,19 @@
 /*
  * test_http_loop.c
- *		The HTTP loop against a server in this process that misbehaves on
- *		demand: the path of the URL says how.
+ *		The HTTP loop against the server of http_server.h.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
+#include "http_server.h"
 
-#include "http/address.c"
-#include "http/egress.c"
-#include "http/http_loop.c"
-#include "http/http_lane.c"
-#include "http/http_request.c"
-#include "http/http_callback.c"
-#include "http/http_result.c"
-
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <sys/resource.h>
 
-#include "http_tap.h"
-
-static int	port;
-static int	dead_port;
-static atomic_int hits_effect;
-static atomic_int connections;
-static atomic_bool tls_is_silent;
-static atomic_int open_now;
-static atomic_int open_peak;
-static char gzip_bomb[65536];
-static size_t gzip_bomb_len;
-
-/* ---- the server: a thread a connection ---- */
-
-static bool
-send_all(int fd, const char *data, size_t len)
-{
-	while (len > 0)
-	{
-		ssize_t		n = send(fd, data, len, MSG_NOSIGNAL);
-
-		if (n <= 0)
-			return false;
-		data += n;
-		len -= n;
-	}
-	return true;
-}
-
-static bool
-say(int fd, const char *text)
-{
-	return send_all(fd, text, strlen(text));
-}
-
-static bool
-answer(int fd, const char *head, const char *body, size_t len)
-{
-	char		buf[512];
-
-	snprintf(buf, sizeof(buf), "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n%s\r\n", len, head);
-	return say(fd, buf) && send_all(fd, body, len);
-}
-
-static void
-nap(int ms)
-{
-	poll(NULL, 0, ms);
-}
-
-/* Returns false if the connection is to be closed. */
-static bool
-serve(int fd, const char *method, const char *path, const char *head,
-	  const char *body, size_t body_len, int nth)
-{
-	if (strcmp(path, "/echo") == 0)
-	{
-		char		extra[200];
-
-		snprintf(extra, sizeof(extra), "X-Method: %s\r\nX-Empty:\r\nX-Conn: %d\r\n", method, nth);
-		return answer(fd, extra, body, strcmp(method, "HEAD") == 0 ? 0 : body_len);
-	}
-	if (strcmp(path, "/head") == 0)
-		return answer(fd, "", head, strlen(head));
-	if (strcmp(path, "/nap") == 0)
-	{
-		nap(200);
-		return answer(fd, "", "late", 4);
-	}
-	if (strcmp(path, "/nul") == 0)
-		return answer(fd, "", "a\0b\0", 4);
-	if (strcmp(path, "/429") == 0)
-		return say(fd, "HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 2\r\n\r\nno");
-	if (strcmp(path, "/redirect") == 0)
-		return say(fd, "HTTP/1.1 302 Found\r\nLocation: /effect\r\nContent-Length: 0\r\n\r\n");
-	if (strcmp(path, "/interim") == 0)
-		return say(fd, "HTTP/1.1 103 Early Hints\r\nX-Early: 1\r\n\r\n") &&
-			answer(fd, "X-Final: 1\r\n", "ok", 2);
-	if (strcmp(path, "/silent") == 0)
-	{
-		nap(3000);
-		return false;
-	}
-	if (strcmp(path, "/cut") == 0)
-	{
-		say(fd, "HTTP/1.1 201 Created\r\nX-Id: 42\r\nContent-Length: 1000\r\n\r\nshort");
-		return false;
-	}
-	if (strcmp(path, "/reset") == 0)
-	{
-		struct linger hard = {1, 0};
-
-		setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
-		return false;
-	}
-	if (strcmp(path, "/garbage") == 0)
-	{
-		say(fd, "\x16\x03 what?\r\n\r\n");
-		return false;
-	}
-	if (strcmp(path, "/drip") == 0)
-	{
-		say(fd, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n");
-		for (int i = 0; i < 100 && say(fd, "x"); i++)
-			nap(20);
-		return false;
-	}
-	if (strcmp(path, "/endless") == 0)
-	{
-		char		chunk[1100];
-
-		say(fd, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-		memset(chunk, 'x', sizeof(chunk));
-		memcpy(chunk, "400\r\n", 5);
-		memcpy(chunk + 5 + 1024, "\r\n", 2);
-		while (send_all(fd, chunk, 5 + 1024 + 2))
-			;
-		return false;
-	}
-	if (strcmp(path, "/announced") == 0)
-	{
-		say(fd, "HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n");
-		return false;
-	}
-	if (strcmp(path, "/bomb") == 0)
-		return answer(fd, "Content-Encoding: gzip\r\n", gzip_bomb, gzip_bomb_len);
-	if (strcmp(path, "/headers") == 0)
-	{
-		say(fd, "HTTP/1.1 200 OK\r\n");
-		for (int i = 0; i < 100000 && say(fd, "X-Again: and again\r\n"); i++)
-			;
-		return false;
-	}
-	if (strcmp(path, "/effect") == 0)
-	{
-		/* Acts, and on a connection that was used before closes in silence. */
-		hits_effect++;
-		return nth == 1 && answer(fd, "", "done", 4);
-	}
-	return say(fd, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
-}
-
-static void *
-connection(void *arg)
-{
-	int			fd = (int) (intptr_t) arg;
-	char	   *buf = malloc(4 * 1024 * 1024);
-	size_t		have = 0;
-	int			now = ++open_now;
-
-	connections++;
-	if (now > open_peak)
-		open_peak = now;
-	for (int nth = 1;; nth++)
-	{
-		char		method[20];
-		char		path[200];
-		char	   *end;
-		char	   *length;
-		size_t		head_len;
-		size_t		body_len;
-
-		while (buf[have] = '\0', (end = strstr(buf, "\r\n\r\n")) == NULL)
-		{
-			ssize_t		n = recv(fd, buf + have, 1024 * 1024, 0);
-
-			if (n <= 0)
-				goto out;
-			have += n;
-			if (buf[0] == 0x16 && !tls_is_silent)
-			{
-				say(fd, "this is no TLS\r\n\r\n");
-				goto out;
-			}
-		}
-		head_len = end + 4 - buf;
-		end[2] = '\0';
-		length = strcasestr(buf, "\r\nContent-Length:");
-		body_len = length ? strtoul(length + 17, NULL, 10) : 0;
-		while (have < head_len + body_len)
-		{
-			ssize_t		n = recv(fd, buf + have, 1024 * 1024, 0);
-
-			if (n <= 0)
-				goto out;
-			have += n;
-		}
-		sscanf(buf, "%19s %199[^ ?]", method, path);
-		if (!serve(fd, method, path, buf, buf + head_len, body_len, nth))
-			break;
-		memmove(buf, buf + head_len + body_len, have - head_len - body_len);
-		have -= head_len + body_len;
-	}
-out:
-	open_now--;
-	free(buf);
-	close(fd);
-	return NULL;
-}
-
-static void *
-server(void *arg)
-{
-	int			listener = (int) (intptr_t) arg;
-
-	for (;;)
-	{
-		int			fd = accept(listener, NULL, NULL);
-		int			one = 1;
-		pthread_t	thread;
-
-		if (fd < 0)
-			continue;
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-		pthread_create(&thread, NULL, connection, (void *) (intptr_t) fd);
-		pthread_detach(thread);
-	}
-	return NULL;
-}
-
-static int
-listen_somewhere(int backlog, int *at)
-{
-	struct sockaddr_in addr = {.sin_family = AF_INET};
-	socklen_t	len = sizeof(addr);
-	int			fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	bind(fd, (struct sockaddr *) &addr, sizeof(addr));
-	if (backlog > 0)
-		listen(fd, backlog);
-	getsockname(fd, (struct sockaddr *) &addr, &len);
-	*at = ntohs(addr.sin_port);
-	return fd;
-}
-
-/* ---- the client side ---- */
-
-static SeHttpLoop *loop;
-static SeEgress *egress;
-static int	driven;
-
-/* Wait for the next result as a worker would; NULL after ms. */
-static SeHttpResult *
-wait_result(int ms)
-{
-	int64_t		until = se_http_now_us() + (int64_t) ms * 1000;
-	SeHttpResult *result;
-
-	while ((result = se_http_next(loop)) == NULL)
-	{
-		struct pollfd fd = {.fd = se_http_fd(loop),.events = POLLIN};
-		int64_t		left = (until - se_http_now_us()) / 1000;
-
-		if (left <= 0)
-			return NULL;
-		if (poll(&fd, 1, (int) left) > 0)
-		{
-			se_http_drive(loop);
-			driven++;
-		}
-	}
-	return result;
-}
-
-static const char *
-url_of(const char *path)
-{
-	static char url[300];
-
-	snprintf(url, sizeof(url), "http://127.0.0.1:%d%s", port, path);
-	return url;
-}
-
-static SeHttpRequest
-request_for(const char *method, const char *path)
-{
-	return (SeHttpRequest) {
-		.method = method,.url = url_of(path),.egress = egress,
-		.timeout_ms = 5000,.connect_timeout_ms = 2000,.max_response = 100000,
-	};
-}
-
-static SeHttpResult *
-run(const SeHttpRequest *request)
-{
-	const char *error;
-	SeHttpResult *result;
-
-	if (!se_http_submit(loop, request, &error))
-	{
-		ok(0, "submit: %s", error);
-		return calloc(1, sizeof(SeHttpResult));
-	}
-	result = wait_result(8000);
-	if (result == NULL)
-	{
-		ok(0, "no result for %s", request->url);
-		result = calloc(1, sizeof(SeHttpResult));
-	}
-	return result;
-}
-
-static SeHttpResult *
-fetch(const char *method, const char *path)
-{
-	SeHttpRequest request = request_for(method, path);
-
-	return run(&request);
-}
-
-static void
-refused(const SeHttpRequest *request, const char *reason)
-{
-	const char *error = "";
-	bool		taken = se_http_submit(loop, request, &error);
-
-	ok(!taken && strstr(error, reason) != NULL, "submit refuses: %s", taken ? "(taken)" : error);
-}
-
-static void
-failed(const char *path, SeHttpPhase phase, const char *text)
-{
-	SeHttpRequest request = request_for("POST", path);
-	SeHttpResult *result;
-
-	request.timeout_ms = 400;
-	result = run(&request);
-	ok(result->phase == phase && strstr(result->error, text) != NULL && result->curl_code != 0,
-	   "%s: %s, %s", path, result->phase == SE_HTTP_NOT_SENT ? "not sent" :
-	   result->phase == SE_HTTP_MAYBE_SENT ? "maybe sent" : "answered", result->error);
-	ok(strstr(result->error, "key=") == NULL, "%s: no query in the error", path);
-	se_http_result_free(result);
-}
+static int dead_port;
 
 static void
 test_answers(void)
 {
-	SeHttpHeader headers[] = {{"X-Key", "secret"}, {"X-Void", ""}, {"Content-Type", "application/json"}};
+	SeHttpHeader headers[] = {{"X-Key", "secret"},
+							  {"X-Void", ""},
+							  {"Content-Type", "application/json"}};
 	SeHttpRequest request = request_for("POST", "/echo?q=1");
 	SeHttpResult *result;
 	static const char *const methods[] = {"GET", "PUT", "PATCH", "DELETE", "HEAD", "POST", "GET"};
@@ -369,15 +23,19 @@ test_answers(void)
 	request.owner = &request;
 	result = run(&request);
 	ok(result->phase == SE_HTTP_ANSWERED && result->status == 200, "POST is answered");
-	ok(result->body_len == 3 && memcmp(result->body, "x\0y", 4) == 0, "body goes and comes with its zero byte");
+	ok(result->body_len == 3 && memcmp(result->body, "x\0y", 4) == 0,
+	   "body goes and comes with its zero byte");
 	ok(result->owner == &request, "the owner comes back");
 	ok(result->error[0] == '\0' && result->curl_code == 0, "no error");
 	ok(strcmp(result->remote_ip, "127.0.0.1") == 0, "remote address %s", result->remote_ip);
 	ok(result->connect_us > 0 && result->first_byte_us >= result->connect_us &&
-	   result->total_us >= result->first_byte_us, "times are in order");
-	ok(se_http_header(result, "x-METHOD") && strcmp(se_http_header(result, "x-METHOD"), "POST") == 0,
+		   result->total_us >= result->first_byte_us,
+	   "times are in order");
+	ok(se_http_header(result, "x-METHOD") &&
+		   strcmp(se_http_header(result, "x-METHOD"), "POST") == 0,
 	   "headers are found in any case");
-	ok(se_http_header(result, "X-Empty") && se_http_header(result, "X-Empty")[0] == '\0', "empty header");
+	ok(se_http_header(result, "X-Empty") && se_http_header(result, "X-Empty")[0] == '\0',
+	   "empty header");
 	ok(se_http_header(result, "X-None") == NULL, "absent header");
 	se_http_result_free(result);
 
@@ -388,7 +46,8 @@ test_answers(void)
 		result = fetch(methods[i], "/echo");
 		seen = se_http_header(result, "X-Method");
 		ok(result->phase == SE_HTTP_ANSWERED && seen && strcmp(seen, methods[i]) == 0 &&
-		   result->connect_us == 0, "%s without a body on a reused connection", methods[i]);
+			   result->connect_us == 0,
+		   "%s without a body on a reused connection", methods[i]);
 		se_http_result_free(result);
 	}
 
@@ -397,7 +56,8 @@ test_answers(void)
 	request.nheaders = 3;
 	result = run(&request);
 	ok(strstr(result->body, "X-Key: secret\r\n") && strstr(result->body, "X-Void:\r\n") &&
-	   strstr(result->body, "Content-Type: application/json\r\n"), "headers are sent, an empty one too");
+		   strstr(result->body, "Content-Type: application/json\r\n"),
+	   "headers are sent, an empty one too");
 	ok(strstr(result->body, "Content-Length: 0\r\n") != NULL, "POST without body says so");
 	ok(strstr(result->body, "Expect:") == NULL, "no Expect header");
 	se_http_result_free(result);
@@ -407,7 +67,7 @@ test_answers(void)
 	request.body = calloc(1, request.body_len);
 	result = run(&request);
 	ok(strstr(result->body, "Expect:") == NULL && strstr(result->body, "X-Key") == NULL &&
-	   strstr(result->body, "Content-Type") == NULL,
+		   strstr(result->body, "Content-Type") == NULL,
 	   "a big body: no Expect, no headers of the request before, no type made up");
 	free((char *) request.body);
 	se_http_result_free(result);
@@ -417,14 +77,16 @@ test_answers(void)
 	se_http_result_free(result);
 	result = fetch("GET", "/429");
 	ok(result->phase == SE_HTTP_ANSWERED && result->status == 429 &&
-	   strcmp(se_http_header(result, "retry-after"), "7") == 0, "an error status is an answer");
+		   strcmp(se_http_header(result, "retry-after"), "7") == 0,
+	   "an error status is an answer");
 	se_http_result_free(result);
 	result = fetch("GET", "/redirect");
 	ok(result->status == 302 && hits_effect == 0, "a redirect is not followed");
 	se_http_result_free(result);
 	result = fetch("GET", "/interim");
 	ok(result->status == 200 && se_http_header(result, "X-Early") == NULL &&
-	   se_http_header(result, "X-Final") != NULL, "interim answers leave nothing behind");
+		   se_http_header(result, "X-Final") != NULL,
+	   "interim answers leave nothing behind");
 	se_http_result_free(result);
 }
 
@@ -447,7 +109,8 @@ test_failures(void)
 
 	result = fetch("POST", "/cut");
 	ok(result->status == 201 && strcmp(se_http_header(result, "X-Id"), "42") == 0 &&
-	   result->body_len == 5, "what came before a cut is handed over");
+		   result->body_len == 5,
+	   "what came before a cut is handed over");
 	se_http_result_free(result);
 	result = fetch("POST", "/endless");
 	ok(result->too_large && result->body_len <= 100000, "too large is marked");
@@ -457,20 +120,22 @@ test_failures(void)
 	request.url = "http://127.0.0.1:1/";
 	result = NULL;
 	{
-		char		url[100];
+		char url[100];
 
 		snprintf(url, sizeof(url), "http://127.0.0.1:%d/x?key=s3cret", dead_port);
 		request.url = url;
 		result = run(&request);
 		ok(result->phase == SE_HTTP_NOT_SENT && strstr(result->error, "Connection refused") &&
-		   !strstr(result->error, "s3cret") && result->status == 0, "nobody listens: %s", result->error);
+			   !strstr(result->error, "s3cret") && result->status == 0,
+		   "nobody listens: %s", result->error);
 		se_http_result_free(result);
 
 		snprintf(url, sizeof(url), "https://127.0.0.1:%d/429", port);
 		request.url = url;
 		request.timeout_ms = 1500;
 		result = run(&request);
-		ok(result->phase == SE_HTTP_NOT_SENT && strstr(result->error, "TLS with"), "no TLS there: %s", result->error);
+		ok(result->phase == SE_HTTP_NOT_SENT && strstr(result->error, "TLS with"),
+		   "no TLS there: %s", result->error);
 		se_http_result_free(result);
 		tls_is_silent = true;
 		request.timeout_ms = 300;
@@ -482,7 +147,8 @@ test_failures(void)
 		request.url = "https://no-such-host.invalid/x?key=s3cret";
 		request.timeout_ms = 5000;
 		result = run(&request);
-		ok(result->phase == SE_HTTP_NOT_SENT && strstr(result->error, "resolv"), "no such name: %s", result->error);
+		ok(result->phase == SE_HTTP_NOT_SENT && strstr(result->error, "resolv"), "no such name: %s",
+		   result->error);
 		se_http_result_free(result);
 
 		/* curl answers names below localhost itself, with loopback */
@@ -508,15 +174,16 @@ test_no_repeat(void)
 	se_http_result_free(result);
 	result = run(&request);
 	ok(result->phase == SE_HTTP_MAYBE_SENT && hits_effect == 2,
-	   "a POST whose connection closes in silence is not repeated (%d acts): %s",
-	   hits_effect, result->error);
+	   "a POST whose connection closes in silence is not repeated (%d acts): %s", hits_effect,
+	   result->error);
 	se_http_result_free(result);
 
 	hits_effect = 0;
 	request.method = "GET";
 	se_http_result_free(run(&request));
 	result = run(&request);
-	ok(result->phase == SE_HTTP_ANSWERED && hits_effect == 3, "a GET may be repeated (%d)", hits_effect);
+	ok(result->phase == SE_HTTP_ANSWERED && hits_effect == 3, "a GET may be repeated (%d)",
+	   hits_effect);
 	se_http_result_free(result);
 }
 
@@ -575,8 +242,8 @@ test_concurrency(void)
 {
 	SeHttpRequest request = request_for("GET", "/nap");
 	const char *error;
-	int			answered = 0;
-	int64_t		begin = se_http_now_us();
+	int answered = 0;
+	int64_t begin = se_http_now_us();
 	SeHttpResult *result;
 
 	request.connection_group = 5;
@@ -602,8 +269,8 @@ test_limits(void)
 	SeHttpLoop *outer = loop;
 	SeHttpRequest request = request_for("GET", "/nap");
 	SeHttpResult *result;
-	int			answered = 0;
-	int			timed_out = 0;
+	int answered = 0;
+	int timed_out = 0;
 
 	loop = se_http_create(8, 4, &error);
 	open_peak = open_now = 0;
@@ -637,7 +304,8 @@ test_limits(void)
 	for (int i = 0; i < 10 && (result = wait_result(2000)) != NULL; i++)
 	{
 		timed_out += result->phase == SE_HTTP_MAYBE_SENT && strstr(result->error, "answer") != NULL;
-		answered += result->phase == SE_HTTP_NOT_SENT && strstr(result->error, "free connection") != NULL;
+		answered +=
+			result->phase == SE_HTTP_NOT_SENT && strstr(result->error, "free connection") != NULL;
 		if (result->total_us > 900000)
 			answered = 100;
 		se_http_result_free(result);
@@ -653,7 +321,7 @@ test_groups(void)
 {
 	SeHttpRequest request = request_for("GET", "/echo");
 	SeHttpResult *result;
-	int			before = connections;
+	int before = connections;
 
 	request.connection_group = 1001;
 	se_http_result_free(run(&request));
@@ -673,8 +341,8 @@ test_cancel(void)
 	SeHttpRequest request = request_for("GET", "/nap");
 	SeHttpResult *result;
 	const char *error;
-	int			mine;
-	int			yours;
+	int mine;
+	int yours;
 
 	request.owner = &mine;
 	for (int i = 0; i < 5; i++)
@@ -693,16 +361,17 @@ test_cancel(void)
 static void
 test_mask(void)
 {
-	sigset_t	mask;
+	sigset_t mask;
 
 	pthread_sigmask(SIG_SETMASK, NULL, &mask);
-	ok(!sigismember(&mask, SIGTERM) && !sigismember(&mask, SIGUSR1), "the signal mask is as before");
+	ok(!sigismember(&mask, SIGTERM) && !sigismember(&mask, SIGUSR1),
+	   "the signal mask is as before");
 }
 
 static void
 make_bomb(void)
 {
-	FILE	   *pipe = popen("head -c 10000000 /dev/zero | gzip -9 2>/dev/null", "r");
+	FILE *pipe = popen("head -c 10000000 /dev/zero | gzip -9 2>/dev/null", "r");
 
 	if (pipe != NULL)
 	{
@@ -714,20 +383,18 @@ make_bomb(void)
 static void
 set_up(void)
 {
-	pthread_t	thread;
-	char		mine[64];
-	char		dead[64];
-	char		tls[64];
-	char		evil[64];
-	const char *entries[] = {mine, dead, tls, evil, "allowed.example", "no-such-host.invalid", "*.evil"};
-	char	   *err;
+	char mine[64];
+	char dead[64];
+	char tls[64];
+	char evil[64];
+	const char *entries[] = {mine,	  dead, tls, evil, "allowed.example", "no-such-host.invalid",
+							 "*.evil"};
+	char *err;
 	const char *error;
-	int			listener;
 
 	make_bomb();
-	listen_somewhere(0, &dead_port);	/* bound, nobody listens */
-	listener = listen_somewhere(512, &port);
-	pthread_create(&thread, NULL, server, (void *) (intptr_t) listener);
+	listen_somewhere(0, &dead_port); /* bound, nobody listens */
+	port = start_server();
 	snprintf(mine, sizeof(mine), "http://127.0.0.1:%d", port);
 	snprintf(dead, sizeof(dead), "http://127.0.0.1:%d", dead_port);
 	snprintf(tls, sizeof(tls), "127.0.0.1:%d", port);
@@ -741,12 +408,14 @@ static int
 bench(int n)
 {
 	SeHttpRequest request = request_for("POST", "/echo");
-	SeHttpHeader headers[] = {{"Authorization", "Bearer 0123456789"}, {"Content-Type", "application/json"},
-	{"Idempotency-Key", "0123456789abcdef"}, {"Accept", "application/json"}};
+	SeHttpHeader headers[] = {{"Authorization", "Bearer 0123456789"},
+							  {"Content-Type", "application/json"},
+							  {"Idempotency-Key", "0123456789abcdef"},
+							  {"Accept", "application/json"}};
 	struct rusage usage;
 	const char *error;
-	double		cpu = 0;
-	int			sent = 0;
+	double cpu = 0;
+	int sent = 0;
 
 	request.headers = headers;
 	request.nheaders = 4;
@@ -760,7 +429,7 @@ bench(int n)
 		{
 			getrusage(RUSAGE_THREAD, &usage);
 			cpu = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
-				(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+				  (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 			driven = 0;
 		}
 		while (sent < 50 && se_http_submit(loop, &request, &error))
@@ -772,7 +441,7 @@ bench(int n)
 	}
 	getrusage(RUSAGE_THREAD, &usage);
 	cpu = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
-		(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6 - cpu;
+		  (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6 - cpu;
 	printf("# %.1f us CPU a request, %d drives for %d\n", cpu * 1e6 / n, driven, n);
 	return 0;
 }

@@ -11,8 +11,8 @@
 static void
 becomes(const char *secret, const char *text, const char *expected)
 {
-	size_t		len;
-	char	   *result = se_redact(text, strlen(text), &secret, 1, &len);
+	size_t len;
+	char *result = se_redact(text, strlen(text), &secret, 1, &len);
 
 	ok(result != NULL && strcmp(result, expected) == 0 && len == strlen(expected),
 	   "%s becomes %s, expected %s", text, result, expected);
@@ -22,11 +22,11 @@ becomes(const char *secret, const char *text, const char *expected)
 static void
 encode_base64(const char *data, size_t len, char *to, bool url)
 {
-	char	   *start = to;
+	char *start = to;
 
 	for (size_t i = 0; i < len; i += 3)
 	{
-		unsigned	three = (unsigned) (unsigned char) data[i] << 16;
+		unsigned three = (unsigned) (unsigned char) data[i] << 16;
 
 		if (i + 1 < len)
 			three |= (unsigned) (unsigned char) data[i + 1] << 8;
@@ -49,20 +49,21 @@ static void
 test_base64(void)
 {
 	const char *secret = "p\xff\xfe?>w0rd";
-	int			wrong = 0;
-	int			tried = 0;
+	int wrong = 0;
+	int tried = 0;
 
 	for (int before = 0; before < 6; before++)
 		for (int after = 0; after < 4; after++)
 			for (int url = 0; url < 2; url++)
 			{
-				char		plain[100];
-				char		encoded[200];
-				char		text[300];
-				char	   *result;
-				size_t		len;
+				char plain[100];
+				char encoded[200];
+				char text[300];
+				char *result;
+				size_t len;
 
-				snprintf(plain, sizeof(plain), "%.*s%s%.*s", before, "user:x", secret, after, "tail");
+				snprintf(plain, sizeof(plain), "%.*s%s%.*s", before, "user:x", secret, after,
+						 "tail");
 				encode_base64(plain, strlen(plain), encoded, url);
 				snprintf(text, sizeof(text), "got Basic %s.", encoded);
 				result = se_redact(text, strlen(text), &secret, 1, &len);
@@ -81,9 +82,9 @@ static void
 test_many(void)
 {
 	const char *secrets[] = {"alpha-secret", NULL, "beta-secret", "abc"};
-	const char	text[] = "a alpha-secret b\0beta-secret abc";
-	size_t		len;
-	char	   *result = se_redact(text, sizeof(text) - 1, secrets, 4, &len);
+	const char text[] = "a alpha-secret b\0beta-secret abc";
+	size_t len;
+	char *result = se_redact(text, sizeof(text) - 1, secrets, 4, &len);
 
 	ok(len == 29 && memcmp(result, "a [redacted] b\0[redacted] abc", 30) == 0,
 	   "several secrets, beyond a zero byte; one too short is left");

@@ -28,7 +28,7 @@ path_of(const char *name)
 static void
 put(const char *name, const char *content, size_t len, mode_t mode)
 {
-	FILE	   *file = fopen(path_of(name), "w");
+	FILE *file = fopen(path_of(name), "w");
 
 	fwrite(content, 1, len, file);
 	fclose(file);
@@ -38,20 +38,21 @@ put(const char *name, const char *content, size_t len, mode_t mode)
 static void
 gives(const char *ref, const char *expected)
 {
-	char	   *err;
+	char *err;
 	const char *value = se_secret_read(base, NULL, "erp", ref, &err);
 
 	ok(value && strcmp(value, expected) == 0, "%s gives its value %s", ref, err ? err : "");
 }
 
 static void
-fails_in(const char *dir, const char *data_dir, const char *system, const char *ref, const char *reason)
+fails_in(const char *dir, const char *data_dir, const char *system, const char *ref,
+		 const char *reason)
 {
-	char	   *err;
+	char *err;
 	const char *value = se_secret_read(dir, data_dir, system, ref, &err);
 
-	ok(value == NULL && err && strstr(err, reason) && !strstr(err, "hunter2"),
-	   "%s fails: %s", ref, err);
+	ok(value == NULL && err && strstr(err, reason) && !strstr(err, "hunter2"), "%s fails: %s", ref,
+	   err);
 }
 
 static void
@@ -65,8 +66,19 @@ test_references(void)
 {
 	static const char *const good[] = {"file:password", "file:a.b-c_9", "env:SYNC_EXT_KEY"};
 	static const char *const bad[] = {
-		"", "hunter2", "file:", "file:.hidden", "file:../x", "file:a/b", "file:a b", "env:PATH",
-		"env:SYNC_EXT_A.B", "env:", "FILE:a", "file:p\xc3\xa4ss", " file:a",
+		"",
+		"hunter2",
+		"file:",
+		"file:.hidden",
+		"file:../x",
+		"file:a/b",
+		"file:a b",
+		"env:PATH",
+		"env:SYNC_EXT_A.B",
+		"env:",
+		"FILE:a",
+		"file:p\xc3\xa4ss",
+		" file:a",
 		"file:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 	};
 
@@ -80,7 +92,7 @@ test_references(void)
 static void
 test_content(void)
 {
-	char		big[70000];
+	char big[70000];
 
 	put("erp/key", "hunter2\n", 8, 0600);
 	gives("file:key", "hunter2");
@@ -90,7 +102,7 @@ test_content(void)
 	gives("file:next", "new value\n");
 	put("erp/other", "replaced", 8, 0600);
 	{
-		char		from[300];
+		char from[300];
 
 		strcpy(from, path_of("erp/other"));
 		rename(from, path_of("erp/key"));
@@ -108,16 +120,17 @@ test_content(void)
 static void
 test_rules(void)
 {
-	char	   *err;
+	char *err;
 	const char *first;
-	char		parent[200];
+	char parent[200];
 
 	strcpy(parent, base);
 	*strrchr(parent, '/') = '\0';
 	put("erp/key", "hunter2", 7, 0600);
 	gives("file:key", "hunter2");
 	first = se_secret_read(base, NULL, "erp", "file:key", &err);
-	ok(first == se_secret_read(base, NULL, "erp", "file:key", &err), "an unchanged file is not read again");
+	ok(first == se_secret_read(base, NULL, "erp", "file:key", &err),
+	   "an unchanged file is not read again");
 	chmod(path_of("erp/key"), 0640);
 	fails("file:key", "chmod 600");
 	chmod(path_of("erp/key"), 0604);
@@ -149,7 +162,8 @@ test_rules(void)
 	se_secret_forget();
 	fails_in(base, base, "erp", "file:key", "inside the data directory");
 	fails_in(base, parent, "erp", "file:key", "inside the data directory");
-	ok(se_secret_read(base, "/usr", "erp", "file:key", &err) != NULL, "another data directory is fine");
+	ok(se_secret_read(base, "/usr", "erp", "file:key", &err) != NULL,
+	   "another data directory is fine");
 
 	se_secret_forget();
 	chmod(path_of("erp"), 0770);
