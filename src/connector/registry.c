@@ -1,0 +1,527 @@
+/*
+ * registry.c
+ *		SQL access to manifests: checking, reading shipped ones, trying them out.
+ *
+ * The test functions are pure: they compile the manifest they are given, touch
+ * no table and send nothing, so that a manifest can be written and tested in
+ * psql.
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+
+#include "connector/expr.h"
+#include "core/errors.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+
+#define MAX_MANIFEST (4 * 1024 * 1024)
+
+extern PGDLLEXPORT Datum se_check_manifest(PG_FUNCTION_ARGS);
+extern PGDLLEXPORT Datum se_shipped_manifest(PG_FUNCTION_ARGS);
+extern PGDLLEXPORT Datum se_test_render(PG_FUNCTION_ARGS);
+extern PGDLLEXPORT Datum se_test_map(PG_FUNCTION_ARGS);
+extern PGDLLEXPORT Datum se_test_answer(PG_FUNCTION_ARGS);
+extern PGDLLEXPORT Datum se_test_page(PG_FUNCTION_ARGS);
+extern PGDLLEXPORT Datum se_test_auth(PG_FUNCTION_ARGS);
+
+PG_FUNCTION_INFO_V1(se_check_manifest);
+PG_FUNCTION_INFO_V1(se_shipped_manifest);
+PG_FUNCTION_INFO_V1(se_test_render);
+PG_FUNCTION_INFO_V1(se_test_map);
+PG_FUNCTION_INFO_V1(se_test_answer);
+PG_FUNCTION_INFO_V1(se_test_page);
+PG_FUNCTION_INFO_V1(se_test_auth);
+
+/* ---- results as jsonb ---- */
+
+static JsonbParseState *
+begin_result(void)
+{
+	JsonbParseState *state = NULL;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	return state;
+}
+
+static void
+add_text(JsonbParseState **state, const char *key, const char *text)
+{
+	if (text)
+		jv_push_member(state, key, jv_string(text));
+}
+
+static void
+add_jsonb(JsonbParseState **state, const char *key, Jsonb *jb)
+{
+	if (jb)
+		jv_push_member(state, key, jv_from_jsonb(jb));
+}
+
+static void
+add_time(JsonbParseState **state, const char *key, bool has, TimestampTz at)
+{
+	if (has)
+		add_text(state, key, se_format_time(at));
+}
+
+static Jsonb *
+end_result(JsonbParseState **state)
+{
+	return jv_to_jsonb(pushJsonbValue(state, WJB_END_OBJECT, NULL));
+}
+
+static Jsonb *
+headers_json(List *headers)
+{
+	JsonbParseState *state = begin_result();
+	ListCell   *lc;
+
+	foreach(lc, headers)
+		add_text(&state, ((SeHeader *) lfirst(lc))->name, ((SeHeader *) lfirst(lc))->value);
+	return end_result(&state);
+}
+
+static Jsonb *
+rendered_json(const SeRendered *r)
+{
+	static const char *const names[] = {"ok", "skip", "wait", "invalid"};
+	JsonbParseState *state = begin_result();
+	char	   *error = NULL;
+	Jsonb	   *json = NULL;
+
+	add_text(&state, "status", names[r->status]);
+	if (r->status == SE_RENDER_OK)
+	{
+		add_text(&state, "method", r->request.method);
+		add_text(&state, "target", r->request.target);
+		add_text(&state, "content_type", r->request.content_type);
+		if (r->request.headers)
+			add_jsonb(&state, "headers", headers_json(r->request.headers));
+		if (r->request.body && strcmp(r->request.content_type, "application/json") == 0)
+			json = se_parse_json(r->request.body, r->request.body_len, &error);
+		if (json)
+			add_jsonb(&state, "body", json);
+		else
+			add_text(&state, "body", r->request.body);
+		jv_push_member(&state, "takes_key", jv_bool(r->request.takes_key));
+	}
+	add_text(&state, "wait_object", r->wait_object);
+	add_text(&state, "wait_key", r->wait_key);
+	add_text(&state, "wait_by", r->wait_by);
+	add_text(&state, "wait_state", r->wait_state);
+	add_text(&state, "code", r->code);
+	add_text(&state, "message", r->message);
+	return end_result(&state);
+}
+
+/* ---- references out of a jsonb: {"customer": {"<key>": "<other id>" | {"id": …, "raw": {…}}}} ---- */
+
+static JsonbValue *
+find_ref(Jsonb *refs, const char *object, const char *by, const char *key)
+{
+	JsonbValue *pairs = refs ? jv_get(jv_from_jsonb(refs),
+									  by ? psprintf("%s.%s", object, by) : object) : NULL;
+
+	return jv_get(pairs, key);
+}
+
+static bool
+test_to_remote(void *arg, const char *object, const char *by, const char *key, bool want_raw,
+			   char **remote_id, Jsonb **raw)
+{
+	JsonbValue *hit = find_ref(arg, object, by, key);
+
+	if (hit == NULL)
+		return false;
+	*remote_id = JV_IS_OBJECT(hit) ? jv_get_text(hit, "id") : jv_text(hit);
+	if (want_raw && jv_get(hit, "raw"))
+		*raw = jv_to_jsonb(jv_get(hit, "raw"));
+	return true;
+}
+
+static bool
+test_to_ours(void *arg, const char *object, const char *by, const char *remote_id, char **record_id)
+{
+	JsonbValue *hit = find_ref(arg, object, by, remote_id);
+
+	if (hit == NULL)
+		return false;
+	*record_id = jv_text(hit);
+	return true;
+}
+
+/* ---- finding things ---- */
+
+static Jsonb *
+arg_jsonb(FunctionCallInfo fcinfo, int n)
+{
+	return PG_ARGISNULL(n) ? NULL : PG_GETARG_JSONB_P(n);
+}
+
+static SeManifest *
+arg_manifest(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("manifest is null")));
+	return se_manifest_compile(PG_GETARG_JSONB_P(0), CurrentMemoryContext);
+}
+
+static const SeManifestObject *
+arg_object(FunctionCallInfo fcinfo, const SeManifest *m)
+{
+	char	   *name = PG_ARGISNULL(1) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	const SeManifestObject *o = se_manifest_object(m, name);
+
+	if (o == NULL)
+		ereport(ERROR,
+				(errcode(SE_ERRCODE_UNKNOWN_OBJECT),
+				 errmsg("connector \"%s\" has no object \"%s\"", m->name, name)));
+	return o;
+}
+
+static const SePull *
+arg_pull(FunctionCallInfo fcinfo, const SeManifest *m)
+{
+	const SeManifestObject *o = arg_object(fcinfo, m);
+
+	if (o->pull == NULL)
+		ereport(ERROR,
+				(errcode(SE_ERRCODE_UNKNOWN_OBJECT),
+				 errmsg("connector \"%s\" cannot pull \"%s\"", m->name, o->name)));
+	return o->pull;
+}
+
+static const SeOperation *
+find_operation(const SeManifest *m, const SeManifestObject *o, const char *name)
+{
+	const SeOperation *op = se_object_operation(o, name);
+
+	if (op == NULL && o->pull)
+	{
+		SeOperation *const reads[] = {o->pull->list, o->pull->events, o->pull->fetch, o->pull->more};
+		int			i;
+
+		for (i = 0; i < lengthof(reads); i++)
+			if (reads[i] && strcmp(reads[i]->name, name) == 0)
+				op = reads[i];
+	}
+	if (op == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("object \"%s\" of connector \"%s\" has no operation \"%s\"", o->name, m->name, name)));
+	return op;
+}
+
+static SeAnswer *
+make_answer(int status, Jsonb *headers, char *body)
+{
+	SeAnswer   *a = palloc0(sizeof(SeAnswer));
+	char	   *error;
+	JvIter		i;
+
+	a->status = status;
+	jv_iter_init(&i, headers ? jv_from_jsonb(headers) : NULL);
+	while (jv_iter_next(&i))
+	{
+		SeHeader   *h = palloc(sizeof(SeHeader));
+
+		h->name = i.key;
+		h->value = jv_text(&i.value);
+		a->headers = lappend(a->headers, h);
+	}
+	a->body = body ? body : "";
+	a->body_len = strlen(a->body);
+	a->json = se_parse_json(a->body, a->body_len, &error);
+	return a;
+}
+
+/* ---- functions ---- */
+
+/* sync._check_manifest(jsonb) → {"name", "version", "hosts", "objects", …} or an error */
+Datum
+se_check_manifest(PG_FUNCTION_ARGS)
+{
+	SeManifest *m = arg_manifest(fcinfo);
+	JsonbParseState *state = begin_result();
+	ListCell   *lc;
+
+	add_text(&state, "name", m->name);
+	add_text(&state, "version", m->version);
+	add_text(&state, "title", m->title);
+	jv_push_key(&state, "objects");
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	foreach(lc, m->objects)
+	{
+		SeManifestObject *o = lfirst(lc);
+		JsonbParseState *one = begin_result();
+
+		jv_push_member(&one, "financial", jv_bool(o->financial));
+		jv_push_member(&one, "push", jv_bool(o->can_push));
+		jv_push_member(&one, "pull", jv_bool(o->pull != NULL));
+		add_jsonb(&state, o->name, end_result(&one));
+	}
+	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	PG_RETURN_JSONB_P(end_result(&state));
+}
+
+static char *
+read_file(const char *path)
+{
+	FILE	   *file = AllocateFile(path, PG_BINARY_R);
+	StringInfoData buf;
+	char		chunk[8192];
+	size_t		n;
+
+	if (file == NULL)
+	{
+		if (errno == ENOENT || errno == ENOTDIR)
+			return NULL;
+		ereport(ERROR, (errcode_for_file_access(), errmsg("could not open file \"%s\": %m", path)));
+	}
+	initStringInfo(&buf);
+	while ((n = fread(chunk, 1, sizeof(chunk), file)) > 0)
+	{
+		if (buf.len + n > MAX_MANIFEST)
+			ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("file \"%s\" is too large", path)));
+		appendBinaryStringInfo(&buf, chunk, n);
+	}
+	if (ferror(file))
+		ereport(ERROR, (errcode_for_file_access(), errmsg("could not read file \"%s\": %m", path)));
+	FreeFile(file);
+	return buf.data;
+}
+
+/* sync._shipped_manifest(name): the file that was installed with the extension */
+Datum
+se_shipped_manifest(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	const char *destdir = GetConfigOption("extension_destdir", true, false);	/* Debian's */
+	char		share[MAXPGPATH];
+	char	   *text = NULL;
+	char	   *p;
+
+	/* The name becomes part of a path. */
+	for (p = name; *p; p++)
+		if (!(*p >= 'a' && *p <= 'z') && !(*p >= '0' && *p <= '9') && *p != '_')
+			break;
+	if (*p || name[0] == '\0' || strlen(name) > 63)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("\"%s\" is no name of a shipped connector", name),
+				 errhint("A manifest of your own is passed as jsonb: sync.register_connector('{…}'::jsonb).")));
+	get_share_path(my_exec_path, share);
+	if (destdir && destdir[0])
+		text = read_file(psprintf("%s%s/extension/sync_ext/connectors/%s.json", destdir, share, name));
+	if (text == NULL)
+		text = read_file(psprintf("%s/extension/sync_ext/connectors/%s.json", share, name));
+	if (text == NULL)
+		ereport(ERROR,
+				(errcode(SE_ERRCODE_UNKNOWN_CONNECTOR),
+				 errmsg("no connector \"%s\" was installed with sync_ext", name)));
+	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+}
+
+/*
+ * sync.test_render(manifest, object, operation, context, refs). Operations of
+ * the pull are list (context: {"cursor": …, "param": …}), fetch ({"id": …})
+ * and more ({"record": …}).
+ */
+Datum
+se_test_render(PG_FUNCTION_ARGS)
+{
+	SeManifest *m = arg_manifest(fcinfo);
+	const SeManifestObject *o = arg_object(fcinfo, m);
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	Jsonb	   *ctx = arg_jsonb(fcinfo, 3);
+	JsonbValue *c = ctx ? jv_from_jsonb(ctx) : NULL;
+	SeRefs		refs = {test_to_remote, test_to_ours, arg_jsonb(fcinfo, 4)};
+	SeRendered	r;
+
+	if (se_object_operation(o, name) == NULL && o->pull && strcmp(name, "list") == 0)
+		se_list_request(m, o->pull, jv_get(c, "cursor") ? jv_to_jsonb(jv_get(c, "cursor")) : NULL, ctx, &r, NULL);
+	else if (se_object_operation(o, name) == NULL && o->pull && o->pull->fetch && strcmp(name, "fetch") == 0)
+		se_fetch_request(m, o->pull, jv_get_text(c, "id") ? jv_get_text(c, "id") : "", ctx, &r);
+	else if (se_object_operation(o, name) == NULL && o->pull && o->pull->more && strcmp(name, "more") == 0)
+		se_more_request(m, o->pull, jv_to_jsonb(jv_get(c, "record")), ctx, &r);
+	else
+		se_render(m, find_operation(m, o, name), ctx ? ctx : jv_to_jsonb(NULL), &refs, &r);
+	PG_RETURN_JSONB_P(rendered_json(&r));
+}
+
+/* sync.test_map(manifest, object, record, vars, refs) */
+Datum
+se_test_map(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {"ok", "skip", "wait", "invalid"};
+	SeManifest *m = arg_manifest(fcinfo);
+	const SePull *pull = arg_pull(fcinfo, m);
+	SeRefs		refs = {test_to_remote, test_to_ours, arg_jsonb(fcinfo, 4)};
+	JsonbParseState *state = begin_result();
+	SeMapped	r;
+
+	se_map_record(m, pull, arg_jsonb(fcinfo, 2), arg_jsonb(fcinfo, 3), &refs, &r);
+	add_text(&state, "status", names[r.status]);
+	add_text(&state, "remote_id", r.remote_id);
+	add_text(&state, "remote_number", r.remote_number);
+	add_text(&state, "version", r.version);
+	add_time(&state, "version_at", r.has_version_at, r.version_at);
+	if (r.deleted)
+		jv_push_member(&state, "deleted", jv_bool(true));
+	add_text(&state, "our_id", r.our_id);
+	add_jsonb(&state, "fields", r.fields);
+	add_jsonb(&state, "lines", r.lines);
+	add_text(&state, "wait_object", r.wait_object);
+	add_text(&state, "wait_remote_id", r.wait_remote_id);
+	if (r.wait_fetch)
+		jv_push_member(&state, "wait_fetch", jv_bool(true));
+	add_text(&state, "code", r.code);
+	add_text(&state, "reason", r.reason);
+	PG_RETURN_JSONB_P(end_result(&state));
+}
+
+static void
+add_verdict(JsonbParseState **state, const SeVerdict *v)
+{
+	add_text(state, "outcome", se_outcome_name(v->outcome));
+	add_text(state, "code", v->code);
+	add_text(state, "message", v->message);
+	add_text(state, "request_id", v->request_id);
+	if (v->retry_after_ms >= 0)
+		jv_push_member(state, "retry_after_ms", jv_int(v->retry_after_ms));
+	if (v->replayed)
+		jv_push_member(state, "replayed", jv_bool(true));
+	add_text(state, "then", v->then);
+}
+
+static void
+add_extract(JsonbParseState **state, const SeExtract *x)
+{
+	ListCell   *lc;
+
+	add_text(state, "error", x->error);
+	if (x->matches >= 0)
+		jv_push_member(state, "matches", jv_int(x->matches));
+	add_text(state, "remote_id", x->remote_id);
+	add_text(state, "remote_number", x->remote_number);
+	add_text(state, "version", x->version);
+	add_time(state, "version_at", x->has_version_at, x->version_at);
+	if (x->differences == NIL)
+		return;
+	jv_push_key(state, "differences");
+	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+	foreach(lc, x->differences)
+	{
+		SeDifference *d = lfirst(lc);
+
+		add_text(state, d->name, psprintf("theirs %s, ours %s", d->remote ? d->remote : "(none)",
+										  d->ours ? d->ours : "(none)"));
+	}
+	pushJsonbValue(state, WJB_END_OBJECT, NULL);
+}
+
+/* sync.test_answer(manifest, object, operation, status, headers, body, context) */
+Datum
+se_test_answer(PG_FUNCTION_ARGS)
+{
+	SeManifest *m = arg_manifest(fcinfo);
+	const SeOperation *op = NULL;
+	JsonbParseState *state = begin_result();
+	SeVerdict	v;
+	SeExtract	x;
+	SeAnswer   *a;
+
+	if (!PG_ARGISNULL(1) && !PG_ARGISNULL(2))
+		op = find_operation(m, arg_object(fcinfo, m), text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	a = make_answer(PG_ARGISNULL(3) ? 0 : PG_GETARG_INT32(3), arg_jsonb(fcinfo, 4),
+					PG_ARGISNULL(5) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(5)));
+	se_classify(m, op, a, &v);
+	add_verdict(&state, &v);
+	if (op && v.outcome == SE_DONE)
+	{
+		se_extract(m, op, a, arg_jsonb(fcinfo, 6), &x);
+		add_extract(&state, &x);
+	}
+	PG_RETURN_JSONB_P(end_result(&state));
+}
+
+static Jsonb *
+item_json(const SePageItem *item)
+{
+	JsonbParseState *state = begin_result();
+
+	add_text(&state, "remote_id", item->remote_id);
+	add_time(&state, "at", item->has_at, item->at);
+	if (item->deleted)
+		jv_push_member(&state, "deleted", jv_bool(true));
+	if (item->refetch)
+		jv_push_member(&state, "refetch", jv_bool(true));
+	add_jsonb(&state, "record", item->record);
+	return end_result(&state);
+}
+
+/* sync.test_page(manifest, object, cursor, status, headers, body, vars) */
+Datum
+se_test_page(PG_FUNCTION_ARGS)
+{
+	SeManifest *m = arg_manifest(fcinfo);
+	const SePull *pull = arg_pull(fcinfo, m);
+	SeAnswer   *a = make_answer(PG_ARGISNULL(3) ? 200 : PG_GETARG_INT32(3), arg_jsonb(fcinfo, 4),
+								PG_ARGISNULL(5) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(5)));
+	JsonbParseState *state = begin_result();
+	ListCell   *lc;
+	SePage		page;
+
+	se_list_page(m, pull, a, arg_jsonb(fcinfo, 2), arg_jsonb(fcinfo, 6), &page);
+	add_text(&state, "error", page.error);
+	jv_push_key(&state, "items");
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	foreach(lc, page.items)
+		jv_push_value(&state, false, jv_from_jsonb(item_json(lfirst(lc))));
+	pushJsonbValue(&state, WJB_END_ARRAY, NULL);
+	add_jsonb(&state, "next", page.next);
+	jv_push_member(&state, "last", jv_bool(page.last));
+	jv_push_member(&state, "full", jv_bool(page.full));
+	PG_RETURN_JSONB_P(end_result(&state));
+}
+
+static const char *
+test_secret(void *arg, const char *name, char **error)
+{
+	char	   *value = jv_get_text(jv_from_jsonb(arg), name);
+
+	if (value == NULL)
+		*error = psprintf("secret \"%s\" is not set", name);
+	return value;
+}
+
+/* sync.test_auth(manifest, secrets, param, login_answer): with made-up secrets only */
+Datum
+se_test_auth(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {"ok", "need_login", "failed"};
+	SeManifest *m = arg_manifest(fcinfo);
+	SeSecrets	secrets = {test_secret, PG_ARGISNULL(1) ? jv_to_jsonb(NULL) : PG_GETARG_JSONB_P(1)};
+	Jsonb	   *param = arg_jsonb(fcinfo, 2);
+	JsonbParseState *state = begin_result();
+	SeSession	session = {0};
+	SeRendered	login = {0};
+	SeVerdict	v;
+	List	   *headers;
+	char	   *error;
+	char	   *body = PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3));
+
+	if (se_login_request(m, &secrets, param, &login.request, &error))
+		add_jsonb(&state, "login", rendered_json(&login));
+	if (body && !se_login_answer(m, make_answer(200, NULL, body), &session, &v, &error))
+		add_text(&state, "login_error", error);
+	add_text(&state, "status", names[se_auth_headers(m, &session, &secrets, param, &headers, &error)]);
+	add_text(&state, "error", error);
+	add_jsonb(&state, "headers", headers_json(headers));
+	se_session_expire(&session);
+	PG_RETURN_JSONB_P(end_result(&state));
+}
