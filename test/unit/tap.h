@@ -13,8 +13,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static int	tap_count;
-static int	tap_failures;
+static int tap_count;
+static int tap_failures;
 
 static bool
 ok(bool good, const char *name)
@@ -29,7 +29,7 @@ ok(bool good, const char *name)
 static bool
 is_int(int64_t got, int64_t expected, const char *name)
 {
-	bool		good = ok(got == expected, name);
+	bool good = ok(got == expected, name);
 
 	if (!good)
 		fprintf(stderr, "# %s: got %" PRId64 ", expected %" PRId64 "\n", name, got, expected);
@@ -39,8 +39,7 @@ is_int(int64_t got, int64_t expected, const char *name)
 static bool
 is_str(const char *got, const char *expected, const char *name)
 {
-	bool		good = (got == NULL || expected == NULL) ? got == expected
-		: strcmp(got, expected) == 0;
+	bool good = (got == NULL || expected == NULL) ? got == expected : strcmp(got, expected) == 0;
 
 	ok(good, name);
 	if (!good)
