@@ -93,8 +93,8 @@ draft_invoice(Call *call, const json_t *sub)
 	Obj		   *invoice;
 
 	json_object_set_new(json, "parent",
-						json_pack("{s:n, s:{s:O, s:O}, s:s}", "quote_details", "subscription_details",
-								  "metadata", json_object_get(sub, "metadata"), "subscription",
+						json_pack("{s:n, s:{s:o, s:O}, s:s}", "quote_details", "subscription_details",
+								  "metadata", json_deep_copy(json_object_get(sub, "metadata")), "subscription",
 								  json_object_get(sub, "id"), "type", "subscription_details"));
 	set_string(json, "billing_reason", "subscription_cycle");
 	json_object_set_new(json, "auto_advance", json_true());

@@ -191,7 +191,7 @@ item_to_line(Obj *item, json_t *invoice)
 								  "invoice_item", item->id, "proration", 0, "subscription",
 								  "subscription_item_details", "type", "invoice_item_details"));
 	json_object_set(line, "description", json_object_get(item->json, "description"));
-	json_object_set(line, "metadata", json_object_get(item->json, "metadata"));
+	json_object_set_new(line, "metadata", json_deep_copy(json_object_get(item->json, "metadata")));
 	json_object_set(item->json, "invoice", json_object_get(invoice, "id"));
 	invoice_add_line(invoice, line);
 }

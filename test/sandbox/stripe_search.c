@@ -223,6 +223,12 @@ stripe_search(Call *call, Resource *res)
 
 	if (!params_check(call, spec, true))
 		return;
+	if (limit < 1 || limit > 100)
+	{
+		(void) stripe_error(call, 400, "invalid_request_error", "parameter_invalid_integer", "limit",
+							"This value must be between 1 and 100.");
+		return;
+	}
 	if (!parse_query(param_string(call, "query"), &q))
 	{
 		(void) stripe_error(call, 400, "invalid_request_error", NULL, "query",

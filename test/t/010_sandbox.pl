@@ -139,6 +139,32 @@ subtest 'a key in use' => sub {
 	is($sandbox->key('busy')->{executions}, 1, 'executed once');
 };
 
+subtest 'many clients' => sub {
+	my @children;
+
+	$sandbox->fault(kind => 'reset_after', times => 20, match => { probability => 0.2 });
+	$sandbox->fault(kind => 'late_effect', ms => 50, times => 10, match => { probability => 0.1 });
+	foreach my $client (1 .. 6)
+	{
+		my $child = fork() // die "fork: $!";
+		if ($child == 0)
+		{
+			foreach my $n (1 .. 40)
+			{
+				1 until (create("many$n", name => "n$n"))[0] == 200;
+			}
+			POSIX::_exit(0);
+		}
+		push @children, $child;
+	}
+	waitpid($_, 0) foreach @children;
+	sleep 0.05 while $sandbox->stats->{late_effects_pending};
+	my @keys = grep { $_->{key} =~ /^many/ } @{ $sandbox->keys };
+	is(scalar @keys, 40, 'with the same keys');
+	is_deeply([ grep { $_->{executions} != 1 } @keys ], [], 'have one effect each');
+	$sandbox->clear_faults;
+};
+
 subtest 'faults around the effect' => sub {
 	$sandbox->reset;
 	$sandbox->fault(kind => 'reset_before', match => { method => 'POST', path => $customers });
@@ -421,21 +447,24 @@ subtest 'the plain vendor' => sub {
 	is("$status $body->{name} $body->{external_id} $answer->{headers}{etag}", '200 b E/1 "v2"', 'or updates');
 	is(($sandbox->rest(PATCH => '/party/1', { x => 1 }, { 'If-Match' => '"v1"' }))[0], 412, 'a stale tag');
 	is($sandbox->rest(PATCH => '/party/1', { x => 1 }, { 'If-Match' => '"v2"' })->{name}, 'b', 'a good one merges');
+	$sandbox->clock(freeze => 1);
+	$sandbox->clock(advance => 1);
 	$sandbox->rest(POST => '/party', { name => "p$_", external_id => 'same' }) foreach 1 .. 2;
 	is($sandbox->rest(GET => '/party?external_id=same')->{total}, 2, 'POST makes duplicates');
 	$sandbox->config(rest_honours_keys => JSON::PP::true);
 	$sandbox->rest(POST => '/party', { name => 'k' }, { 'Idempotency-Key' => 'R' }) foreach 1 .. 2;
 	is("@{$sandbox->key('R')}{qw(executions replays)}", '1 1', 'unless it honours keys');
 	my $since = $sandbox->rest(GET => '/party/3')->{updated_at};
-	sleep 0.01;
+	$sandbox->clock(advance => 1);
 	is(($sandbox->rest(DELETE => '/party/2'))[0], 204, 'delete');
 	is(($sandbox->rest(GET => '/party/2'))[0], 410, 'is gone');
 	is($sandbox->rest(GET => '/party')->{total}, 3, 'and not in the list');
 	my $page = $sandbox->rest(GET => "/party?include_deleted=1&updated_since=$since&per_page=2");
-	is(join(' ', map { $_->{id} } @{ $page->{data} }), '3 4', 'changes since, oldest first');
+	is(join(' ', map { $_->{id} } @{ $page->{data} }), '3 4', 'changes since, oldest first, then by id');
 	is($page->{next_page}, 2, 'another page');
 	$page = $sandbox->rest(GET => "/party?include_deleted=1&updated_since=$since&per_page=2&page=2");
-	is($page->{data}[0]{deleted}, JSON::PP::true, 'with the tombstone');
+	is($page->{data}[0]{id}, '2', 'with the tombstone');
+	$sandbox->clock(freeze => 0);
 	is(($sandbox->http(POST => '/sink/x?delay_ms=1', undef, '{}'))->{status}, 200, 'the sink');
 };
 
