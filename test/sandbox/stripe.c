@@ -58,6 +58,17 @@ set_null(json_t *json, const char *name)
 	json_object_set_new(json, name, json_null());
 }
 
+/*
+ * Gives what the caller did not set the value that the API shows then. Takes
+ * over the reference to defaults.
+ */
+void
+add_missing(json_t *json, json_t *defaults)
+{
+	json_object_update_missing(json, defaults);
+	json_decref(defaults);
+}
+
 /* Always false, so that callers can return it. */
 bool
 stripe_error(Call *call, int status, const char *type, const char *code,

@@ -117,6 +117,7 @@ extern void stripe_search(Call *call, Resource *res);
 /* stripe_event.c */
 extern json_t *change_begin(Obj *obj);
 extern void change_end(Call *call, Resource *res, Obj *obj, json_t *before, const char *verb);
+extern void change_remove(Call *call, Resource *res, Obj *obj);
 extern void change_undo(Obj *obj, json_t *before);
 extern void stripe_emit(Call *call, const char *type, const Obj *obj, json_t *previous);
 extern Collection *stripe_events(void);
@@ -130,7 +131,8 @@ extern void (*stripe_event_listener) (const char *type, const char *json, size_t
 /* the resources */
 extern Resource customers, products, prices;	/* stripe_catalog.c */
 extern Resource subscriptions;	/* stripe_subscription.c */
-extern Resource invoices, invoiceitems, invoice_payments;	/* stripe_invoice.c */
+extern Resource invoices, invoice_payments;	/* stripe_invoice.c */
+extern Resource invoiceitems;	/* stripe_invoiceitem.c */
 extern Resource payment_intents, charges, refunds;	/* stripe_payment.c */
 
 /* stripe_subscription.c */
@@ -142,9 +144,11 @@ extern json_t *invoice_line(const json_t *price, int64_t quantity, int64_t start
 extern void invoice_add_line(json_t *invoice, json_t *line);
 extern void invoice_total(json_t *invoice);
 extern json_t *invoice_new(const char *customer, const char *currency, const char *collection);
-extern size_t invoice_collect_items(Call *call, Obj *invoice);
 extern bool invoice_finalize(Call *call, Obj *invoice);
 extern bool invoice_collect_payment(Call *call, Obj *invoice);
+
+/* stripe_invoiceitem.c */
+extern size_t invoice_collect_items(Call *call, Obj *invoice);
 
 /* stripe_payment.c */
 extern Obj *payment_attempt(Call *call, const json_t *invoice);
@@ -155,5 +159,6 @@ extern int64_t get_int(const json_t *json, const char *name);
 extern void set_int(json_t *json, const char *name, int64_t value);
 extern void set_string(json_t *json, const char *name, const char *value);
 extern void set_null(json_t *json, const char *name);
+extern void add_missing(json_t *json, json_t *defaults);
 
 #endif

@@ -12,25 +12,6 @@
 
 static const char address_members[] = "city,country,line1,line2,postal_code,state";
 
-/* Gives what the caller did not set the value that Stripe shows then. */
-static void
-add_defaults(json_t *json, json_t *defaults)
-{
-	json_object_update_missing(json, defaults);
-	json_decref(defaults);
-}
-
-/* What is left of a deleted object. */
-static void
-leave_stub(Obj *obj, const char *object)
-{
-	json_t	   *stub = json_pack("{s:s, s:s, s:b}", "id", obj->id, "object", object, "deleted", 1);
-
-	json_decref(obj->json);
-	obj->json = stub;
-	obj->deleted = true;
-}
-
 static bool
 create_customer(Call *call, json_t *json)
 {
@@ -40,10 +21,10 @@ create_customer(Call *call, json_t *json)
 	make_id(prefix, sizeof(prefix), "", 8);
 	for (char *c = prefix; *c; c++)
 		*c = (char) (*c >= 'a' && *c <= 'z' ? *c - 32 : *c);
-	add_defaults(json, json_pack("{s:n, s:i, s:n, s:n, s:b, s:n, s:n, s:n}",
+	add_missing(json, json_pack("{s:n, s:i, s:n, s:n, s:b, s:n, s:n, s:n}",
 								 "address", "balance", 0, "currency", "default_source",
 								 "delinquent", 0, "description", "discount", "email"));
-	add_defaults(json, json_pack("{s:s, s:{s:n, s:n, s:n, s:n}, s:n, s:i, s:n, s:[], s:n, s:s, s:n}",
+	add_missing(json, json_pack("{s:s, s:{s:n, s:n, s:n, s:n}, s:n, s:i, s:n, s:[], s:n, s:s, s:n}",
 								 "invoice_prefix", prefix, "invoice_settings", "custom_fields",
 								 "default_payment_method", "footer", "rendering_options", "name",
 								 "next_invoice_sequence", 1, "phone", "preferred_locales", "shipping",
@@ -64,8 +45,7 @@ remove_customer(Call *call, Obj *obj)
 		if (customer != NULL && strcmp(customer, obj->id) == 0)
 			(void) subscription_end(call, subs->rows[i]);
 	}
-	change_end(call, &customers, obj, change_begin(obj), "deleted");
-	leave_stub(obj, "customer");
+	change_remove(call, &customers, obj);
 	return true;
 }
 
@@ -73,7 +53,7 @@ static bool
 create_product(Call *call, json_t *json)
 {
 	(void) call;
-	add_defaults(json, json_pack("{s:b, s:n, s:n, s:[], s:[], s:n, s:n, s:n, s:s, s:n, s:n, s:I}",
+	add_missing(json, json_pack("{s:b, s:n, s:n, s:[], s:[], s:n, s:n, s:n, s:s, s:n, s:n, s:I}",
 								 "active", 1, "default_price", "description", "images",
 								 "marketing_features", "package_dimensions", "shippable",
 								 "statement_descriptor", "type", "service", "unit_label", "url",
@@ -101,8 +81,7 @@ remove_product(Call *call, Obj *obj)
 								"This product cannot be deleted because it has one or more "
 								"user-created prices.");
 	}
-	change_end(call, &products, obj, change_begin(obj), "deleted");
-	leave_stub(obj, "product");
+	change_remove(call, &products, obj);
 	return true;
 }
 
@@ -179,7 +158,7 @@ create_price(Call *call, json_t *json)
 {
 	if (!set_amount(call, json) || !set_recurring(call, json) || !attach_product(call, json))
 		return false;
-	add_defaults(json, json_pack("{s:b, s:s, s:n, s:n, s:n, s:s, s:n, s:n, s:s}",
+	add_missing(json, json_pack("{s:b, s:s, s:n, s:n, s:n, s:s, s:n, s:n, s:s}",
 								 "active", 1, "billing_scheme", "per_unit", "custom_unit_amount",
 								 "lookup_key", "nickname", "tax_behavior", "unspecified", "tiers_mode",
 								 "transform_quantity", "type",

@@ -96,6 +96,16 @@ change_end(Call *call, Resource *res, Obj *obj, json_t *before, const char *verb
 	json_decref(before);
 }
 
+/* Deletes for good: tells of it with the last state, then leaves a stub. */
+void
+change_remove(Call *call, Resource *res, Obj *obj)
+{
+	change_end(call, res, obj, change_begin(obj), "deleted");
+	json_decref(obj->json);
+	obj->json = json_pack("{s:s, s:s, s:b}", "id", obj->id, "object", res->object, "deleted", 1);
+	obj->deleted = true;
+}
+
 /* Takes over previous. The event keeps the object as text, as of now. */
 void
 stripe_emit(Call *call, const char *type, const Obj *obj, json_t *previous)

@@ -11,13 +11,6 @@
 #include "clock.h"
 #include "stripe.h"
 
-static void
-add_missing(json_t *json, json_t *defaults)
-{
-	json_object_update_missing(json, defaults);
-	json_decref(defaults);
-}
-
 static bool
 declines(const char *customer_id, const char *method)
 {

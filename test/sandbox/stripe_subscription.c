@@ -285,10 +285,8 @@ add_defaults(json_t *json, int64_t now)
 								 "start_date", (json_int_t) now, "status", "active",
 								 "test_clock", "trial_start", "trial_end");
 
-	json_object_update_missing(json, defaults);
-	json_object_update(json, more);
-	json_decref(defaults);
-	json_decref(more);
+	add_missing(json, defaults);
+	add_missing(json, more);
 }
 
 static bool
