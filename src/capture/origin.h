@@ -10,6 +10,6 @@
 #include "postgres.h"
 
 /* Id of the system whose records are being applied; 0 for everybody else. */
-extern int	se_origin_system;
+extern int se_origin_system;
 
 #endif

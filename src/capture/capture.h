@@ -1,0 +1,10 @@
+/*
+ * capture.h: what the rest of the library calls of the capture.
+ */
+#ifndef SE_CAPTURE_CAPTURE_H
+#define SE_CAPTURE_CAPTURE_H
+
+/* From _PG_init: registers the transaction callbacks. */
+extern void se_capture_init(void);
+
+#endif
