@@ -30,7 +30,8 @@ typedef enum SeCast
 	CAST_DATE, CAST_DATE_IN_ZONE, CAST_LAST_DATE_IN_ZONE, CAST_DAY_START, CAST_DAY_END,
 	CAST_YEAR, CAST_MONTH, CAST_DAY,
 	CAST_DATE_PARTS, CAST_TIMESTAMP_PARTS, CAST_FROM_PARTS,
-	CAST_UPPER, CAST_LOWER, CAST_TRIM, CAST_BASE64, CAST_JSON, CAST_FROM_JSON
+	CAST_UPPER, CAST_LOWER, CAST_TRIM, CAST_BASE64, CAST_JSON, CAST_FROM_JSON,
+	CAST_ESCAPE_QUOTES
 } SeCast;
 
 static const struct
@@ -49,7 +50,7 @@ static const struct
 	{"month", CAST_MONTH}, {"day", CAST_DAY}, {"date_parts", CAST_DATE_PARTS},
 	{"timestamp_parts", CAST_TIMESTAMP_PARTS}, {"from_parts", CAST_FROM_PARTS},
 	{"upper", CAST_UPPER}, {"lower", CAST_LOWER}, {"trim", CAST_TRIM}, {"base64", CAST_BASE64},
-	{"json", CAST_JSON}, {"from_json", CAST_FROM_JSON}
+	{"json", CAST_JSON}, {"from_json", CAST_FROM_JSON}, {"escape_quotes", CAST_ESCAPE_QUOTES}
 };
 
 int
@@ -131,6 +132,13 @@ currency_digits(SeEval *ev, const SeExpr *x, char **currency)
 	return digits;
 }
 
+/* 1999.000 → 1999: some vendors limit the decimals they read. */
+static JsonbValue *
+without_zeros(JsonbValue *v)
+{
+	return v ? jv_numeric(numeric_normalize(v->val.numeric)) : NULL;
+}
+
 static JsonbValue *
 cast_money(SeEval *ev, const SeExpr *x, SeCast cast, JsonbValue *v)
 {
@@ -145,7 +153,9 @@ cast_money(SeEval *ev, const SeExpr *x, SeCast cast, JsonbValue *v)
 		return NULL;
 	if (cast == CAST_MAJOR)
 		return shifted(ev, text, -digits, false, currency);
-	return shifted(ev, text, digits, cast == CAST_MINOR, psprintf("minor units of %s", currency));
+	if (cast == CAST_MINOR)
+		return shifted(ev, text, digits, true, psprintf("minor units of %s", currency));
+	return without_zeros(shifted(ev, text, digits, false, currency));
 }
 
 static JsonbValue *
@@ -455,6 +465,22 @@ cast_base64(JsonbValue *v)
 	return jv_string(out);
 }
 
+/* For vendors' query languages: quotes and backslashes of a value cannot end the literal around it. */
+static JsonbValue *
+cast_escape_quotes(const char *text)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (; *text; text++)
+	{
+		if (strchr("'\"\\", *text))
+			appendStringInfoChar(&buf, '\\');
+		appendStringInfoChar(&buf, *text);
+	}
+	return jv_string(buf.data);
+}
+
 static JsonbValue *
 cast_from_json(SeEval *ev, JsonbValue *v)
 {
@@ -491,6 +517,8 @@ cast_text(SeEval *ev, SeCast cast, JsonbValue *v)
 			return cast_base64(v);
 		case CAST_JSON:
 			return jv_string(jv_json(v));
+		case CAST_ESCAPE_QUOTES:
+			return cast_escape_quotes(text);
 		default:
 			return cast_from_json(ev, v);
 	}
@@ -524,6 +552,7 @@ apply_cast(SeEval *ev, const SeExpr *x, SeCast cast, JsonbValue *v)
 		case CAST_BASE64:
 		case CAST_JSON:
 		case CAST_FROM_JSON:
+		case CAST_ESCAPE_QUOTES:
 			return cast_text(ev, cast, v);
 		default:
 			return cast_time(ev, x, cast, v);

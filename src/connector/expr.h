@@ -28,6 +28,10 @@ typedef enum SeExprKind
 	SE_X_CONCAT,				/* missing parts count as empty text */
 	SE_X_FIRST,					/* first that is neither missing nor null */
 	SE_X_MERGE,					/* objects laid over each other, later ones win */
+	SE_X_APPEND,				/* arrays one behind the other */
+	SE_X_SUM,					/* exact, over all that the paths find; nothing: 0 */
+	SE_X_MIN,					/* nothing: missing */
+	SE_X_MAX,
 	SE_X_VALUE					/* options around another expression */
 } SeExprKind;
 
@@ -60,6 +64,7 @@ typedef struct SeOptions
 	const char *ref;
 	const char *by;
 	bool		ref_fetch;
+	bool		unbound_null;	/* a reference that is not bound is missing, not waited for */
 	JsonPath   *state_path;
 	List	   *state_in;		/* char * */
 	const char *state_text;

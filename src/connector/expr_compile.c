@@ -29,6 +29,7 @@ static const struct
 }			heads[] = {
 	{"$", SE_X_PATH}, {"$value", SE_X_VALUE}, {"$each", SE_X_EACH}, {"$if", SE_X_IF},
 	{"$concat", SE_X_CONCAT}, {"$first", SE_X_FIRST}, {"$merge", SE_X_MERGE},
+	{"$append", SE_X_APPEND}, {"$sum", SE_X_SUM}, {"$min", SE_X_MIN}, {"$max", SE_X_MAX},
 	{"$const", SE_X_CONST}, {"$use", SE_X_OBJECT}
 };
 
@@ -370,6 +371,8 @@ compile_option(SeCompiler *c, SeExpr *x, const char *at, const char *key, JsonbV
 		opt->by = text;
 	else if (strcmp(key, "state") == 0)
 		compile_state(c, opt, at, v);
+	else if (strcmp(key, "unbound") == 0 && text && strcmp(text, "null") == 0)
+		opt->unbound_null = true;
 	else if (strcmp(key, "fetch") == 0 && v->type == jbvBool)
 		opt->ref_fetch = v->val.boolean;
 	else if (strcmp(key, "required") == 0 && v->type == jbvBool)
@@ -445,6 +448,28 @@ compile_each(SeCompiler *c, const char *at, JsonbValue *node)
 	return x;
 }
 
+/* One path or several, of which all results are taken together. */
+static SeExpr *
+compile_fold(SeCompiler *c, SeExprKind kind, const char *at, JsonbValue *v)
+{
+	bool		several = JV_IS_ARRAY(v);
+	int			n = several ? jv_count(v) : 1;
+	SeExpr	   *x = new_expr(kind, at, n);
+	int			i;
+
+	for (i = 0; i < n; i++)
+	{
+		JsonbValue *one = several ? getIthJsonbValueFromContainer(v->val.binary.data, i) : v;
+		const char *here = several ? se_pointer_index(at, i) : at;
+
+		if (one->type != jbvString)
+			se_bad_manifest(here, "must be a path");
+		x->items[i] = new_expr(SE_X_PATH, here, 0);
+		x->items[i]->path = se_compile_path(c, here, jv_text(one));
+	}
+	return x;
+}
+
 static SeExpr *
 compile_head(SeCompiler *c, const char *at, JsonbValue *node, const char *head, SeExprKind kind)
 {
@@ -472,6 +497,10 @@ compile_head(SeCompiler *c, const char *at, JsonbValue *node, const char *head, 
 			x = new_expr(SE_X_CONST, head_at, 0);
 			x->constant = v;
 			return x;
+		case SE_X_SUM:
+		case SE_X_MIN:
+		case SE_X_MAX:
+			return compile_fold(c, kind, head_at, v);
 		default:
 			return compile_items(c, kind, head_at, v);
 	}

@@ -8,10 +8,12 @@
 #include "postgres.h"
 
 #include "connector/expr.h"
+#include "connector/money.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
 
 #define MAX_MESSAGE 600
 
@@ -348,6 +350,82 @@ eval_merge(SeEval *ev, const SeExpr *x)
 }
 
 static JsonbValue *
+eval_append(SeEval *ev, const SeExpr *x)
+{
+	JsonbParseState *state = NULL;
+	int			i,
+				n = 0;
+
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	for (i = 0; i < x->nitems; i++)
+	{
+		JsonbValue *v = se_eval(ev, x->items[i]);
+		JvIter		it;
+
+		if (ev->status != SE_RENDER_OK)
+			return NULL;
+		jv_iter_init(&it, JV_IS_ARRAY(v) ? v : NULL);
+		for (; jv_iter_next(&it); n++)
+		{
+			JsonbValue *item = palloc(sizeof(JsonbValue));
+
+			*item = it.value;
+			jv_push_value(&state, false, item);
+		}
+	}
+	return n > 0 ? finish(&state, WJB_END_ARRAY) : NULL;
+}
+
+static JsonbValue *
+numeric_value(Numeric n)
+{
+	JsonbValue *v = palloc0(sizeof(JsonbValue));
+
+	v->type = jbvNumeric;
+	v->val.numeric = n;
+	return v;
+}
+
+/* Sum, least or greatest of all numbers found; a text that holds a number is one. */
+static JsonbValue *
+eval_fold(SeEval *ev, const SeExpr *x)
+{
+	Numeric		total = x->kind == SE_X_SUM ? int64_to_numeric(0) : NULL;
+	int			i;
+
+	for (i = 0; i < x->nitems; i++)
+	{
+		JvIter		it;
+
+		jv_iter_init(&it, se_eval_path_array(ev, x->items[i]->path));
+		while (jv_iter_next(&it))
+		{
+			char	   *text = jv_text(&it.value);
+			char		plain[400];
+			Datum		n;
+
+			if (text == NULL)
+				continue;
+			if (se_decimal_shift(text, 0, false, plain, sizeof(plain)) != SE_SHIFT_OK)
+			{
+				ev->at = x->items[i]->at;
+				se_eval_fail(ev, "not_a_number", "value \"%s\" is not a number", text);
+				return NULL;
+			}
+			n = NumericGetDatum(jv_numeric(plain)->val.numeric);
+			if (total == NULL)
+				total = DatumGetNumeric(n);
+			else
+				total = DatumGetNumeric(DirectFunctionCall2(x->kind == SE_X_SUM ? numeric_add
+															: x->kind == SE_X_MIN ? numeric_smaller
+															: numeric_larger,
+															NumericGetDatum(total), n));
+		}
+	}
+	return total ? numeric_value(total) : NULL;
+}
+
+static JsonbValue *
 eval_kind(SeEval *ev, const SeExpr *x)
 {
 	JsonbValue *v;
@@ -384,6 +462,12 @@ eval_kind(SeEval *ev, const SeExpr *x)
 			return NULL;
 		case SE_X_MERGE:
 			return eval_merge(ev, x);
+		case SE_X_APPEND:
+			return eval_append(ev, x);
+		case SE_X_SUM:
+		case SE_X_MIN:
+		case SE_X_MAX:
+			return eval_fold(ev, x);
 		case SE_X_VALUE:
 			return se_eval(ev, x->items[0]);
 	}
@@ -462,6 +546,8 @@ apply_ref(SeEval *ev, const SeExpr *x, JsonbValue *v)
 		bound = ev->refs->to_remote(ev->refs->arg, opt->ref, opt->by, key, opt->state_path != NULL,
 									&found, &raw);
 	ev->in_callback = false;
+	if (!bound && opt->unbound_null)
+		return NULL;
 	if (!bound || (opt->state_path && !ev->inbound && !in_state(ev, opt, raw)))
 	{
 		wait_for(ev, x, key, bound);

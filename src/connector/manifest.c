@@ -4,12 +4,11 @@
  */
 #include "postgres.h"
 
-#include <jansson.h>
-
 #include "connector/expr.h"
 #include "connector/manifest_schema.h"
 #include "connector/schema.h"
 #include "core/errors.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -19,19 +18,9 @@ static void
 check_schema(Jsonb *doc)
 {
 	char	   *text = JsonbToCString(NULL, &doc->root, VARSIZE(doc));
-	json_error_t problem;
 	SeSchemaError fault;
-	json_t	   *schema = json_loads(se_manifest_schema, 0, &problem);
-	json_t	   *manifest = json_loads(text, JSON_DECODE_ANY, &problem);
-	bool		ok = schema && manifest && se_schema_check(schema, manifest, &fault);
 
-	/* Nothing above raises errors, so both are released on every way out. */
-	if (schema == NULL || manifest == NULL)
-		snprintf(fault.message, sizeof(fault.message), "cannot be read: %s", problem.text),
-			fault.pointer[0] = '\0';
-	json_decref(schema);
-	json_decref(manifest);
-	if (!ok)
+	if (!se_schema_check(se_manifest_schema, pg_server_to_any(text, strlen(text), PG_UTF8), &fault))
 		se_bad_manifest(fault.pointer, "%s", fault.message);
 }
 

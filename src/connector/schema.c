@@ -9,6 +9,7 @@
  */
 #include "connector/schema.h"
 
+#include <jansson.h>
 #include <regex.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -368,10 +369,21 @@ check_node(Check *c, json_t *schema, json_t *doc, const char *at)
 }
 
 bool
-se_schema_check(json_t *schema, json_t *doc, SeSchemaError *error)
+se_schema_check(const char *schema_text, const char *doc_text, SeSchemaError *error)
 {
+	json_error_t problem;
+	json_t	   *schema = json_loads(schema_text, 0, &problem);
+	json_t	   *doc = schema ? json_loads(doc_text, JSON_DECODE_ANY, &problem) : NULL;
 	Check		c = {.root = schema,.error = error};
+	bool		ok = false;
 
 	error->pointer[0] = error->message[0] = '\0';
-	return check_node(&c, schema, doc, "");
+	if (doc)
+		ok = check_node(&c, schema, doc, "");
+	else
+		(void) fault(&c, "", "%s cannot be read: %s", schema ? "the document" : "the schema",
+					 problem.text);
+	json_decref(schema);
+	json_decref(doc);
+	return ok;
 }

@@ -1,11 +1,13 @@
 /*
  * schema.h
- *		Validator for the part of JSON Schema that manifests need. jansson only.
+ *		Validator for the part of JSON Schema that manifests need.
+ *
+ * Texts in and out: jansson's names collide with those of the server's own
+ * headers, so no file may see both.
  */
 #ifndef SE_SCHEMA_H
 #define SE_SCHEMA_H
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -16,12 +18,12 @@ typedef struct SeSchemaError
 } SeSchemaError;
 
 /*
- * True when doc satisfies schema. Understood: type, enum, const, properties,
+ * True when doc satisfies schema, both JSON texts. Understood: type, enum, const, properties,
  * required, additionalProperties (false or a schema), propertyNames.pattern,
  * minProperties, items, minItems, uniqueItems, pattern, minLength, maxLength,
  * minimum, maximum, oneOf, anyOf, allOf, not, $ref to "#/definitions/x". Other keywords are
  * ignored. Patterns are POSIX extended regular expressions.
  */
-extern bool se_schema_check(json_t *schema, json_t *doc, SeSchemaError *error);
+extern bool se_schema_check(const char *schema, const char *doc, SeSchemaError *error);
 
 #endif							/* SE_SCHEMA_H */
