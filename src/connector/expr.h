@@ -40,6 +40,7 @@ typedef enum SeOmit
 	SE_OMIT_DEFAULT,
 	SE_OMIT_NULL,
 	SE_OMIT_EMPTY,
+	SE_OMIT_CREATE,				/* left out of a create, null otherwise: there is nothing to clear yet */
 	SE_OMIT_NEVER
 } SeOmit;
 
@@ -268,6 +269,7 @@ extern void jv_push_member(JsonbParseState **state, const char *key, JsonbValue 
 typedef struct SeEval
 {
 	const SeManifest *m;
+	bool		creating;		/* the operation makes the remote record */
 	bool		inbound;		/* pull: enums and references are read backwards */
 	const SeRefs *refs;
 	Jsonb	   *root;			/* $ */

@@ -381,6 +381,8 @@ compile_option(SeCompiler *c, SeExpr *x, const char *at, const char *key, JsonbV
 		opt->omit = SE_OMIT_NULL;
 	else if (strcmp(key, "omit") == 0 && text && strcmp(text, "empty") == 0)
 		opt->omit = SE_OMIT_EMPTY;
+	else if (strcmp(key, "omit") == 0 && text && strcmp(text, "create") == 0)
+		opt->omit = SE_OMIT_CREATE;
 	else if (strcmp(key, "omit") == 0 && text && strcmp(text, "never") == 0)
 		opt->omit = SE_OMIT_NEVER;
 	else

@@ -198,12 +198,14 @@ is_empty(JsonbValue *v)
 }
 
 static bool
-left_out(const SeExpr *x, JsonbValue *v)
+left_out(SeEval *ev, const SeExpr *x, JsonbValue *v)
 {
 	switch (x->opt ? x->opt->omit : SE_OMIT_DEFAULT)
 	{
 		case SE_OMIT_NEVER:
 			return false;
+		case SE_OMIT_CREATE:
+			return ev->creating && is_null(v);
 		case SE_OMIT_EMPTY:
 			return is_empty(v);
 		case SE_OMIT_NULL:
@@ -234,7 +236,7 @@ eval_object(SeEval *ev, const SeExpr *x)
 
 		if (ev->status != SE_RENDER_OK)
 			return NULL;
-		if (left_out(x->items[i], v))
+		if (left_out(ev, x->items[i], v))
 			continue;
 		jv_push_member(&state, x->keys[i], v);
 		members++;
@@ -262,7 +264,7 @@ eval_array(SeEval *ev, const SeExpr *x)
 			return NULL;
 		if (v == NULL && item->kind == SE_X_IF && item->items[1] == NULL)
 			continue;
-		if (item->opt && item->opt->omit != SE_OMIT_DEFAULT && left_out(item, v))
+		if (item->opt && item->opt->omit != SE_OMIT_DEFAULT && left_out(ev, item, v))
 			continue;
 		jv_push_value(&state, false, v);
 	}

@@ -166,5 +166,6 @@ se_render(const SeManifest *m, const SeOperation *op, Jsonb *ctx, const SeRefs *
 
 	se_eval_init(&ev, m, ctx, se_make_vars(ctx, ctx, NULL, NULL));
 	ev.refs = refs;
+	ev.creating = op->kind == SE_OP_CREATE;
 	se_render_request(&ev, op->request, op->takes_key, out);
 }
