@@ -97,6 +97,7 @@ CREATE TABLE sync.outcome (
     response        text
 ) PARTITION BY RANGE (at);
 CREATE INDEX outcome_delivery_idx ON sync.outcome (route_id, seq);
+CREATE INDEX outcome_at_idx ON sync.outcome USING brin (at) WITH (pages_per_range = 32, autosummarize = on);
 COMMENT ON TABLE sync.outcome IS 'How each attempt ended, and what that made of its delivery; append-only';
 COMMENT ON COLUMN sync.outcome.attempt_id IS 'The attempt; 0 for an outcome without one (merged, ignored, discarded)';
 COMMENT ON COLUMN sync.outcome.final IS 'Whether the delivery ended with this attempt';

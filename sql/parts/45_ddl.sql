@@ -1,0 +1,239 @@
+-- DDL on what the registry names: renames are followed, drops of what is in use are refused.
+-- The registry holds names (a dump keeps those); OIDs and attribute numbers beside them are a cache
+-- that tells what a name belonged to before it changed. Event triggers do not fire with
+-- session_replication_role = replica: a superuser's way past the refusals.
+
+-- Keeps the cache. Runs at the load of a dump too, so it never fails for a table that is missing.
+CREATE FUNCTION sync._object_cache()
+RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    NEW.table_oid := to_regclass(format('%I.%I', NEW.schema_name, NEW.table_name));
+    NEW.line_oid := to_regclass(format('%I.%I', NEW.line_schema, NEW.line_table));
+    NEW.attributes := jsonb_build_object(
+        'table', (SELECT coalesce(jsonb_object_agg(a.attname, a.attnum), '{}') FROM pg_attribute a
+                   WHERE a.attrelid = NEW.table_oid AND a.attnum > 0 AND NOT a.attisdropped
+                     AND a.attname = ANY (NEW.key_columns || NEW.volatile_columns || NEW.number_column)),
+        'line', (SELECT coalesce(jsonb_object_agg(a.attname, a.attnum), '{}') FROM pg_attribute a
+                  WHERE a.attrelid = NEW.line_oid AND a.attnum > 0 AND NOT a.attisdropped
+                    AND a.attname = ANY (NEW.line_parent_columns || NEW.line_key_columns)));
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION sync._object_cache() IS 'Keeps the OIDs and attribute numbers that sync.object names';
+
+CREATE TRIGGER cache BEFORE INSERT OR UPDATE ON sync.object
+    FOR EACH ROW EXECUTE FUNCTION sync._object_cache();
+COMMENT ON TRIGGER cache ON sync.object IS 'Keeps the OIDs and attribute numbers that the row names';
+
+-- The same columns under their present names; columns that are gone fall out.
+CREATE FUNCTION sync._follow_columns(relation oid, columns name[], known jsonb)
+RETURNS name[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(coalesce(a.attname, c.name) ORDER BY c.n)
+      FROM unnest(columns) WITH ORDINALITY c (name, n)
+      LEFT JOIN pg_attribute a ON a.attrelid = relation AND NOT a.attisdropped
+                              AND a.attnum = (known ->> c.name)::smallint
+     WHERE NOT known ? c.name OR a.attname IS NOT NULL
+$$;
+COMMENT ON FUNCTION sync._follow_columns(oid, name[], jsonb) IS 'Column names after a rename, by attribute number';
+
+CREATE FUNCTION sync._follow_tables()
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    o sync.object;
+    before sync.object;
+BEGIN
+    FOR o IN SELECT t.* FROM sync.object t WHERE t.table_oid IS NOT NULL ORDER BY t.id FOR UPDATE LOOP
+        before := o;
+        SELECT n.nspname, c.relname INTO o.schema_name, o.table_name
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = o.table_oid;
+        CONTINUE WHEN NOT FOUND;
+        o.key_columns := sync._follow_columns(o.table_oid, o.key_columns, o.attributes -> 'table');
+        o.volatile_columns := coalesce(
+            sync._follow_columns(o.table_oid, o.volatile_columns, o.attributes -> 'table'), '{}');
+        o.number_column := (sync._follow_columns(o.table_oid, ARRAY[o.number_column], o.attributes -> 'table'))[1];
+        IF o.line_oid IS NOT NULL THEN
+            SELECT n.nspname, c.relname INTO o.line_schema, o.line_table
+              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = o.line_oid;
+            o.line_parent_columns := sync._follow_columns(o.line_oid, o.line_parent_columns, o.attributes -> 'line');
+            o.line_key_columns := sync._follow_columns(o.line_oid, o.line_key_columns, o.attributes -> 'line');
+        END IF;
+        CONTINUE WHEN o = before;
+
+        IF cardinality(o.key_columns) IS DISTINCT FROM cardinality(before.key_columns)
+           OR cardinality(o.line_parent_columns) IS DISTINCT FROM cardinality(before.line_parent_columns)
+           OR cardinality(o.line_key_columns) IS DISTINCT FROM cardinality(before.line_key_columns) THEN
+            RAISE EXCEPTION 'cannot drop a key column of object "%"', o.name
+                USING ERRCODE = 'SE013',
+                      DETAIL = format('Records of table %I.%I are identified by it.', o.schema_name, o.table_name),
+                      HINT = format('Run SELECT sync.untrack(%L) first.', o.name);
+        END IF;
+        IF before.number_column IS NOT NULL AND o.number_column IS NULL THEN
+            RAISE NOTICE 'object "%" has no column with a business number any more', o.name
+                USING HINT = 'Views show ids only; track the table again to name another column.';
+        END IF;
+        IF o.key_columns <> before.key_columns OR o.number_column <> before.number_column
+           OR o.line_parent_columns <> before.line_parent_columns OR o.line_key_columns <> before.line_key_columns THEN
+            RAISE NOTICE 'columns of object "%" were renamed', o.name
+                USING DETAIL = 'Keys and business number are followed.',
+                      HINT = 'Conditions of routes and mappings of connectors name columns themselves: check those.';
+        END IF;
+        UPDATE sync.object t
+           SET schema_name = o.schema_name, table_name = o.table_name, key_columns = o.key_columns,
+               volatile_columns = o.volatile_columns, number_column = o.number_column,
+               line_schema = o.line_schema, line_table = o.line_table,
+               line_parent_columns = o.line_parent_columns, line_key_columns = o.line_key_columns
+         WHERE t.id = o.id;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync._follow_tables() IS 'Follows renames of tracked tables, their schemas and their columns';
+
+CREATE FUNCTION sync._follow_systems()
+RETURNS void
+LANGUAGE sql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE sync.system y SET name = s.name
+      FROM sync._server s
+     WHERE s.oid = y.server_oid AND s.name <> y.name
+       AND NOT EXISTS (SELECT FROM sync.system other WHERE other.name = s.name)
+$$;
+COMMENT ON FUNCTION sync._follow_systems() IS 'Follows renames of foreign servers';
+
+CREATE FUNCTION sync._on_ddl()
+RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    mapping record;
+BEGIN
+    -- An update of the extension may find these tables half-way between two versions.
+    IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() d WHERE d.in_extension) THEN
+        RETURN;
+    END IF;
+    IF TG_TAG IN ('ALTER TABLE', 'ALTER SCHEMA') THEN
+        PERFORM sync._follow_tables();
+    ELSIF TG_TAG = 'ALTER SERVER' THEN
+        PERFORM sync._follow_systems();
+    ELSE
+        FOR mapping IN
+            SELECT s.name, pg_get_userbyid(m.umuser) AS role
+              FROM pg_event_trigger_ddl_commands() d
+              JOIN pg_user_mapping m ON m.oid = d.objid AND m.umuser <> 0
+              JOIN sync._server s ON s.oid = m.umserver
+             WHERE d.classid = 'pg_catalog.pg_user_mapping'::regclass
+        LOOP
+            RAISE WARNING 'the user mapping of "%" for system "%" is not used', mapping.role, mapping.name
+                USING DETAIL = 'A system has one account, that of the mapping for PUBLIC.',
+                      HINT = 'Use CREATE USER MAPPING FOR PUBLIC.';
+        END LOOP;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._on_ddl() IS 'Event trigger: follows renames of what the registry names';
+
+CREATE FUNCTION sync._on_drop()
+RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    dropped record;
+    reason text;
+BEGIN
+    FOR dropped IN
+        SELECT o.id, o.name, d.object_identity, o.captured, d.objid = o.line_oid AS line
+          FROM pg_event_trigger_dropped_objects() d
+          JOIN sync.object o ON d.objid IN (o.table_oid, o.line_oid)
+         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objsubid = 0
+    LOOP
+        SELECT coalesce(
+            (SELECT format('Route "%s" sends its changes.', r.name) FROM sync.route r
+              WHERE r.object_id = dropped.id AND r.state <> 'dropped' LIMIT 1),
+            (SELECT format('A stream from system "%s" writes it.', y.name)
+               FROM sync.stream t JOIN sync.system y ON y.id = t.system_id
+              WHERE t.object_id = dropped.id AND t.state <> 'dropped' LIMIT 1),
+            CASE WHEN dropped.captured THEN 'Its changes are captured.' END) INTO reason;
+        IF reason IS NOT NULL THEN
+            RAISE EXCEPTION 'cannot drop table %: it holds the %object "%"', dropped.object_identity,
+                            CASE WHEN dropped.line THEN 'lines of ' ELSE '' END, dropped.name
+                USING ERRCODE = 'SE013', DETAIL = reason,
+                      HINT = format('Drop its routes and streams (sync.drop_route, sync.drop_stream), then run SELECT sync.untrack(%L).', dropped.name);
+        END IF;
+        UPDATE sync.object o SET captured = false WHERE o.id = dropped.id;
+    END LOOP;
+
+    FOR dropped IN
+        SELECT y.id, y.name, d.object_identity
+          FROM pg_event_trigger_dropped_objects() d
+          JOIN sync.system y ON d.objid = y.server_oid
+         WHERE d.classid = 'pg_catalog.pg_foreign_server'::regclass
+    LOOP
+        SELECT coalesce(
+            (SELECT format('Route "%s" sends to it.', r.name) FROM sync.route r
+              WHERE r.system_id = dropped.id AND r.state <> 'dropped' LIMIT 1),
+            (SELECT format('A stream reads object "%s" from it.', o.name)
+               FROM sync.stream t JOIN sync.object o ON o.id = t.object_id
+              WHERE t.system_id = dropped.id AND t.state <> 'dropped' LIMIT 1),
+            (SELECT 'Deliveries to it are unfinished.' FROM sync.pending p JOIN sync.route r ON r.id = p.route_id
+              WHERE r.system_id = dropped.id LIMIT 1),
+            (SELECT 'Records are bound to records of it.' FROM sync.external_id x WHERE x.system_id = dropped.id LIMIT 1))
+          INTO reason;
+        IF reason IS NOT NULL THEN
+            RAISE EXCEPTION 'cannot drop server %: it is a system in use', dropped.object_identity
+                USING ERRCODE = 'SE013', DETAIL = reason,
+                      HINT = format('Drop its routes and streams (sync.drop_route, sync.drop_stream), then run SELECT sync.forget_system(%L).', dropped.name);
+        END IF;
+        UPDATE sync.system y SET server_oid = NULL WHERE y.id = dropped.id;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync._on_drop() IS 'Event trigger: refuses to drop tables and servers that are in use';
+
+-- A system that is to go: what ties records to it is deleted, history stays.
+CREATE FUNCTION sync.forget_system(system text)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    gone integer;
+BEGIN
+    SELECT y.id INTO gone FROM sync.system y WHERE y.name = forget_system.system;
+    IF NOT FOUND THEN
+        PERFORM sync._system_id(forget_system.system);
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM sync.route r WHERE r.system_id = gone AND r.state <> 'dropped')
+       OR EXISTS (SELECT FROM sync.stream t WHERE t.system_id = gone AND t.state <> 'dropped') THEN
+        RAISE EXCEPTION 'system "%" is in use', forget_system.system
+            USING ERRCODE = 'SE013',
+                  DETAIL = 'It has routes or streams.',
+                  HINT = 'Drop them first with sync.drop_route() and sync.drop_stream().';
+    END IF;
+    DELETE FROM sync.inbox i WHERE i.system_id = gone;
+    DELETE FROM sync.mirror m WHERE m.system_id = gone;
+    DELETE FROM sync.external_id x WHERE x.system_id = gone;
+END
+$$;
+COMMENT ON FUNCTION sync.forget_system(text) IS 'Deletes the bindings, mirror and inbox of a system without routes and streams, so that its server can be dropped';
+
+CREATE EVENT TRIGGER sync_ext_ddl ON ddl_command_end
+    WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER SERVER', 'CREATE USER MAPPING', 'ALTER USER MAPPING')
+    EXECUTE FUNCTION sync._on_ddl();
+COMMENT ON EVENT TRIGGER sync_ext_ddl IS 'sync_ext: follows renames of tracked tables and of systems';
+
+CREATE EVENT TRIGGER sync_ext_drop ON sql_drop
+    WHEN TAG IN ('DROP TABLE', 'DROP SCHEMA', 'DROP SERVER', 'DROP FOREIGN DATA WRAPPER', 'DROP OWNED', 'DROP EXTENSION')
+    EXECUTE FUNCTION sync._on_drop();
+COMMENT ON EVENT TRIGGER sync_ext_drop IS 'sync_ext: refuses to drop tables and servers that are in use';

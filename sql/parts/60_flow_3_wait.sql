@@ -1,0 +1,185 @@
+-- For applications and scripts: what became of my record?
+
+CREATE FUNCTION sync.remote_id(object text, id text, system text)
+RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    bound text;
+BEGIN
+    SELECT x.remote_id INTO bound
+      FROM sync.external_id x
+      JOIN sync.system y ON y.id = x.system_id
+      JOIN sync.object o ON o.id = x.object_id
+     WHERE x.record_id = remote_id.id AND y.name = remote_id.system AND o.name = remote_id.object;
+    IF NOT FOUND THEN
+        -- Distinguish 'not bound yet' from a misspelt name.
+        PERFORM sync._object_id(remote_id.object);
+        IF NOT EXISTS (SELECT FROM sync._server s WHERE s.name = remote_id.system) THEN
+            RAISE EXCEPTION 'system "%" does not exist', system USING ERRCODE = 'SE010',
+                HINT = 'View sync.system_status lists the systems.';
+        END IF;
+    END IF;
+    RETURN bound;
+END
+$$;
+COMMENT ON FUNCTION sync.remote_id(text, text, text) IS 'Id that a system knows a record by; NULL when it is not bound there';
+
+-- Each look needs a snapshot of its own, which only READ COMMITTED gives.
+CREATE FUNCTION sync._check_can_wait(object_id integer, record_id text)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'cannot wait in a transaction with isolation %', current_setting('transaction_isolation')
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = 'Its snapshot never shows what the workers do meanwhile.',
+                  HINT = 'Wait in a READ COMMITTED transaction.';
+    END IF;
+    IF sync._uncommitted(object_id, record_id) THEN
+        RAISE EXCEPTION 'cannot wait for changes of this very transaction'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = 'They are sent after it has committed.',
+                  HINT = 'COMMIT first, then wait.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._check_can_wait(integer, text) IS 'An error when waiting in this transaction could never end';
+
+CREATE FUNCTION sync.wait_for(object text, id text, system text, timeout interval DEFAULT '30 s')
+RETURNS TABLE (outcome text, remote_id text, code text, message text)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    the_object integer := sync._object_id(wait_for.object);
+    the_system integer := sync._system_id(wait_for.system);
+    the_route integer;
+    target bigint;
+    first record;
+    held sync.pending;
+    deadline timestamptz := clock_timestamp() + wait_for.timeout;
+    pause_s double precision := 0.01;
+BEGIN
+    SELECT r.id INTO the_route FROM sync.route r
+     WHERE r.state <> 'dropped' AND r.system_id = the_system AND r.object_id = the_object;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'object "%" has no route to system "%"', wait_for.object, wait_for.system
+            USING ERRCODE = 'undefined_object', HINT = 'Create one with sync.create_route().';
+    END IF;
+    PERFORM sync._check_can_wait(the_object, wait_for.id);
+
+    -- What is unfinished now is waited for; later changes of the record do not prolong the wait.
+    SELECT max(u.seq) INTO target FROM sync._unfinished u
+     WHERE u.route_id = the_route AND u.record_id = wait_for.id;
+    WHILE target IS NOT NULL LOOP
+        SELECT u.seq, u.state, u.pending_id INTO first FROM sync._unfinished u
+         WHERE u.route_id = the_route AND u.record_id = wait_for.id AND u.seq <= target
+         ORDER BY u.seq LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        SELECT p.* INTO held FROM sync.pending p WHERE p.id = first.pending_id;
+        IF held.state IN ('dead', 'conflict') THEN
+            RETURN QUERY SELECT held.state, sync.remote_id(wait_for.object, wait_for.id, wait_for.system),
+                                held.code, held.message;
+            RETURN;
+        END IF;
+        IF clock_timestamp() >= deadline THEN
+            RETURN QUERY
+            SELECT 'timeout', sync.remote_id(wait_for.object, wait_for.id, wait_for.system), 'SE051',
+                   concat_ws('; ',
+                       format('after %s the delivery %s/%s is %s', wait_for.timeout, the_route, first.seq, first.state),
+                       (SELECT format('it waits for %s %s', o.name, held.wait_record_id)
+                          FROM sync.object o WHERE held.state = 'waiting' AND o.id = held.wait_object_id),
+                       'last error: ' || held.message,
+                       (SELECT format('system "%s" is paused', y.name) || coalesce(': ' || y.paused_reason, '')
+                          FROM sync.system y WHERE y.id = the_system AND y.paused),
+                       (SELECT 'the system''s mode is paused'
+                         WHERE sync._system_options(wait_for.system) ->> 'mode' = 'paused'),
+                       (SELECT 'the hub does not speak: ' || s.reason FROM sync.hub_status() s WHERE NOT s.speaks),
+                       CASE WHEN NOT sync._preloaded() THEN 'no workers: sync_ext is not preloaded' END);
+            RETURN;
+        END IF;
+        PERFORM pg_sleep(least(pause_s, extract(epoch FROM deadline - clock_timestamp())));
+        pause_s := least(pause_s * 1.5, 0.1);
+    END LOOP;
+
+    RETURN QUERY
+    SELECT f.state, sync.remote_id(wait_for.object, wait_for.id, wait_for.system), f.code, f.message
+      FROM sync.claim c
+      JOIN sync.outcome f ON f.route_id = c.route_id AND f.seq = c.seq AND f.final
+     WHERE c.record_id = wait_for.id AND c.object_id = the_object AND c.route_id = the_route
+     ORDER BY c.seq DESC, f.at DESC LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN QUERY
+        SELECT CASE WHEN b.remote IS NULL THEN 'unsynced' ELSE 'done' END, b.remote, NULL::text,
+               CASE WHEN b.remote IS NULL THEN 'no change of this record was ever sent along the route'
+                    ELSE 'nothing of this record is on its way' END
+          FROM (SELECT sync.remote_id(wait_for.object, wait_for.id, wait_for.system) AS remote) b;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.wait_for(text, text, text, interval) IS 'Waits until the committed changes of a record have reached a system, or need a person; outcome timeout explains what it waits for';
+
+-- Traffic that moves by itself: what is paused, dead or waits for a person does not count.
+CREATE FUNCTION sync._busy()
+RETURNS text
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH live AS (
+        SELECT y.id, y.name FROM sync.system y
+          JOIN sync._server s ON s.name = y.name
+         WHERE NOT y.paused AND coalesce(s.options ->> 'mode', 'live') <> 'paused')
+    SELECT b.what FROM (
+        SELECT format('event %s for route "%s" is %s', u.seq, r.name, u.state) AS what
+          FROM sync._unfinished u
+          JOIN sync.route r ON r.id = u.route_id AND r.state = 'active'
+          JOIN live ON live.id = u.system_id
+         WHERE u.state IN ('queued', 'in_flight', 'retry', 'ambiguous')
+        UNION ALL
+        SELECT format('API call %s to system "%s" is %s', a.id, live.name, a.state)
+          FROM sync.api_call a JOIN live ON live.id = a.system_id
+         WHERE a.state IN ('queued', 'sent')
+        UNION ALL
+        SELECT format('object "%s" was asked for from system "%s"', o.name, live.name)
+          FROM sync.stream_cursor k
+          JOIN sync.stream t ON t.id = k.stream_id AND t.state = 'active'
+          JOIN sync.object o ON o.id = t.object_id
+          JOIN live ON live.id = t.system_id
+         WHERE k.requested_at IS NOT NULL
+           AND (k.started_at IS NULL OR k.started_at < k.requested_at
+                OR k.finished_at IS NULL OR k.finished_at < k.started_at)) b
+     LIMIT 1
+$$;
+COMMENT ON FUNCTION sync._busy() IS 'Something that is still on its way; NULL when the hub is idle';
+
+CREATE FUNCTION sync.wait_idle(timeout interval DEFAULT '60 s')
+RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + timeout;
+    pause_s double precision := 0.01;
+    busy text;
+BEGIN
+    PERFORM sync._check_can_wait(NULL, NULL);
+    LOOP
+        busy := sync._busy();
+        IF busy IS NULL THEN
+            RETURN true;
+        END IF;
+        IF clock_timestamp() >= deadline THEN
+            RAISE NOTICE 'not idle after %: %', timeout, busy;
+            RETURN false;
+        END IF;
+        PERFORM pg_sleep(least(pause_s, extract(epoch FROM deadline - clock_timestamp())));
+        pause_s := least(pause_s * 1.5, 0.1);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync.wait_idle(interval) IS 'Waits until nothing moves any more; false, with a notice that names what still does, at the time-out';

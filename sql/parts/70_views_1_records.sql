@@ -1,0 +1,217 @@
+-- What a person looks at: records, deliveries, attempts. Business numbers stand beside ids, systems
+-- and objects by name. Views run with their owner's rights on the tables of sync; what they read of
+-- canonical tables they read as the caller.
+
+CREATE VIEW sync._object_columns AS
+SELECT o.id, o.name, o.schema_name, o.table_name, o.table_oid, o.key_columns, o.number_column
+  FROM sync.object o
+  JOIN pg_catalog.pg_class c ON c.oid = o.table_oid AND c.relkind IN ('r', 'p');
+COMMENT ON VIEW sync._object_columns IS 'Tables of objects with their key and number columns';
+
+-- Business number of a record from its canonical row, as the caller; NULL when the caller may not
+-- read it. Only built-in types are compared and shown, so that no cast or domain check of a table's
+-- owner runs with the rights of whoever looks.
+CREATE FUNCTION sync._record_number(object_id integer, record_id text)
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    o record;
+    matches text;
+    number text;
+BEGIN
+    SELECT t.* INTO o FROM sync._object_columns t WHERE t.id = _record_number.object_id;
+    IF o.number_column IS NULL OR NOT has_schema_privilege(o.schema_name, 'USAGE')
+       OR NOT has_table_privilege(o.table_oid, 'SELECT') THEN
+        RETURN NULL;
+    END IF;
+    SELECT string_agg(format('t.%I = %s::%s', a.attname,
+                             CASE cardinality(o.key_columns) WHEN 1 THEN '$1' ELSE format('($1::jsonb ->> %s)', k.n - 1) END,
+                             format_type(b.oid, NULL)), ' AND ')
+      INTO matches
+      FROM unnest(o.key_columns) WITH ORDINALITY k (name, n)
+      JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = k.name
+      JOIN pg_type y ON y.oid = a.atttypid
+      JOIN pg_type b ON b.oid = CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END
+                    AND b.typnamespace = 'pg_catalog'::regnamespace
+    HAVING count(*) = cardinality(o.key_columns);
+    IF matches IS NULL THEN
+        RETURN NULL;
+    END IF;
+    EXECUTE format('SELECT format(''%%s'', t.%I) FROM %I.%I t WHERE %s', o.number_column, o.schema_name, o.table_name, matches)
+       INTO number USING record_id;
+    RETURN nullif(number, '');
+EXCEPTION WHEN insufficient_privilege OR invalid_text_representation OR undefined_table OR undefined_column
+          OR invalid_datetime_format THEN
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sync._record_number(integer, text) IS 'Business number of a record, when the caller may read it';
+
+CREATE VIEW sync.record_status AS
+SELECT o.name AS object, h.record_id,
+       coalesce(p.body ->> o.number_column, m.fields ->> o.number_column,
+                sync._record_number(o.id, h.record_id)) AS record_number,
+       y.name AS system, h.state,
+       CASE WHEN p.state = 'waiting'
+            THEN concat_ws(' ', w.name, coalesce(sync._record_number(w.id, p.wait_record_id), p.wait_record_id),
+                           'to be ' || coalesce(p.wait_state, 'bound'))
+            WHEN p.state = 'behind' THEN 'an earlier change of the record' END AS waiting_for,
+       x.remote_id, x.remote_number, p.message AS last_error, p.next_attempt_at,
+       h.last_event_at, m.pushed_at AS last_done_at, h.route_id || '/' || h.seq AS delivery
+  FROM (SELECT DISTINCT ON (u.route_id, u.record_id)
+               u.route_id, u.record_id, u.system_id, u.object_id, u.seq, u.state, u.pending_id,
+               max(u.event_at) OVER (PARTITION BY u.route_id, u.record_id) AS last_event_at
+          FROM sync._unfinished u
+         ORDER BY u.route_id, u.record_id, u.seq) h
+  JOIN sync.object o ON o.id = h.object_id
+  JOIN sync.system y ON y.id = h.system_id
+  LEFT JOIN sync.pending p ON p.id = h.pending_id
+  LEFT JOIN sync.object w ON w.id = p.wait_object_id
+  LEFT JOIN sync.external_id x ON x.system_id = h.system_id AND x.object_id = h.object_id AND x.record_id = h.record_id
+  LEFT JOIN sync.mirror m ON m.system_id = x.system_id AND m.object_id = x.object_id AND m.remote_id = x.remote_id
+UNION ALL
+SELECT o.name, x.record_id, coalesce(m.fields ->> o.number_column, sync._record_number(o.id, x.record_id)),
+       y.name, CASE WHEN m.deleted THEN 'unsynced' ELSE 'synced' END,
+       NULL, x.remote_id, x.remote_number, NULL, NULL, NULL, m.pushed_at, NULL
+  FROM sync.external_id x
+  JOIN sync.object o ON o.id = x.object_id
+  JOIN sync.system y ON y.id = x.system_id
+  LEFT JOIN sync.mirror m ON m.system_id = x.system_id AND m.object_id = x.object_id AND m.remote_id = x.remote_id
+ WHERE NOT EXISTS (SELECT FROM sync._unfinished u
+                    WHERE u.system_id = x.system_id AND u.object_id = x.object_id AND u.record_id = x.record_id);
+COMMENT ON VIEW sync.record_status IS 'Where each record stands in each system: queued, in_flight, retry, waiting, ambiguous, behind, dead, conflict, synced, or unsynced when the system deleted it';
+
+CREATE VIEW sync.delivery AS
+SELECT d.route_id || '/' || d.seq AS delivery, r.name AS route, y.name AS system, o.name AS object,
+       d.record_id, coalesce(e.body ->> o.number_column, sync._record_number(o.id, d.record_id)) AS record_number,
+       d.state, d.issue, d.attempts, d.code, d.message, d.next_attempt_at,
+       CASE e.op WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' WHEN 'T' THEN 'truncate'
+                 WHEN 'K' THEN 'key only' END AS operation,
+       d.event_at, d.ended_at, d.route_id, d.seq
+  FROM (SELECT u.route_id, u.seq, u.record_id, u.state, coalesce(p.issue, 1) AS issue, coalesce(p.attempts, 0) AS attempts,
+               p.code, p.message, p.next_attempt_at, u.event_at, NULL::timestamptz AS ended_at
+          FROM sync._unfinished u
+          LEFT JOIN sync.pending p ON p.id = u.pending_id
+        UNION ALL
+        SELECT f.route_id, f.seq, coalesce(c.record_id, b.record_id), f.state, coalesce(c.issue, 1), coalesce(c.attempt, 0),
+               f.code, f.message, NULL, coalesce(c.event_at, b.at), f.at
+          FROM sync.outcome f
+          LEFT JOIN LATERAL (SELECT k.record_id, k.issue, k.attempt, k.event_at FROM sync.claim k
+                              WHERE k.route_id = f.route_id AND k.seq = f.seq AND k.at <= f.at
+                              ORDER BY k.attempt_id DESC LIMIT 1) c ON true
+          LEFT JOIN LATERAL (SELECT b.record_id, b.at FROM sync.outbox b WHERE b.seq = f.seq LIMIT 1) b
+                 ON c.record_id IS NULL
+         WHERE f.final) d
+  JOIN sync.route r ON r.id = d.route_id
+  JOIN sync.system y ON y.id = r.system_id
+  JOIN sync.object o ON o.id = r.object_id
+  LEFT JOIN LATERAL (SELECT b.op, b.body FROM sync.outbox b WHERE b.seq = d.seq AND b.at = d.event_at LIMIT 1) e ON true;
+COMMENT ON VIEW sync.delivery IS 'Deliveries, unfinished and ended, as far as history is kept';
+
+CREATE VIEW sync.delivery_attempt AS
+SELECT c.route_id || '/' || c.seq AS delivery, r.name AS route, y.name AS system, o.name AS object, c.record_id,
+       coalesce(e.body ->> o.number_column, sync._record_number(o.id, c.record_id)) AS record_number,
+       c.attempt_id, c.issue, c.attempt, c.step, c.method, c.target, c.request, c.idempotency_key,
+       c.at AS sent_at, f.at AS answered_at, coalesce(f.outcome, 'open') AS outcome, f.state, f.status,
+       f.latency_us / 1000.0 AS latency_ms, f.code, f.message, f.request_id, f.response,
+       n.name || ' ' || n.version AS connector, c.route_id, c.seq
+  FROM sync.claim c
+  JOIN sync.route r ON r.id = c.route_id
+  JOIN sync.system y ON y.id = r.system_id
+  JOIN sync.object o ON o.id = c.object_id
+  LEFT JOIN sync.connector n ON n.id = c.connector_id
+  LEFT JOIN sync.outcome f ON f.route_id = c.route_id AND f.seq = c.seq AND f.attempt_id = c.attempt_id AND f.at >= c.at
+  LEFT JOIN LATERAL (SELECT b.body FROM sync.outbox b WHERE b.seq = c.seq AND b.at = c.event_at LIMIT 1) e ON true;
+COMMENT ON VIEW sync.delivery_attempt IS 'Each HTTP try with its request and answer; secrets are not in it, long bodies are cut';
+
+CREATE VIEW sync._held AS
+SELECT p.id, p.route_id || '/' || p.seq AS delivery, r.name AS route, y.name AS system, o.name AS object, p.record_id,
+       coalesce(p.body ->> o.number_column, sync._record_number(o.id, p.record_id)) AS record_number,
+       p.state, p.code, p.message, p.step, p.attempts, p.issue,
+       c.method, c.target, coalesce(c.request, p.frozen ->> 'body') AS request, f.status, f.response, f.request_id,
+       p.event_at, f.at AS failed_at,
+       (SELECT count(*) FROM sync.pending b WHERE b.route_id = p.route_id AND b.record_id = p.record_id AND b.id <> p.id)
+           AS behind,
+       format('SELECT sync.retry(%L)', p.route_id || '/' || p.seq) AS how_to_retry
+  FROM sync.pending p
+  JOIN sync.route r ON r.id = p.route_id
+  JOIN sync.system y ON y.id = r.system_id
+  JOIN sync.object o ON o.id = p.object_id
+  LEFT JOIN LATERAL (SELECT k.attempt_id, k.method, k.target, k.request FROM sync.claim k
+                      WHERE k.route_id = p.route_id AND k.seq = p.seq AND k.attempt_id = p.last_attempt_id LIMIT 1) c ON true
+  LEFT JOIN LATERAL (SELECT k.status, k.response, k.request_id, k.at FROM sync.outcome k
+                      WHERE k.route_id = p.route_id AND k.seq = p.seq AND k.attempt_id = p.last_attempt_id
+                      ORDER BY k.at DESC LIMIT 1) f ON true
+ WHERE p.state IN ('dead', 'conflict');
+COMMENT ON VIEW sync._held IS 'Deliveries that need a person';
+
+CREATE VIEW sync.dead_letter AS
+SELECT h.id, h.delivery, h.system, h.object, h.record_id, h.record_number, h.code, h.message, h.step, h.attempts, h.issue,
+       h.method, h.target, h.request, h.status, h.response, h.request_id, h.event_at, h.failed_at, h.behind, h.how_to_retry
+  FROM sync._held h
+ WHERE h.state = 'dead';
+COMMENT ON VIEW sync.dead_letter IS 'Deliveries that failed for good, with the system''s own message; behind counts later changes that wait for it';
+
+CREATE VIEW sync.conflict AS
+SELECT h.id, h.delivery, h.system, h.object, h.record_id, h.record_number, h.code, h.message, h.step,
+       x.remote_id, x.remote_number, h.response, h.event_at, h.failed_at, h.behind, h.how_to_retry
+  FROM sync._held h
+  LEFT JOIN sync.system y ON y.name = h.system
+  LEFT JOIN sync.object o ON o.name = h.object
+  LEFT JOIN sync.external_id x ON x.system_id = y.id AND x.object_id = o.id AND x.record_id = h.record_id
+ WHERE h.state = 'conflict';
+COMMENT ON VIEW sync.conflict IS 'Financial documents whose remote copy differs from ours and stays a draft; the message names the differences';
+
+-- Runs as the caller: canonical tables that the caller may not read are not searched.
+CREATE FUNCTION sync.find(text text)
+RETURNS TABLE (object text, record_id text, record_number text, system text, remote_id text, found_by text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    o record;
+    key_expression text;
+BEGIN
+    RETURN QUERY
+    SELECT b.name, x.record_id, coalesce(m.fields ->> b.number_column, sync._record_number(b.id, x.record_id)),
+           y.name, x.remote_id,
+           CASE find.text WHEN x.record_id THEN 'id' WHEN x.remote_id THEN 'remote id' WHEN x.remote_number THEN 'remote number'
+                     ELSE 'number' END
+      FROM sync.external_id x
+      JOIN sync.object b ON b.id = x.object_id
+      JOIN sync.system y ON y.id = x.system_id
+      LEFT JOIN sync.mirror m ON m.system_id = x.system_id AND m.object_id = x.object_id AND m.remote_id = x.remote_id
+     WHERE find.text IN (x.record_id, x.remote_id, x.remote_number, m.fields ->> b.number_column);
+
+    FOR o IN SELECT c.* FROM sync._object_columns c WHERE c.number_column IS NOT NULL ORDER BY c.name LOOP
+        CONTINUE WHEN NOT (has_schema_privilege(o.schema_name, 'USAGE') AND has_table_privilege(o.table_oid, 'SELECT'));
+        SELECT CASE cardinality(o.key_columns)
+                 WHEN 1 THEN format('format(''%%s'', t.%I)', o.key_columns[1])
+                 ELSE 'jsonb_build_array(' || string_agg(format('format(''%%s'', t.%I)', k.name), ', ' ORDER BY k.n) || ')::text' END
+          INTO key_expression FROM unnest(o.key_columns) WITH ORDINALITY k (name, n);
+        -- A textual number column is compared as it is, so that its index serves.
+        RETURN QUERY EXECUTE format(
+            'SELECT $1, %1$s, format(''%%s'', t.%2$I), NULL::text, NULL::text, ''number'' FROM %3$I.%4$I t
+              WHERE %5$s = $2
+                AND NOT EXISTS (SELECT FROM sync.external_id x WHERE x.object_id = $3 AND x.record_id = %1$s)',
+            key_expression, o.number_column, o.schema_name, o.table_name,
+            CASE WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = o.table_oid AND a.attname = o.number_column
+                                 AND a.atttypid IN ('text'::regtype, 'varchar'::regtype))
+                 THEN format('t.%I', o.number_column) ELSE format('format(''%%s'', t.%I)', o.number_column) END)
+          USING o.name, find.text, o.id;
+    END LOOP;
+
+    RETURN QUERY
+    SELECT DISTINCT b.name, p.record_id, coalesce(p.body ->> b.number_column, sync._record_number(b.id, p.record_id)),
+           y.name, NULL::text, 'held delivery'
+      FROM sync.pending p
+      JOIN sync.object b ON b.id = p.object_id
+      JOIN sync.route r ON r.id = p.route_id
+      JOIN sync.system y ON y.id = r.system_id
+     WHERE p.record_id = find.text;
+END
+$$;
+COMMENT ON FUNCTION sync.find(text) IS 'Finds records by id, business number, remote id or remote number';

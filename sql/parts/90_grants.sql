@@ -1,0 +1,105 @@
+-- Who may do what, and what a dump carries. PUBLIC can do nothing.
+
+DO $$
+DECLARE
+    item record;
+BEGIN
+    FOR item IN SELECT p.oid::regprocedure AS signature, p.prokind
+                  FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'sync'::regnamespace LOOP
+        EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', item.signature);
+    END LOOP;
+END
+$$;
+REVOKE ALL ON ALL TABLES IN SCHEMA sync FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA sync FROM PUBLIC;
+
+-- ---- people ----
+
+GRANT USAGE ON FOREIGN DATA WRAPPER sync_ext TO sync_admin;
+
+-- Functions by name, whatever their arguments; a name that is not there is a mistake of this list.
+DO $$
+DECLARE
+    grantee record;
+    function_name text;
+    signature regprocedure;
+BEGIN
+    FOR grantee IN
+        SELECT *
+          FROM (VALUES
+            ('sync_admin', ARRAY[
+                'adopt_cluster', 'start_workers', 'create_route', 'drop_route', 'create_stream', 'drop_stream',
+                'forget_system', 'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull',
+                'wait_for', 'wait_idle', 'remote_id', 'find', 'health', 'hub_status', 'check_invariants',
+                -- what create_route calls with its caller's rights
+                '_system_id', '_object_id', '_manifest_object', '_manifest', '_system_options', '_condition_check',
+                '_condition_sql', '_check_expression', '_first_checkpoint', '_route_id', '_pending_id', '_record_number',
+                '_connector_names', '_queued', '_partitions', '_hub_slots', '_incarnation']),
+            ('sync_operator', ARRAY[
+                'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull', 'wait_for', 'wait_idle',
+                'remote_id', 'find', 'health', 'hub_status', 'check_invariants', '_pending_id', '_record_number', '_hub_slots',
+                '_queued', '_system_options', '_manifest']),
+            ('sync_approver', ARRAY['find', '_record_number']),
+            ('sync_auditor', ARRAY['find', 'health', 'hub_status', 'check_invariants', 'remote_id', '_record_number', '_hub_slots', '_queued']),
+            ('sync_analyst', ARRAY['find', 'remote_id', '_record_number']),
+            ('sync_app', ARRAY['wait_for', 'remote_id', '_record_number']),
+            ('sync_worker', ARRAY[
+                '_incarnation', '_identity', '_condition_sql', '_check_expression', '_system_options', '_system_secrets', '_manifest',
+                '_manifest_object', '_connector_names', '_release_behind', '_open_claim', '_queued', '_record_number', '_partitions',
+                '_library_version', '_preloaded', '_change', '_wake', '_object_id'])) g (role, functions)
+    LOOP
+        FOREACH function_name IN ARRAY grantee.functions LOOP
+            signature := NULL;
+            FOR signature IN SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
+                              WHERE p.pronamespace = 'sync'::regnamespace AND p.proname = function_name LOOP
+                EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', signature, grantee.role);
+            END LOOP;
+            IF signature IS NULL THEN
+                RAISE EXCEPTION 'there is no function sync.% to grant', function_name;
+            END IF;
+        END LOOP;
+    END LOOP;
+END
+$$;
+
+GRANT SELECT ON ALL TABLES IN SCHEMA sync TO sync_admin, sync_operator, sync_auditor;
+GRANT SELECT ON ALL SEQUENCES IN SCHEMA sync TO sync_admin, sync_auditor;
+GRANT SELECT ON sync.record_status, sync.system_status, sync.route_status, sync.stream_status, sync.delivery,
+    sync.dead_letter, sync.conflict, sync.progress, sync.external_id, sync.mirror, sync.inbox, sync.pending,
+    sync.object, sync.system, sync.route, sync._object_columns
+    TO sync_analyst, sync_approver;
+GRANT SELECT ON sync.record_status, sync._object_columns TO sync_app;
+-- run_as is left out: the default says who inserted the row.
+GRANT INSERT (system_id, object_id, name, condition, operations, start_kind, start_at, cutover_date, max_lag)
+    ON sync.route TO sync_admin;
+
+-- ---- the workers ----
+
+GRANT SELECT ON ALL TABLES IN SCHEMA sync TO sync_worker;
+GRANT INSERT ON sync.outbox, sync.claim, sync.outcome, sync.checkpoint TO sync_worker;
+GRANT DELETE ON sync.checkpoint TO sync_worker;
+GRANT INSERT, UPDATE, DELETE ON sync.pending, sync.external_id, sync.mirror, sync.inbox, sync.stream_cursor,
+    sync.api_call, sync.notice TO sync_worker;
+GRANT UPDATE (timeline, suspect_before) ON sync.hub TO sync_worker;
+GRANT UPDATE (name, server_oid) ON sync.system TO sync_worker;
+GRANT UPDATE (state) ON sync.route TO sync_worker;
+GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA sync TO sync_worker;
+
+-- ---- what a dump carries ----
+
+-- Every table and sequence that the install script made. Partitions of the logs are ordinary tables
+-- and dumped as such; their parents hold no rows.
+DO $$
+DECLARE
+    member regclass;
+BEGIN
+    FOR member IN
+        SELECT c.oid::regclass
+          FROM pg_catalog.pg_class c
+         WHERE c.relnamespace = 'sync'::regnamespace AND c.relkind IN ('r', 'S') AND NOT c.relispartition
+         ORDER BY c.oid
+    LOOP
+        PERFORM pg_catalog.pg_extension_config_dump(member, '');
+    END LOOP;
+END
+$$;
