@@ -14,8 +14,14 @@ extern void se_push_load(void);
 /* Forgets everything in memory (before a reload, or when the hub must not speak any more). */
 extern void se_push_reset(void);
 
+/* There may be new events: look at the outbox in the next step. */
+extern void se_push_look(void);
+
 /* Reads events, claims and submits what may go, records what has come; true when it did something. */
 extern bool se_push_step(TimestampTz now);
+
+/* Records what has been answered, and nothing else; true when there was something. */
+extern bool se_push_record(TimestampTz now);
 
 /* When se_push_step() wants to be called next without being woken. */
 extern TimestampTz se_push_next_due(TimestampTz now);

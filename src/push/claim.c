@@ -1,0 +1,442 @@
+/*
+ * claim.c: takes ready deliveries, renders and claims them, and hands them to their systems.
+ *
+ * claim → flush → HTTP: the claims are on disk before the first byte of any of their requests
+ * leaves, whatever synchronous_commit says. No transaction is open while a request is in flight.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "common/cryptohash.h"
+#include "common/sha2.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "core/crash.h"
+#include "core/guc.h"
+#include "core/json.h"
+#include "core/spi.h"
+#include "push/internal.h"
+#include "push/push.h"
+
+#define BATCH 200
+
+static void
+sha256(const char *const *parts, int n, uint8 *digest)
+{
+	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
+	bool		ok = ctx != NULL && pg_cryptohash_init(ctx) >= 0;
+
+	for (int i = 0; ok && i < n; i++)
+	{
+		/* The terminating zero is hashed too, so that parts cannot run into each other. */
+		if (parts[i] != NULL)
+			ok = pg_cryptohash_update(ctx, (const uint8 *) parts[i], strlen(parts[i]) + 1) >= 0;
+	}
+	if (!ok || pg_cryptohash_final(ctx, digest, PG_SHA256_DIGEST_LENGTH) < 0)
+		elog(ERROR, "could not compute SHA-256");
+	pg_cryptohash_free(ctx);
+}
+
+/*
+ * The key follows from the event, the route, the step and the issue alone. The event's time is part
+ * of it because a promoted standby may draw a number again that the lost primary had used.
+ */
+void
+se_delivery_key(SeDelivery *d, const char *step, char *key, int size)
+{
+	uint8		digest[PG_SHA256_DIGEST_LENGTH];
+	char	   *identity = psprintf("%d/" INT64_FORMAT "/" INT64_FORMAT "/%d/%d",
+									d->event.incarnation, d->event.seq, (int64) d->event.at,
+									d->route->id, d->issue);
+	const char *parts[3] = {se_hub_id, identity, step};
+
+	sha256(parts, 3, digest);
+	strlcpy(key, "sync-", size);
+	for (int i = 0; i < 20 && (int) strlen(key) + 3 < size; i++)
+		snprintf(key + strlen(key), size - strlen(key), "%02x", digest[i]);
+}
+
+/* ---- choosing the step ---- */
+
+/* The operation to run now; NULL: nothing in this plan (any more). */
+static const SeOperation *
+current_operation(SeDelivery *d, const SeManifestObject *object)
+{
+	List	   *plan;
+
+	if (d->recover)
+		return object->lookup;
+	if (d->step != NULL)
+		return se_object_operation(object, d->step);
+	/* Made before a promotion, it may have been sent by the server that is gone. */
+	if (d->change == SE_CREATE && d->attempts == 0 && d->lookups == 0 && object->lookup != NULL &&
+		d->event.at < se_hub_suspect_before)
+	{
+		d->recover = true;
+		d->lookups = 1;
+		return object->lookup;
+	}
+	plan = object->plan[d->change];
+	return plan == NIL ? NULL : linitial(plan);
+}
+
+/* Nothing to send for this event: a delete of what was never there, or no such operation. */
+static void
+end_unsent(SeDelivery *d, SeEnding ending, const char *word, const char *code, const char *message)
+{
+	d->attempt_id = 0;
+	d->ending = ending;
+	d->outcome_word = word;
+	d->code = unconstify(char *, code);
+	d->message = message ? MemoryContextStrdup(d->cxt, message) : NULL;
+	se_outcome_add(d);
+}
+
+static void
+wait_for(SeDelivery *d, const SeRendered *r)
+{
+	MemoryContext old = MemoryContextSwitchTo(d->cxt);
+
+	d->wait_object_id = se_object_id(r->wait_object);
+	d->wait_key = r->wait_by ? psprintf("%s=%s", r->wait_by, r->wait_key) : pstrdup(r->wait_key);
+	d->wait_state = r->wait_state ? pstrdup(r->wait_state) : NULL;
+	d->message = psprintf("waits for %s %s%s%s", r->wait_object, r->wait_key,
+						  r->wait_state ? " to be " : " to be known in the system",
+						  r->wait_state ? r->wait_state : "");
+	MemoryContextSwitchTo(old);
+	end_unsent(d, SE_END_WAITING, "waiting", "waiting", d->message);
+}
+
+/* ---- rendering ---- */
+
+static char *
+body_text(const SeRequestOut *request)
+{
+	if (request->body == NULL || request->body_len == 0 ||
+		request->body_len > (size_t) Max(se_history_body_limit, 65536))
+		return NULL;
+	return pg_any_to_server(pnstrdup(request->body, request->body_len), (int) request->body_len,
+							PG_UTF8);
+}
+
+/* A request that was claimed before and may have taken effect: repeated as it was. */
+static bool
+thaw(SeDelivery *d, const SeOperation *op)
+{
+	SeRequestOut *out = &d->rendered.request;
+	char	   *text;
+
+	if (d->frozen == NULL || d->recover || strcmp(d->frozen_step, op->name) != 0)
+		return false;
+	memset(out, 0, sizeof(*out));
+	out->method = se_obj_get_text(d->frozen, "method");
+	out->target = se_obj_get_text(d->frozen, "target");
+	out->content_type = se_obj_get_text(d->frozen, "content_type");
+	text = se_obj_get_text(d->frozen, "request");
+	if (text != NULL)
+	{
+		out->body = pg_server_to_any(text, (int) strlen(text), PG_UTF8);
+		out->body_len = strlen(out->body);
+	}
+	out->takes_key = op->takes_key;
+	return true;
+}
+
+/*
+ * Renders into the delivery. A frozen request keeps what it said; its rendering is still needed for
+ * headers, and where the body was too long to be kept it must come out the same, or a look-up (or a
+ * person) has to decide.
+ */
+static bool
+render(SeDelivery *d, const SeOperation *op)
+{
+	SeSystem   *system = d->route->system;
+	MemoryContext old = MemoryContextSwitchTo(d->cxt);
+	SeRendered *r = &d->rendered;
+	const char *parts[3];
+
+	se_render(system->manifest, op, d->ctx, se_context_refs(system), r);
+	if (r->status == SE_RENDER_OK)
+	{
+		SeRequestOut fresh = r->request;
+
+		if (thaw(d, op))
+		{
+			r->request.headers = fresh.headers;
+			if (r->request.content_type == NULL)
+				r->request.content_type = fresh.content_type;
+			if (r->request.body == NULL && fresh.body != NULL)
+			{
+				r->request.body = fresh.body;
+				r->request.body_len = fresh.body_len;
+			}
+		}
+		parts[0] = r->request.method;
+		parts[1] = r->request.target;
+		parts[2] = r->request.body;
+		sha256(parts, 3, d->hash);
+		d->request_text = body_text(&r->request);
+		d->target = pstrdup(r->request.target);
+		d->op = op;
+		if (r->request.takes_key && system->manifest->idempotency.header != NULL)
+		{
+			d->key = palloc(64);
+			se_delivery_key(d, op->name, d->key, 64);
+		}
+		else
+			d->key = NULL;
+		d->connector_id = system->connector_id;
+	}
+	MemoryContextSwitchTo(old);
+	return r->status == SE_RENDER_OK;
+}
+
+/*
+ * Finds the step that has something to send and renders it; false when the delivery ended, waits or
+ * failed without one.
+ */
+static bool
+prepare(SeDelivery *d)
+{
+	const SeManifestObject *object = se_delivery_object(d);
+	const SeOperation *op;
+
+	se_context_build(d);
+	if (object == NULL || !object->can_push)
+	{
+		end_unsent(d, SE_END_DEAD, "rejected", "not_supported",
+				   "the connector cannot push this object");
+		return false;
+	}
+	if (d->change == SE_DELETE && d->remote_id == NULL && d->step == NULL)
+	{
+		end_unsent(d, SE_END_IGNORED, "ignored", "unknown_there", "the system never had this record");
+		return false;
+	}
+	op = current_operation(d, object);
+	while (op != NULL)
+	{
+		if (render(d, op))
+			return true;
+		switch (d->rendered.status)
+		{
+			case SE_RENDER_SKIP:
+				op = se_plan_next(d, op);
+				break;
+			case SE_RENDER_WAIT:
+				wait_for(d, &d->rendered);
+				return false;
+			default:
+				end_unsent(d, SE_END_DEAD, "rejected", d->rendered.code, d->rendered.message);
+				return false;
+		}
+	}
+	if (d->step == NULL && object->plan[d->change] == NIL)
+		end_unsent(d, SE_END_IGNORED, "ignored", "not_supported",
+				   "the connector has no operation for this change");
+	else
+		end_unsent(d, d->step == NULL ? SE_END_IGNORED : SE_END_DONE,
+				   d->step == NULL ? "ignored" : "done", NULL, NULL);
+	return false;
+}
+
+/* ---- claiming ---- */
+
+typedef struct Column			/* one column of the batch's claims */
+{
+	Oid			type;
+	int16		len;
+	bool		byval;
+	char		align;
+	Datum	   *values;
+	bool	   *nulls;
+} Column;
+
+#define NCOLUMNS 16
+
+static void
+put(Column *c, int row, Datum value, bool isnull)
+{
+	c->values[row] = value;
+	c->nulls[row] = isnull;
+}
+
+static void
+put_text(Column *c, int row, const char *text)
+{
+	put(c, row, text ? CStringGetTextDatum(text) : (Datum) 0, text == NULL);
+}
+
+static void
+put_claim(Column *c, int row, SeDelivery *d)
+{
+	bytea	   *hash = palloc(VARHDRSZ + sizeof(d->hash));
+
+	SET_VARSIZE(hash, VARHDRSZ + sizeof(d->hash));
+	memcpy(VARDATA(hash), d->hash, sizeof(d->hash));
+	put(&c[0], row, Int64GetDatum(d->attempt_id), false);
+	put(&c[1], row, Int32GetDatum(d->route->id), false);
+	put(&c[2], row, Int64GetDatum(d->event.seq), false);
+	put(&c[3], row, Int32GetDatum(d->event.incarnation), false);
+	put(&c[4], row, TimestampTzGetDatum(d->event.at), false);
+	put(&c[5], row, Int32GetDatum(d->event.object_id), false);
+	put_text(&c[6], row, d->event.record_id);
+	put(&c[7], row, Int32GetDatum(d->issue), false);
+	put(&c[8], row, Int32GetDatum(d->attempts + 1), false);
+	put_text(&c[9], row, d->op->name);
+	put_text(&c[10], row, d->key);
+	put(&c[11], row, Int32GetDatum(d->connector_id), false);
+	put_text(&c[12], row, d->rendered.request.method);
+	put_text(&c[13], row, d->target);
+	put(&c[14], row, PointerGetDatum(hash), false);
+	put_text(&c[15], row, d->request_text);
+}
+
+static void
+insert_claims(SeDelivery **deliveries, int n)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid elements[NCOLUMNS] = {
+		INT8OID, INT4OID, INT8OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID, INT4OID, INT4OID,
+	TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID, BYTEAOID, TEXTOID};
+	static Oid	types[NCOLUMNS] = {
+		INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID,
+		TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID,
+	TEXTARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, TEXTARRAYOID};
+	Column		columns[NCOLUMNS];
+	Datum		values[NCOLUMNS];
+	int			lower = 1;
+
+	for (int c = 0; c < NCOLUMNS; c++)
+	{
+		columns[c].type = elements[c];
+		get_typlenbyvalalign(elements[c], &columns[c].len, &columns[c].byval, &columns[c].align);
+		columns[c].values = palloc(sizeof(Datum) * n);
+		columns[c].nulls = palloc(sizeof(bool) * n);
+	}
+	for (int i = 0; i < n; i++)
+		put_claim(columns, i, deliveries[i]);
+	for (int c = 0; c < NCOLUMNS; c++)
+		values[c] = PointerGetDatum(construct_md_array(columns[c].values, columns[c].nulls, 1, &n,
+													   &lower, columns[c].type, columns[c].len,
+													   columns[c].byval, columns[c].align));
+	se_spi_execute(&plan,
+				   "INSERT INTO sync.claim (attempt_id, at, route_id, seq, incarnation, event_at, "
+				   "object_id, record_id, issue, attempt, step, idempotency_key, connector_id, "
+				   "method, target, request_hash, request) "
+				   "SELECT a, pg_catalog.clock_timestamp(), b, c, d, e, f, g, h, i, j, k, l, m, n, "
+				   "o, p FROM pg_catalog.unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, "
+				   "$13, $14, $15, $16) u(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)",
+				   NCOLUMNS, types, values, NULL, false, 0);
+}
+
+static int64
+next_attempt_id(void)
+{
+	static Oid	sequence = InvalidOid;
+
+	if (!OidIsValid(sequence))
+		sequence = DatumGetObjectId(DirectFunctionCall1(regclassin,
+														CStringGetDatum("sync.attempt_seq")));
+	return nextval_internal(sequence, false);
+}
+
+/* Ready deliveries that their systems can take now. */
+static int
+collect(SeDelivery **batch, TimestampTz now)
+{
+	int			n = 0;
+	ListCell   *cell;
+
+	foreach(cell, se_systems())
+	{
+		SeSystem   *system = lfirst(cell);
+		bool		dry = system->usable && system->held && system->mode == SE_MODE_DRY_RUN;
+		int			room;
+
+		if (!se_queue_has_ready(system))
+			continue;
+		room = dry ? BATCH : se_system_capacity(system, now);
+		while (room-- > 0 && n < BATCH)
+		{
+			SeDelivery *d = se_queue_next(system);
+
+			if (d == NULL)
+				break;
+			batch[n++] = d;
+		}
+	}
+	return n;
+}
+
+static void
+submit(SeDelivery *d)
+{
+	SeExchange *x = &d->exchange;
+
+	memset(x, 0, sizeof(*x));
+	x->system = d->route->system;
+	x->op = d->op;
+	x->request = d->rendered.request;
+	x->idempotency_key = d->key;
+	x->done = se_result_done;
+	x->arg = d;
+	se_exchange_submit(x);
+}
+
+bool
+se_claim(TimestampTz now)
+{
+	SeDelivery *batch[BATCH];
+	SeDelivery **claimed;
+	int			n = collect(batch, now);
+	int			nclaimed = 0;
+
+	if (n == 0)
+		return false;
+	se_txn_begin("claiming deliveries");
+	claimed = palloc(sizeof(SeDelivery *) * n);
+	se_context_begin();
+	se_context_preload(batch, n);
+	for (int i = 0; i < n; i++)
+	{
+		SeDelivery *d = batch[i];
+
+		d->claimed_at = now;
+		if (!prepare(d))
+			continue;
+		d->attempt_id = next_attempt_id();
+		claimed[nclaimed++] = d;
+	}
+	if (nclaimed > 0)
+		insert_claims(claimed, nclaimed);
+	memcpy(batch, claimed, sizeof(SeDelivery *) * nclaimed);
+	SE_CRASH_POINT("push-claiming");
+	se_txn_commit();
+	if (nclaimed == 0)
+		return true;
+	se_txn_flush();
+	SE_CRASH_POINT("push-claimed");
+	for (int i = 0; i < nclaimed; i++)
+	{
+		SeDelivery *d = batch[i];
+
+		if (d->first_claim_at == 0)
+			d->first_claim_at = now;
+		if (d->route->system->mode == SE_MODE_DRY_RUN)
+		{
+			d->ending = SE_END_DRY_RUN;
+			d->outcome_word = "rendered";
+			se_outcome_add(d);
+		}
+		else
+			submit(d);
+	}
+	SE_CRASH_POINT("push-submitted");
+	return true;
+}

@@ -1,0 +1,319 @@
+/*
+ * outcome.c: records what became of deliveries, a batch in one transaction: outcomes, external ids,
+ * mirror, pending rows and checkpoints together.
+ *
+ * These commits may be asynchronous: the WAL is one sequence, so the flush of any later claim
+ * carries them with it.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#include "core/crash.h"
+#include "core/guc.h"
+#include "core/spi.h"
+#include "pull/pull.h"
+#include "push/internal.h"
+#include "push/push.h"
+
+#define BATCH 500
+
+static dlist_head ended = DLIST_STATIC_INIT(ended);
+
+void
+se_outcome_add(SeDelivery *d)
+{
+	dlist_push_tail(&ended, &d->result_node);
+}
+
+void
+se_outcome_reset(void)
+{
+	dlist_init(&ended);
+}
+
+static bool
+is_final(const SeDelivery *d)
+{
+	return d->ending == SE_END_DONE || d->ending == SE_END_IGNORED || d->ending == SE_END_DRY_RUN;
+}
+
+static const char *
+state_word(const SeDelivery *d)
+{
+	switch (d->ending)
+	{
+		case SE_END_STEP:
+		case SE_END_AGAIN:
+			return "queued";
+		case SE_END_DONE:
+			return "done";
+		case SE_END_IGNORED:
+			return "ignored";
+		case SE_END_DRY_RUN:
+			return "dry_run";
+		case SE_END_AMBIGUOUS:
+			return "ambiguous";
+		case SE_END_WAITING:
+			return "waiting";
+		case SE_END_DEAD:
+			return "dead";
+		case SE_END_CONFLICT:
+			return "conflict";
+	}
+	return "queued";
+}
+
+/* ---- mirror and external ids ---- */
+
+static void
+fill_pushed(SePushed *p, SeDelivery *d)
+{
+	memset(p, 0, sizeof(*p));
+	p->system = d->route->system;
+	p->object_id = d->event.object_id;
+	p->object = d->route->object;
+	p->record_id = d->event.record_id;
+	p->remote_id = d->extract.remote_id ? d->extract.remote_id : d->remote_id;
+	p->remote_number = d->extract.remote_number;
+	p->version = d->extract.version;
+	p->has_version_at = d->extract.has_version_at;
+	p->version_at = d->extract.version_at;
+	p->record = d->extract.record;
+	p->sent = d->op->kind == SE_OP_CREATE || d->op->kind == SE_OP_UPDATE ? d->event.body : NULL;
+	p->deleted = d->pushed_deleted;
+}
+
+/* True when the batch could be bound; otherwise nothing of it was, and *message says why. */
+static bool
+try_pushed(SePushed *items, int n, TimestampTz now, char **message)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool ok = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		se_mirror_pushed(items, n, now);
+		ReleaseCurrentSubTransaction();
+		ok = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		*message = error->message;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	return ok;
+}
+
+/* Binds what was pushed; where that fails (one remote id for two records), a person must look. */
+static void
+bind_pushed(SeDelivery **deliveries, int n, TimestampTz now)
+{
+	SePushed   *items = palloc(sizeof(SePushed) * (n + 1));
+	SeDelivery **owners = palloc(sizeof(SeDelivery *) * (n + 1));
+	char	   *message = NULL;
+	int			size = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (!deliveries[i]->has_pushed)
+			continue;
+		owners[size] = deliveries[i];
+		fill_pushed(&items[size++], deliveries[i]);
+	}
+	if (size == 0 || try_pushed(items, size, now, &message))
+		goto notify;
+	for (int i = 0; i < size; i++)
+	{
+		SeDelivery *d = owners[i];
+
+		if (try_pushed(&items[i], 1, now, &message))
+			continue;
+		d->ending = SE_END_CONFLICT;
+		d->code = "not_bound";
+		d->message = MemoryContextStrdup(d->cxt, message);
+	}
+notify:
+	if (size > 0)
+		se_push_notify_bound(owners[0]->route->system->id);
+}
+
+/* ---- outcome rows ---- */
+
+static void
+put_row(Datum **values, bool **nulls, int row, SeDelivery *d)
+{
+	const char *texts[4] = {d->code, d->message, d->request_id, d->response};
+
+	values[0][row] = Int64GetDatum(d->attempt_id);
+	values[1][row] = Int32GetDatum(d->route->id);
+	values[2][row] = Int64GetDatum(d->event.seq);
+	values[3][row] = BoolGetDatum(is_final(d));
+	values[4][row] = CStringGetTextDatum(d->outcome_word ? d->outcome_word
+										 : se_outcome_name(d->outcome));
+	values[5][row] = CStringGetTextDatum(state_word(d));
+	values[6][row] = Int32GetDatum(d->status);
+	nulls[6][row] = d->status == 0;
+	values[7][row] = Int64GetDatum(d->latency_us);
+	nulls[7][row] = d->attempt_id == 0;
+	for (int i = 0; i < 4; i++)
+	{
+		nulls[8 + i][row] = texts[i] == NULL || (i == 3 && texts[i][0] == '\0');
+		values[8 + i][row] = nulls[8 + i][row] ? (Datum) 0 : CStringGetTextDatum(texts[i]);
+	}
+}
+
+static void
+insert_outcomes(SeDelivery **deliveries, int n)
+{
+	static SPIPlanPtr plan = NULL;
+	static const Oid elements[12] = {INT8OID, INT4OID, INT8OID, BOOLOID, TEXTOID, TEXTOID, INT4OID,
+	INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	static Oid	types[12] = {INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, BOOLARRAYOID, TEXTARRAYOID,
+		TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+	TEXTARRAYOID};
+	Datum	   *values[12];
+	bool	   *nulls[12];
+	Datum		arrays[12];
+	int			rows = 0;
+	int			lower = 1;
+
+	for (int c = 0; c < 12; c++)
+	{
+		values[c] = palloc(sizeof(Datum) * n);
+		nulls[c] = palloc0(sizeof(bool) * n);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		/* A delivery that merely goes on waiting says nothing new. */
+		if (deliveries[i]->attempt_id == 0 && !is_final(deliveries[i]) &&
+			deliveries[i]->pending_id != 0)
+			continue;
+		put_row(values, nulls, rows++, deliveries[i]);
+	}
+	if (rows == 0)
+		return;
+	for (int c = 0; c < 12; c++)
+	{
+		int16		len;
+		bool		byval;
+		char		align;
+
+		get_typlenbyvalalign(elements[c], &len, &byval, &align);
+		arrays[c] = PointerGetDatum(construct_md_array(values[c], nulls[c], 1, &rows, &lower,
+													   elements[c], len, byval, align));
+	}
+	se_spi_execute(&plan,
+				   "INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state, "
+				   "status, latency_us, code, message, request_id, response) "
+				   "SELECT a, pg_catalog.clock_timestamp(), b, c, d, e, f, g, h, i, j, k, l "
+				   "FROM pg_catalog.unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) "
+				   "u(a, b, c, d, e, f, g, h, i, j, k, l)",
+				   12, types, arrays, NULL, false, 0);
+}
+
+static void
+notify(SeDelivery *d)
+{
+	if (!se_notify_outcomes || (!is_final(d) && d->ending != SE_END_DEAD &&
+								d->ending != SE_END_CONFLICT))
+		return;
+	Async_Notify("sync_outcome", psprintf("%d/" INT64_FORMAT " %s %s %s", d->route->id,
+										  d->event.seq, state_word(d), d->route->object,
+										  d->event.record_id));
+}
+
+/* ---- what stays, what goes ---- */
+
+/* Rows of sync.pending that change with this ending. */
+static void
+write_pending(SeDelivery *d)
+{
+	switch (d->ending)
+	{
+		case SE_END_AMBIGUOUS:
+			se_pending_park(d, "ambiguous", d->due_at);
+			break;
+		case SE_END_WAITING:
+			se_pending_park(d, "waiting", d->due_at);
+			break;
+		case SE_END_DEAD:
+			se_pending_park(d, "dead", 0);
+			break;
+		case SE_END_CONFLICT:
+			se_pending_park(d, "conflict", 0);
+			break;
+		default:
+			break;
+	}
+}
+
+/* After the commit: memory follows what is on record. */
+static void
+move_on(SeDelivery *d)
+{
+	SeRecord   *record = d->record;
+	SeSystem   *system = d->route->system;
+
+	record->in_flight = false;
+	if (d->ending == SE_END_STEP || d->ending == SE_END_AGAIN)
+	{
+		se_record_ready(record, system);
+		return;
+	}
+	se_cursor_finished(d);
+	se_delivery_free(d);
+}
+
+bool
+se_outcome_flush(TimestampTz now)
+{
+	SeDelivery *batch[BATCH];
+	SeDelivery *gone[BATCH];
+	int			n = 0;
+	int			ngone = 0;
+
+	while (n < BATCH && !dlist_is_empty(&ended))
+		batch[n++] = dlist_container(SeDelivery, result_node, dlist_pop_head_node(&ended));
+	if (n == 0)
+		return false;
+
+	SE_CRASH_POINT("push-answered");
+	se_txn_begin("recording outcomes");
+	bind_pushed(batch, n, now);
+	insert_outcomes(batch, n);
+	for (int i = 0; i < n; i++)
+	{
+		write_pending(batch[i]);
+		if (is_final(batch[i]) && batch[i]->pending_id != 0)
+			gone[ngone++] = batch[i];
+		notify(batch[i]);
+	}
+	se_pending_finish(gone, ngone);
+	if (se_cursor_checkpoint_due(now, false))
+		se_cursor_write(now);
+	SE_CRASH_POINT("push-recording");
+	se_txn_commit();
+	SE_CRASH_POINT("push-recorded");
+	for (int i = 0; i < n; i++)
+		move_on(batch[i]);
+	return true;
+}

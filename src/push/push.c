@@ -1,0 +1,141 @@
+/*
+ * push.c: the push engine as the hub's loop sees it. See push.h.
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "core/guc.h"
+#include "core/spi.h"
+#include "push/internal.h"
+#include "push/push.h"
+
+static TimestampTz looked_at = 0;
+
+void
+se_push_load(void)
+{
+	se_queue_init();
+	se_txn_begin("loading routes");
+	se_routes_load();
+	se_pending_load_blocked();
+	se_txn_commit();
+	se_call_look();
+}
+
+void
+se_push_reset(void)
+{
+	se_outcome_reset();
+	se_pending_reset();
+	se_queue_reset();
+	se_routes_reset();
+	se_call_reset();
+	looked_at = 0;
+}
+
+void
+se_push_look(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, se_scanners)
+		((SeScanner *) lfirst(cell))->look = true;
+	se_call_look();
+}
+
+/* Room in the memory of the scanner's system; a full one leaves its events in the outbox. */
+static bool
+has_room(SeScanner *scanner)
+{
+	return scanner->routes != NIL && scanner->system->held &&
+		se_queue_length(scanner->system) < se_max_queue;
+}
+
+static bool
+scan_all(void)
+{
+	bool		busy = false;
+	ListCell   *cell;
+
+	(void) se_cursor_open_windows();
+	foreach(cell, se_scanners)
+	{
+		SeScanner  *scanner = lfirst(cell);
+
+		if (has_room(scanner))
+			busy |= se_scan(scanner);
+		se_cursor_settle(scanner);
+	}
+	return busy;
+}
+
+bool
+se_push_step(TimestampTz now)
+{
+	bool		busy = false;
+
+	if (TimestampDifferenceExceeds(looked_at, now, se_poll_interval))
+	{
+		looked_at = now;
+		se_push_look();
+	}
+	while (se_outcome_flush(now))
+		busy = true;
+	busy |= se_pending_release(now);
+	busy |= se_pending_load_due(now);
+	busy |= scan_all();
+	busy |= se_claim(now);
+	busy |= se_call_step(now);
+	if (!busy && se_cursor_checkpoint_due(now, se_exchange_in_flight() == 0))
+	{
+		se_txn_begin("writing checkpoints");
+		se_cursor_write(now);
+		se_txn_commit();
+	}
+	return busy;
+}
+
+bool
+se_push_record(TimestampTz now)
+{
+	return se_outcome_flush(now);
+}
+
+TimestampTz
+se_push_next_due(TimestampTz now)
+{
+	TimestampTz due = TimestampTzPlusMilliseconds(looked_at, se_poll_interval);
+	ListCell   *cell;
+
+	due = Min(due, se_pending_next_due());
+	due = Min(due, se_call_next_due());
+	foreach(cell, se_scanners)
+	{
+		SeScanner  *scanner = lfirst(cell);
+
+		if (scanner->dirty)
+			due = Min(due, TimestampTzPlusMilliseconds(scanner->checkpoint_at,
+													   se_checkpoint_interval));
+	}
+	return due;
+}
+
+bool
+se_push_in_flight(int system_id, int object_id, const char *record_id)
+{
+	ListCell   *cell;
+
+	foreach(cell, se_routes)
+	{
+		SeRoute    *route = lfirst(cell);
+		SeRecord   *record;
+
+		if (route->system->id != system_id || route->object_id != object_id)
+			continue;
+		record = se_record_get(route->id, record_id, false);
+		if (record != NULL && (record->in_flight || record->ambiguous))
+			return true;
+	}
+	return false;
+}

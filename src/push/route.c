@@ -1,0 +1,371 @@
+/*
+ * route.c: routes, their scanners, their conditions.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "core/role.h"
+#include "core/spi.h"
+#include "push/internal.h"
+
+List	   *se_routes = NIL;
+List	   *se_scanners = NIL;
+int			se_hub_incarnation = 0;
+char		se_hub_id[37];
+TimestampTz se_hub_suspect_before = 0;
+
+typedef struct ObjectName
+{
+	int			id;
+	char	   *name;
+} ObjectName;
+
+static List *object_names = NIL;
+
+SeRoute *
+se_route_by_id(int id)
+{
+	ListCell   *cell;
+
+	foreach(cell, se_routes)
+	{
+		SeRoute    *route = lfirst(cell);
+
+		if (route->id == id)
+			return route;
+	}
+	return NULL;
+}
+
+const char *
+se_object_name(int object_id)
+{
+	ListCell   *cell;
+
+	foreach(cell, object_names)
+	{
+		ObjectName *o = lfirst(cell);
+
+		if (o->id == object_id)
+			return o->name;
+	}
+	return "";
+}
+
+int
+se_object_id(const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, object_names)
+	{
+		ObjectName *o = lfirst(cell);
+
+		if (strcmp(o->name, name) == 0)
+			return o->id;
+	}
+	return 0;
+}
+
+static char *
+keep(char *text)
+{
+	return text == NULL ? NULL : MemoryContextStrdup(TopMemoryContext, text);
+}
+
+static void
+load_hub(void)
+{
+	bool		isnull;
+	Datum		value;
+
+	if (SPI_execute("SELECT hub_id::text, incarnation, suspect_before FROM sync.hub", true, 1)
+		!= SPI_OK_SELECT)
+		elog(ERROR, "could not read sync.hub");
+	if (SPI_processed == 0)
+		return;
+	strlcpy(se_hub_id, se_spi_text(0, 1), sizeof(se_hub_id));
+	se_hub_incarnation = DatumGetInt32(se_spi_datum(0, 2, &isnull));
+	value = se_spi_datum(0, 3, &isnull);
+	se_hub_suspect_before = isnull ? 0 : DatumGetTimestampTz(value);
+}
+
+static void
+load_objects(void)
+{
+	MemoryContext old;
+
+	if (SPI_execute("SELECT id, name FROM sync.object", true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read sync.object");
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		ObjectName *o;
+		bool		isnull;
+		int			id = DatumGetInt32(se_spi_datum(i, 1, &isnull));
+
+		if (se_object_name(id)[0] != '\0')
+			continue;
+		o = palloc(sizeof(ObjectName));
+		o->id = id;
+		o->name = pstrdup(se_spi_text(i, 2));
+		object_names = lappend(object_names, o);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* A scanner of the same system that is idle at the same place, or a new one. */
+static SeScanner *
+scanner_at(SeSystem *system, int incarnation, const char *finished, int64 finished_seq)
+{
+	ListCell   *cell;
+	SeScanner  *scanner;
+	MemoryContext old;
+
+	foreach(cell, se_scanners)
+	{
+		scanner = lfirst(cell);
+		if (scanner->system == system && scanner->incarnation == incarnation &&
+			dlist_is_empty(&scanner->windows) && strcmp(scanner->finished, finished) == 0)
+			return scanner;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	scanner = palloc0(sizeof(SeScanner));
+	scanner->system = system;
+	scanner->incarnation = incarnation;
+	scanner->finished = pstrdup(finished);
+	scanner->finished_seq = finished_seq;
+	scanner->look = true;
+	scanner->recovering = true;
+	dlist_init(&scanner->windows);
+	se_scanners = lappend(se_scanners, scanner);
+	MemoryContextSwitchTo(old);
+	return scanner;
+}
+
+#define ROUTE_SQL \
+	"SELECT r.id, r.system_id, r.object_id, o.name, o.financial, r.operations, r.start_at, " \
+	"CASE WHEN r.condition IS NOT NULL THEN sync._condition_sql(r.object_id, r.condition) END, " \
+	"(SELECT a.oid FROM pg_catalog.pg_roles a WHERE a.rolname = r.run_as), " \
+	"c.incarnation, c.finished::text, c.finished_seq " \
+	"FROM sync.route r JOIN sync.object o ON o.id = r.object_id " \
+	"JOIN LATERAL (SELECT * FROM sync.checkpoint k WHERE k.route_id = r.id " \
+	"ORDER BY k.id DESC LIMIT 1) c ON true " \
+	"WHERE r.state = 'active' ORDER BY r.id"
+
+static void
+make_route(uint64 row, SeSystem *system)
+{
+	SeRoute    *route = MemoryContextAllocZero(TopMemoryContext, sizeof(SeRoute));
+	MemoryContext old;
+	bool		isnull;
+	Datum		value;
+	char	   *operations = se_spi_text(row, 6);
+
+	route->id = DatumGetInt32(se_spi_datum(row, 1, &isnull));
+	route->system = system;
+	route->object_id = DatumGetInt32(se_spi_datum(row, 3, &isnull));
+	route->object = keep(se_spi_text(row, 4));
+	route->financial = DatumGetBool(se_spi_datum(row, 5, &isnull));
+	route->wants[SE_CREATE] = strstr(operations, "insert") != NULL;
+	route->wants[SE_UPDATE] = strstr(operations, "update") != NULL;
+	route->wants[SE_DELETE] = strstr(operations, "delete") != NULL;
+	value = se_spi_datum(row, 7, &isnull);
+	route->start_at = isnull ? 0 : DatumGetTimestampTz(value);
+	if (isnull)
+		route->start_at = DT_NOBEGIN;
+	route->condition = keep(se_spi_text(row, 8));
+	value = se_spi_datum(row, 9, &isnull);
+	route->run_as = isnull ? InvalidOid : DatumGetObjectId(value);
+	route->scanner = scanner_at(system, DatumGetInt32(se_spi_datum(row, 10, &isnull)),
+								se_spi_text(row, 11),
+								DatumGetInt64(se_spi_datum(row, 12, &isnull)));
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	route->scanner->routes = lappend(route->scanner->routes, route);
+	se_routes = lappend(se_routes, route);
+	MemoryContextSwitchTo(old);
+}
+
+/* A route that is gone: its deliveries in memory are, too. */
+static void
+drop_missing(const Bitmapset *present)
+{
+	ListCell   *cell;
+
+	foreach(cell, se_routes)
+	{
+		SeRoute    *route = lfirst(cell);
+
+		if (bms_is_member(route->id, present))
+			continue;
+		route->scanner->routes = list_delete_ptr(route->scanner->routes, route);
+		se_routes = foreach_delete_current(se_routes, cell);
+		/* Its deliveries still point at it; they end on their own. Freed with the process. */
+	}
+}
+
+/*
+ * In a transaction. Known routes keep their place; a changed condition is taken over.
+ */
+void
+se_routes_load(void)
+{
+	Bitmapset  *present = NULL;
+
+	load_hub();
+	load_objects();
+	if (SPI_execute(ROUTE_SQL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read sync.route");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		int			id = DatumGetInt32(se_spi_datum(i, 1, &isnull));
+		SeSystem   *system = se_system_by_id(DatumGetInt32(se_spi_datum(i, 2, &isnull)));
+
+		if (system == NULL || !system->held)
+			continue;
+		present = bms_add_member(present, id);
+		if (se_route_by_id(id) == NULL)
+			make_route(i, system);
+	}
+	drop_missing(present);
+}
+
+void
+se_routes_reset(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, se_routes)
+	{
+		SeRoute    *route = lfirst(cell);
+
+		if (route->plan != NULL)
+			SPI_freeplan(route->plan);
+		pfree(route->object);
+		if (route->condition != NULL)
+			pfree(route->condition);
+		pfree(route);
+	}
+	list_free(se_routes);
+	se_routes = NIL;
+	foreach(cell, se_scanners)
+	{
+		SeScanner  *scanner = lfirst(cell);
+
+		list_free(scanner->routes);
+		pfree(scanner->finished);
+		pfree(scanner);
+	}
+	list_free(se_scanners);
+	se_scanners = NIL;
+}
+
+/* ---- conditions ---- */
+
+static Datum
+json_array(SeEvent **events, int n, bool old)
+{
+	Datum	   *values = palloc(sizeof(Datum) * n);
+	bool	   *nulls = palloc(sizeof(bool) * n);
+	int			lower = 1;
+
+	for (int i = 0; i < n; i++)
+	{
+		Jsonb	   *value = old ? events[i]->old : events[i]->body;
+
+		nulls[i] = value == NULL;
+		values[i] = PointerGetDatum(value);
+	}
+	return PointerGetDatum(construct_md_array(values, nulls, 1, &n, &lower, JSONBOID, -1, false,
+											  TYPALIGN_INT));
+}
+
+static const char *
+op_word(char op)
+{
+	return op == 'I' ? "insert" : op == 'D' ? "delete" : "update";
+}
+
+/* Evaluates with the rights of the role that declared the route; throws when it fails. */
+static void
+evaluate(SeRoute *route, SeEvent **events, int n, bool *wanted)
+{
+	Oid			types[3] = {JSONBARRAYOID, TEXTARRAYOID, JSONBARRAYOID};
+	Datum		values[3];
+	Datum	   *ops = palloc(sizeof(Datum) * n);
+	SeRole		role;
+
+	for (int i = 0; i < n; i++)
+		ops[i] = CStringGetTextDatum(op_word(events[i]->op));
+	values[0] = json_array(events, n, false);
+	values[1] = PointerGetDatum(construct_array(ops, n, TEXTOID, -1, false, TYPALIGN_INT));
+	values[2] = json_array(events, n, true);
+	if (!OidIsValid(route->run_as))
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("the role that declared route %d does not exist", route->id)));
+	se_role_become(route->run_as, &role);
+	(void) se_spi_execute(&route->plan, route->condition, 3, types, values, NULL, true, 0);
+	if (SPI_processed != (uint64) n)
+		elog(ERROR, "condition of route %d answered %llu rows for %d events", route->id,
+			 (unsigned long long) SPI_processed, n);
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+
+		wanted[i] = DatumGetBool(se_spi_datum(i, 1, &isnull)) && !isnull;
+	}
+	se_role_restore(&role);
+}
+
+/* As evaluate(), in a subtransaction; the error's message instead of an error. */
+static char *
+try_evaluate(SeRoute *route, SeEvent **events, int n, bool *wanted)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *volatile message = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		evaluate(route, events, n, wanted);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		message = psprintf("condition of the route failed: %s", error->message);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	return message;
+}
+
+void
+se_route_filter(SeRoute *route, SeEvent **events, int n, bool *wanted, char **errors)
+{
+	memset(errors, 0, sizeof(char *) * n);
+	memset(wanted, true, sizeof(bool) * n);
+	if (route->condition == NULL)
+		return;
+	if (try_evaluate(route, events, n, wanted) == NULL)
+		return;
+	/* One bad record must not hold up the others: alone, only it fails. */
+	for (int i = 0; i < n; i++)
+		errors[i] = try_evaluate(route, &events[i], 1, &wanted[i]);
+}

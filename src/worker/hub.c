@@ -1,0 +1,423 @@
+/*
+ * hub.c: the process that serves one database: push, pull, calls and upkeep in one event loop.
+ *
+ * The loop waits on its latch and on the HTTP loop's descriptor; commits set the latch. No
+ * transaction or snapshot is open while it waits.
+ *
+ * Whatever goes wrong inside, the process does not exit because of data: the transaction is rolled
+ * back, everything in memory is thrown away, and after a pause it is read again from the tables, as
+ * after a crash. There is only one way of recovering, and it is the one that the tests exercise.
+ *
+ * It ends when the extension is dropped, when a database command wants to be alone (hold_until), and
+ * with the server.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "core/guc.h"
+#include "core/identity.h"
+#include "core/spi.h"
+#include "core/version.h"
+#include "core/wake.h"
+#include "pull/pull.h"
+#include "push/push.h"
+#include "worker/notice.h"
+#include "worker/system.h"
+#include "worker/upkeep.h"
+
+#define IDLE_CHECK_MS 5000		/* a hub that may not speak looks again this often, and when woken */
+#define DRAIN_MS 2000			/* how long a hub that must leave waits for answers */
+#define MAX_ERROR_PAUSE_MS 60000
+
+extern PGDLLEXPORT void se_hub_main(Datum arg);
+
+static SeHubSlot *slot = NULL;
+static uint64 generation = 0;
+static uint32 seen_changes = 0;
+static bool loaded = false;		/* systems, routes and streams are in memory */
+static int	error_count = 0;
+static WaitEventSet *wait_set = NULL;
+static int	wait_fd = -1;
+
+/* ---- slot ---- */
+
+static void
+set_state(SeHubState state, const char *reason)
+{
+	LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
+	slot->state = state;
+	strlcpy(slot->reason, reason, sizeof(slot->reason));
+	LWLockRelease(se_shared->lock);
+}
+
+/* Ours only while the generation is ours: a later hub may have the slot already. */
+static void
+leave_slot(int code, Datum arg)
+{
+	LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
+	if (slot->generation == generation)
+	{
+		slot->latch = NULL;
+		slot->pid = 0;
+		if (slot->state == SE_HUB_RUNNING || slot->state == SE_HUB_IDLE ||
+			slot->state == SE_HUB_STARTING)
+			slot->state = SE_HUB_STOPPED;
+		slot->failures = code == 0 ? 0 : slot->failures + 1;
+		slot->restart_at = TimestampTzPlusMilliseconds(
+			GetCurrentTimestamp(), code == 0 ? 0 : Min(1000 << Min(slot->failures, 6), 60000));
+	}
+	LWLockRelease(se_shared->lock);
+	se_wake_launcher(false);
+}
+
+static void
+take_slot(int index)
+{
+	slot = &se_shared->slots[index];
+	memcpy(&generation, MyBgworkerEntry->bgw_extra, sizeof(generation));
+	LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
+	if (slot->generation != generation || slot->state != SE_HUB_STARTING)
+	{
+		/* The launcher gave up on this start, or the database is gone. */
+		LWLockRelease(se_shared->lock);
+		proc_exit(0);
+	}
+	slot->pid = MyProcPid;
+	slot->latch = MyLatch;
+	LWLockRelease(se_shared->lock);
+	before_shmem_exit(leave_slot, (Datum) 0);
+}
+
+/* The extension is not here: the slot is free for another database. */
+static void
+leave_absent(void)
+{
+	LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
+	if (slot->generation == generation)
+		slot->state = SE_HUB_FREE;
+	LWLockRelease(se_shared->lock);
+	proc_exit(0);
+}
+
+static bool
+must_leave(void)
+{
+	bool		leave;
+
+	LWLockAcquire(se_shared->lock, LW_SHARED);
+	leave = slot->hold_until > GetCurrentTimestamp();
+	LWLockRelease(se_shared->lock);
+	return leave;
+}
+
+/* ---- may it speak? ---- */
+
+/*
+ * In a transaction: the extension is here, of our version, and this cluster is the one adopted.
+ * False with the reason; a missing extension does not return.
+ */
+static bool
+may_speak(char *reason, size_t size)
+{
+	char	   *version;
+	bool		speaks;
+
+	se_txn_begin("checking identity");
+	if (!OidIsValid(get_extension_oid("sync_ext", true)))
+	{
+		se_txn_abort();
+		leave_absent();
+	}
+	if (SPI_execute("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'sync_ext'",
+					true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not read the version of the extension");
+	version = se_spi_text(0, 1);
+	if (strcmp(version, SE_VERSION) != 0)
+	{
+		snprintf(reason, size, "the library is version %s, the extension %s: run ALTER EXTENSION "
+				 "sync_ext UPDATE, or restart the server", SE_VERSION, version);
+		speaks = false;
+	}
+	else if (!se_enabled)
+	{
+		snprintf(reason, size, "sync_ext.enabled is off for this database");
+		speaks = false;
+	}
+	else
+		speaks = se_identity_may_speak(reason, size);
+	se_txn_commit();
+	return speaks;
+}
+
+/* ---- loading ---- */
+
+static void
+forget_all(void)
+{
+	se_txn_abort();
+	se_exchange_reset();
+	se_push_reset();
+	se_pull_reset();
+	se_systems_reset();
+	if (wait_set != NULL)
+		FreeWaitEventSet(wait_set);
+	wait_set = NULL;
+	loaded = false;
+}
+
+static void
+load_all(void)
+{
+	seen_changes = pg_atomic_read_u32(&slot->changes);
+	se_exchange_init();
+	se_systems_load();
+	se_push_load();
+	se_pull_load();
+	loaded = true;
+}
+
+/* ---- waiting ---- */
+
+static void
+make_wait_set(void)
+{
+	if (wait_set != NULL)
+		return;
+	wait_set = CreateWaitEventSet(TopMemoryContext, 3);
+	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	if (loaded)
+	{
+		wait_fd = se_exchange_fd();
+		AddWaitEventToSet(wait_set, WL_SOCKET_READABLE, wait_fd, NULL, NULL);
+	}
+}
+
+static void
+wait_for_work(long timeout_ms)
+{
+	WaitEvent	events[3];
+
+	make_wait_set();
+	(void) WaitEventSetWait(wait_set, timeout_ms, events, 3, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+		pg_atomic_fetch_add_u32(&slot->changes, 1);
+	}
+}
+
+static long
+until(TimestampTz due, TimestampTz now)
+{
+	if (due == DT_NOEND)
+		return 60000;
+	if (due <= now)
+		return 0;
+	return Min(TimestampDifferenceMilliseconds(now, due), 60000);
+}
+
+/* ---- one round ---- */
+
+static void
+answer_wakes(void)
+{
+	if (pg_atomic_exchange_u32(&slot->wake, 0) != 0)
+		se_push_look();
+	if (pg_atomic_read_u32(&slot->changes) == seen_changes)
+		return;
+	seen_changes = pg_atomic_read_u32(&slot->changes);
+	AcceptInvalidationMessages();
+	se_systems_load();
+	se_push_load();
+	se_pull_load();
+}
+
+/* Works until there is nothing to do now; returns how long to wait. */
+static long
+work(void)
+{
+	TimestampTz now;
+	bool		busy;
+	TimestampTz due;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending || must_leave())
+			return 0;
+		answer_wakes();
+		now = GetCurrentTimestamp();
+		busy = se_exchange_drive(now);
+		busy |= se_push_step(now);
+		busy |= se_pull_step(now);
+		busy |= se_exchange_drive(now);
+	} while (busy);
+	se_upkeep_step(now);
+	se_notice_flush();
+	due = Min(se_exchange_next_due(now), se_push_next_due(now));
+	due = Min(due, se_pull_next_due(now));
+	due = Min(due, se_upkeep_next_due());
+	error_count = 0;
+	return until(due, now);
+}
+
+/* A hub that must leave lets what is in flight come home, but starts nothing new. */
+static void
+drain(void)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DRAIN_MS);
+
+	while (loaded && se_exchange_in_flight() > 0 && GetCurrentTimestamp() < deadline)
+	{
+		(void) se_exchange_drive(GetCurrentTimestamp());
+		while (se_push_record(GetCurrentTimestamp()))
+			;
+		if (se_exchange_in_flight() > 0)
+			wait_for_work(10);
+	}
+	forget_all();
+}
+
+static long
+round_trip(void)
+{
+	char		reason[256];
+
+	if (!loaded)
+	{
+		if (!may_speak(reason, sizeof(reason)))
+		{
+			set_state(SE_HUB_IDLE, reason);
+			return IDLE_CHECK_MS;
+		}
+		load_all();
+		set_state(SE_HUB_RUNNING, "");
+		if (wait_set != NULL)
+			FreeWaitEventSet(wait_set);
+		wait_set = NULL;
+	}
+	return work();
+}
+
+/* As round_trip(); an error throws away what is in memory and costs a pause. */
+static long
+safe_round_trip(MemoryContext cycle)
+{
+	volatile long timeout = 0;
+
+	PG_TRY();
+	{
+		timeout = round_trip();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(cycle);
+		HOLD_INTERRUPTS();
+		EmitErrorReport();
+		FlushErrorState();
+		forget_all();
+		RESUME_INTERRUPTS();
+		timeout = Min(1000L << Min(error_count++, 6), MAX_ERROR_PAUSE_MS);
+		set_state(SE_HUB_IDLE, "an error occurred, see the server log; trying again");
+	}
+	PG_END_TRY();
+	return timeout;
+}
+
+/* ---- main ---- */
+
+/*
+ * The workers' role has no power of its own. The process connects as the bootstrap superuser,
+ * because a role that nobody may log in as cannot connect, and gives that up before it reads a row.
+ */
+static void
+become_worker(void)
+{
+	Oid			role;
+
+	StartTransactionCommand();
+	role = get_role_oid("sync_worker", true);
+	if (OidIsValid(role))
+		SetSessionAuthorization(role, false);
+	CommitTransactionCommand();
+	if (!OidIsValid(role))
+		ereport(FATAL, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("role \"sync_worker\" does not exist"),
+						errhint("CREATE EXTENSION sync_ext creates it.")));
+}
+
+static void
+set_session(void)
+{
+	static const char *const settings[][2] = {
+		{"application_name", "sync_ext hub"}, {"TimeZone", "UTC"}, {"DateStyle", "ISO"},
+		{"IntervalStyle", "postgres"}, {"bytea_output", "hex"}, {"search_path", "pg_catalog, pg_temp"},
+		{"synchronous_commit", "off"}, {"max_parallel_workers_per_gather", "0"},
+		{"plan_cache_mode", "force_generic_plan"}, {"enable_seqscan", "off"},
+		{"enable_bitmapscan", "off"}, {"jit", "off"}, {"lock_timeout", "2s"},
+		{"idle_in_transaction_session_timeout", "0"}, {"row_security", "on"},
+	};
+
+	for (size_t i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+void
+se_hub_main(Datum arg)
+{
+	MemoryContext cycle;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGPIPE, SIG_IGN);
+	BackgroundWorkerUnblockSignals();
+	take_slot(DatumGetInt32(arg));
+	BackgroundWorkerInitializeConnectionByOid(slot->database, InvalidOid, 0);
+	StartTransactionCommand();
+	if (!OidIsValid(get_extension_oid("sync_ext", true)))
+	{
+		CommitTransactionCommand();
+		leave_absent();
+	}
+	CommitTransactionCommand();
+	set_session();
+	become_worker();
+
+	cycle = AllocSetContextCreate(TopMemoryContext, "sync_ext cycle", ALLOCSET_DEFAULT_SIZES);
+	while (!must_leave())
+	{
+		long		timeout;
+
+		MemoryContextSwitchTo(cycle);
+		timeout = safe_round_trip(cycle);
+		MemoryContextSwitchTo(cycle);
+		MemoryContextReset(cycle);
+		if (must_leave())
+			break;
+		if (timeout > 0 || ConfigReloadPending)
+			wait_for_work(timeout);
+	}
+	drain();
+	proc_exit(0);
+}
