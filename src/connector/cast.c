@@ -31,7 +31,7 @@ typedef enum SeCast
 	CAST_YEAR, CAST_MONTH, CAST_DAY,
 	CAST_DATE_PARTS, CAST_TIMESTAMP_PARTS, CAST_FROM_PARTS,
 	CAST_UPPER, CAST_LOWER, CAST_TRIM, CAST_BASE64, CAST_JSON, CAST_FROM_JSON,
-	CAST_ESCAPE_QUOTES
+	CAST_ESCAPE_QUOTES, CAST_FIRST_LINE, CAST_OTHER_LINES
 } SeCast;
 
 static const struct
@@ -50,7 +50,8 @@ static const struct
 	{"month", CAST_MONTH}, {"day", CAST_DAY}, {"date_parts", CAST_DATE_PARTS},
 	{"timestamp_parts", CAST_TIMESTAMP_PARTS}, {"from_parts", CAST_FROM_PARTS},
 	{"upper", CAST_UPPER}, {"lower", CAST_LOWER}, {"trim", CAST_TRIM}, {"base64", CAST_BASE64},
-	{"json", CAST_JSON}, {"from_json", CAST_FROM_JSON}, {"escape_quotes", CAST_ESCAPE_QUOTES}
+	{"json", CAST_JSON}, {"from_json", CAST_FROM_JSON}, {"escape_quotes", CAST_ESCAPE_QUOTES},
+	{"first_line", CAST_FIRST_LINE}, {"other_lines", CAST_OTHER_LINES}
 };
 
 int
@@ -519,6 +520,11 @@ cast_text(SeEval *ev, SeCast cast, JsonbValue *v)
 			return jv_string(jv_json(v));
 		case CAST_ESCAPE_QUOTES:
 			return cast_escape_quotes(text);
+		case CAST_FIRST_LINE:
+			return jv_string(pnstrdup(text, strcspn(text, "\r\n")));
+		case CAST_OTHER_LINES:
+			text += strcspn(text, "\n");
+			return text[0] && text[1] ? jv_string(text + 1) : NULL;
 		default:
 			return cast_from_json(ev, v);
 	}
@@ -553,6 +559,8 @@ apply_cast(SeEval *ev, const SeExpr *x, SeCast cast, JsonbValue *v)
 		case CAST_JSON:
 		case CAST_FROM_JSON:
 		case CAST_ESCAPE_QUOTES:
+		case CAST_FIRST_LINE:
+		case CAST_OTHER_LINES:
 			return cast_text(ev, cast, v);
 		default:
 			return cast_time(ev, x, cast, v);

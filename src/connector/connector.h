@@ -100,6 +100,7 @@ typedef struct SeManifestObject
 	bool		can_push;
 	List	   *operations;		/* SeOperation * */
 	List	   *plan[3];		/* by SeChange: SeOperation * in order; NIL: not supported */
+	bool		plan_empty[3];	/* by SeChange: the manifest says [], such changes need no call */
 	SeOperation *lookup;		/* answers 'did it happen?'; NULL when nothing can */
 	SePull	   *pull;			/* NULL: cannot be pulled */
 } SeManifestObject;

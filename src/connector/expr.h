@@ -32,6 +32,7 @@ typedef enum SeExprKind
 	SE_X_SUM,					/* exact, over all that the paths find; nothing: 0 */
 	SE_X_MIN,					/* nothing: missing */
 	SE_X_MAX,
+	SE_X_LATEST,				/* of times, also inside arrays; nothing: missing */
 	SE_X_VALUE					/* options around another expression */
 } SeExprKind;
 
@@ -66,6 +67,7 @@ typedef struct SeOptions
 	const char *by;
 	bool		ref_fetch;
 	bool		unbound_null;	/* a reference that is not bound is missing, not waited for */
+	JsonPath   *ref_read;		/* the value is this part of the referenced remote record, not its id */
 	JsonPath   *state_path;
 	List	   *state_in;		/* char * */
 	const char *state_text;

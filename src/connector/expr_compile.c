@@ -30,6 +30,7 @@ static const struct
 	{"$", SE_X_PATH}, {"$value", SE_X_VALUE}, {"$each", SE_X_EACH}, {"$if", SE_X_IF},
 	{"$concat", SE_X_CONCAT}, {"$first", SE_X_FIRST}, {"$merge", SE_X_MERGE},
 	{"$append", SE_X_APPEND}, {"$sum", SE_X_SUM}, {"$min", SE_X_MIN}, {"$max", SE_X_MAX},
+	{"$latest", SE_X_LATEST},
 	{"$const", SE_X_CONST}, {"$use", SE_X_OBJECT}
 };
 
@@ -369,6 +370,8 @@ compile_option(SeCompiler *c, SeExpr *x, const char *at, const char *key, JsonbV
 		opt->ref = text;
 	else if (strcmp(key, "by") == 0 && text)
 		opt->by = text;
+	else if (strcmp(key, "read") == 0 && text)
+		opt->ref_read = se_compile_path(c, at, text);
 	else if (strcmp(key, "state") == 0)
 		compile_state(c, opt, at, v);
 	else if (strcmp(key, "unbound") == 0 && text && strcmp(text, "null") == 0)
@@ -409,8 +412,9 @@ compile_options(SeCompiler *c, SeExpr *x, const char *at, JsonbValue *node, cons
 			x->opt = palloc0(sizeof(SeOptions));
 		compile_option(c, x, se_pointer(at, i.key), i.key, v);
 	}
-	if (x->opt && x->opt->ref == NULL && (x->opt->by || x->opt->state_path || x->opt->ref_fetch))
-		se_bad_manifest(at, "\"by\", \"state\" and \"fetch\" go with \"ref\"");
+	if (x->opt && x->opt->ref == NULL && (x->opt->by || x->opt->state_path || x->opt->ref_fetch ||
+											x->opt->ref_read || x->opt->unbound_null))
+		se_bad_manifest(at, "\"by\", \"state\", \"read\", \"unbound\" and \"fetch\" go with \"ref\"");
 }
 
 static SeExpr *

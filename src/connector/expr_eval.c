@@ -427,6 +427,47 @@ eval_fold(SeEval *ev, const SeExpr *x)
 	return total ? numeric_value(total) : NULL;
 }
 
+static bool
+later_of(SeEval *ev, JsonbValue *v, TimestampTz *latest, bool *any)
+{
+	char	   *text = jv_text(v);
+	TimestampTz at;
+	JvIter		it;
+
+	if (JV_IS_ARRAY(v))
+	{
+		jv_iter_init(&it, v);
+		while (jv_iter_next(&it))
+			if (!later_of(ev, &it.value, latest, any))
+				return false;
+		return true;
+	}
+	if (text == NULL)
+		return true;
+	if (!se_parse_time(text, &at))
+	{
+		se_eval_fail(ev, "not_a_time", "\"%s\" is no ISO 8601 time", text);
+		return false;
+	}
+	if (!*any || at > *latest)
+		*latest = at;
+	*any = true;
+	return true;
+}
+
+static JsonbValue *
+eval_latest(SeEval *ev, const SeExpr *x)
+{
+	TimestampTz latest = 0;
+	bool		any = false;
+	int			i;
+
+	for (i = 0; i < x->nitems; i++)
+		if (!later_of(ev, se_eval(ev, x->items[i]), &latest, &any))
+			return NULL;
+	return any ? jv_string(se_format_time(latest)) : NULL;
+}
+
 static JsonbValue *
 eval_kind(SeEval *ev, const SeExpr *x)
 {
@@ -470,6 +511,8 @@ eval_kind(SeEval *ev, const SeExpr *x)
 		case SE_X_MIN:
 		case SE_X_MAX:
 			return eval_fold(ev, x);
+		case SE_X_LATEST:
+			return eval_latest(ev, x);
 		case SE_X_VALUE:
 			return se_eval(ev, x->items[0]);
 	}
@@ -527,6 +570,27 @@ in_state(SeEval *ev, const SeOptions *opt, Jsonb *raw)
 	return false;
 }
 
+/* A part of the referenced remote record; until we have seen that record, wait. */
+static JsonbValue *
+read_raw(SeEval *ev, const SeExpr *x, const char *key, Jsonb *raw)
+{
+	SeEval		inner;
+	Jsonb	   *found = NULL;
+
+	if (raw)
+	{
+		se_eval_init(&inner, ev->m, raw, ev->vars);
+		found = se_eval_path(&inner, x->opt->ref_read);
+	}
+	else
+	{
+		wait_for(ev, x, key, true);
+		ev->wait_state = pstrdup("read back");
+		ev->message = psprintf("%s: waits for %s %s to be read back", x->at, x->opt->ref, key);
+	}
+	return jv_from_jsonb(found);
+}
+
 static JsonbValue *
 apply_ref(SeEval *ev, const SeExpr *x, JsonbValue *v)
 {
@@ -545,7 +609,7 @@ apply_ref(SeEval *ev, const SeExpr *x, JsonbValue *v)
 	if (ev->inbound)
 		bound = ev->refs->to_ours(ev->refs->arg, opt->ref, opt->by, key, &found);
 	else
-		bound = ev->refs->to_remote(ev->refs->arg, opt->ref, opt->by, key, opt->state_path != NULL,
+		bound = ev->refs->to_remote(ev->refs->arg, opt->ref, opt->by, key, opt->state_path || opt->ref_read,
 									&found, &raw);
 	ev->in_callback = false;
 	if (!bound && opt->unbound_null)
@@ -555,6 +619,8 @@ apply_ref(SeEval *ev, const SeExpr *x, JsonbValue *v)
 		wait_for(ev, x, key, bound);
 		return NULL;
 	}
+	if (opt->ref_read && !ev->inbound)
+		return read_raw(ev, x, key, raw);
 	return jv_string(found);
 }
 

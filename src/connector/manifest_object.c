@@ -165,6 +165,7 @@ compile_plan(SeManifestObject *o, const char *at, JsonbValue *plan)
 		/* Without a plan, an operation of the change's own name is the plan. */
 		if (steps == NULL && (op = se_object_operation(o, change_names[change])) != NULL)
 			o->plan[change] = list_make1((void *) op);
+		o->plan_empty[change] = JV_IS_ARRAY(steps) && jv_count(steps) == 0;
 		jv_iter_init(&i, steps);
 		while (jv_iter_next(&i))
 		{
