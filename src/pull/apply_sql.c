@@ -1,0 +1,125 @@
+/*
+ * apply_sql.c: sync._apply_page(), the way a page is applied, without a hub and without HTTP.
+ *
+ * For tests and for whoever writes a manifest: raw remote records go through the very functions
+ * that the hub's pages go through.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "core/errors.h"
+#include "core/spi.h"
+#include "pull/internal.h"
+
+extern PGDLLEXPORT Datum se_apply_page(PG_FUNCTION_ARGS);
+
+PG_FUNCTION_INFO_V1(se_apply_page);
+
+/* What a stream's records are read by, from the tables; raises when something is missing. */
+static void
+read_target(int stream_id, SeTarget *target)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[] = {INT4OID};
+	Datum values[] = {Int32GetDatum(stream_id)};
+	const SeManifestObject *object;
+	Datum manifest;
+	bool isnull;
+
+	if (se_spi_execute(&plan,
+					   "SELECT t.system_id, t.object_id, o.name, sync._manifest(y.name),"
+					   " jsonb_build_object('param', coalesce(sync._system_options(y.name), '{}'),"
+					   " 'entity', jsonb '{}'), y.name"
+					   " FROM sync.stream t JOIN sync.system y ON y.id = t.system_id"
+					   " JOIN sync.object o ON o.id = t.object_id WHERE t.id = $1",
+					   1, types, values, NULL, true, 0) != 1)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("there is no stream with id %d", stream_id)));
+	target->system_id = DatumGetInt32(se_spi_datum(0, 1, &isnull));
+	target->object_id = DatumGetInt32(se_spi_datum(0, 2, &isnull));
+	target->object = se_spi_text(0, 3);
+	manifest = se_spi_datum(0, 4, &isnull);
+	if (isnull)
+		ereport(ERROR,
+				(errcode(SE_ERRCODE_UNKNOWN_CONNECTOR),
+				 errmsg("the connector of system \"%s\" is not registered", se_spi_text(0, 6))));
+	target->manifest = se_manifest_compile(DatumGetJsonbPCopy(manifest), CurrentMemoryContext);
+	target->vars = DatumGetJsonbPCopy(se_spi_datum(0, 5, &isnull));
+	SPI_freetuptable(SPI_tuptable);
+
+	object = se_manifest_object(target->manifest, target->object);
+	if (object == NULL || object->pull == NULL)
+		ereport(ERROR, (errcode(SE_ERRCODE_UNKNOWN_OBJECT),
+						errmsg("connector \"%s\" does not pull object \"%s\"",
+							   target->manifest->name, target->object)));
+	target->pull = object->pull;
+}
+
+/* {"remote_id": …, "gone": true} stands for a record of which only the end is known. */
+static void
+take_item(SeItem *item, JsonbValue *value, TimestampTz began_at, bool fetched)
+{
+	JsonbValue gone;
+	JsonbValue id;
+
+	item->began_at = began_at;
+	item->fetched = fetched;
+	if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("items must be objects: remote records")));
+	if (getKeyJsonValueFromContainer(value->val.binary.data, "gone", 4, &gone) != NULL &&
+		gone.type == jbvBool && gone.val.boolean &&
+		getKeyJsonValueFromContainer(value->val.binary.data, "remote_id", 9, &id) != NULL &&
+		id.type == jbvString)
+	{
+		item->remote_id = pnstrdup(id.val.string.val, id.val.string.len);
+		item->deleted = true;
+		return;
+	}
+	item->record = JsonbValueToJsonb(value);
+}
+
+Datum
+se_apply_page(PG_FUNCTION_ARGS)
+{
+	Jsonb *records;
+	SeTarget target = {0};
+	SePageResult result;
+	SeItem *items;
+	TupleDesc desc;
+	Datum values[7];
+	bool nulls[7] = {0};
+	int n;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	desc = BlessTupleDesc(desc);
+	records = PG_GETARG_JSONB_P(1);
+	if (!JB_ROOT_IS_ARRAY(records) || JB_ROOT_IS_SCALAR(records))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("items must be an array of remote records")));
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	read_target(PG_GETARG_INT32(0), &target);
+	n = JB_ROOT_COUNT(records);
+	items = palloc0(sizeof(SeItem) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+		take_item(&items[i], getIthJsonbValueFromContainer(&records->root, i),
+				  PG_GETARG_TIMESTAMPTZ(2), PG_GETARG_BOOL(3));
+	se_page_apply(&target, items, n, PG_GETARG_BOOL(4), &result);
+	SPI_finish();
+
+	values[0] = Int32GetDatum(result.applied);
+	values[1] = Int32GetDatum(result.mirrored);
+	values[2] = Int32GetDatum(result.unchanged);
+	values[3] = Int32GetDatum(result.bound);
+	values[4] = Int32GetDatum(result.to_inbox);
+	values[5] = Int32GetDatum(result.read_again);
+	values[6] = BoolGetDatum(result.held);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}

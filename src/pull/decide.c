@@ -1,0 +1,337 @@
+/*
+ * decide.c: what becomes of one item of a page. No queries; see README.md for the rules.
+ */
+#include "postgres.h"
+
+#include "nodes/bitmapset.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
+
+#include "pull/internal.h"
+
+bool
+se_json_equal(const JsonbValue *a, const JsonbValue *b)
+{
+	if (a == NULL || b == NULL)
+		return a == b;
+	if (a->type != b->type)
+		return false;
+	switch (a->type)
+	{
+		case jbvNull:
+			return true;
+		case jbvBool:
+			return a->val.boolean == b->val.boolean;
+		case jbvString:
+			return a->val.string.len == b->val.string.len &&
+				   memcmp(a->val.string.val, b->val.string.val, a->val.string.len) == 0;
+		case jbvNumeric:
+			return DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(a->val.numeric),
+													NumericGetDatum(b->val.numeric)));
+		case jbvBinary:
+			return compareJsonbContainers(a->val.binary.data, b->val.binary.data) == 0;
+		default:
+			return false;
+	}
+}
+
+/* {…fields, "lines": […]}: the shape of a document in the mirror and in events. */
+Jsonb *
+se_fields_with_lines(Jsonb *fields, Jsonb *lines)
+{
+	JsonbParseState *state = NULL;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue v;
+	JsonbValue *whole;
+
+	if (lines == NULL)
+		return fields;
+	it = JsonbIteratorInit(&fields->root);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_END_OBJECT)
+			break;
+		pushJsonbValue(&state, token, token == WJB_BEGIN_OBJECT ? NULL : &v);
+	}
+	v.type = jbvString;
+	v.val.string.val = "lines";
+	v.val.string.len = 5;
+	pushJsonbValue(&state, WJB_KEY, &v);
+	v.type = jbvBinary;
+	v.val.binary.data = &lines->root;
+	v.val.binary.len = VARSIZE(lines) - VARHDRSZ;
+	pushJsonbValue(&state, WJB_VALUE, &v);
+	whole = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(whole);
+}
+
+static void
+to_inbox(SeItem *item, const char *sqlstate, char *reason)
+{
+	item->fate = SE_FATE_INBOX;
+	item->sqlstate = sqlstate != NULL ? pstrdup(sqlstate) : NULL;
+	item->reason = reason;
+}
+
+/*
+ * The fields that differ from `known` (NULL: all of them), and their columns. Only those are
+ * written, so that a field which an app changed since, and which the other side did not, keeps
+ * the app's value. False: a field has no column; the item goes to the inbox.
+ */
+static bool
+take_differing(SeTable *table, SeItem *item, Jsonb *fields, Jsonb *known)
+{
+	JsonbParseState *state = NULL;
+	JsonbIterator *it = JsonbIteratorInit(&fields->root);
+	JsonbIteratorToken token;
+	JsonbValue v;
+	SeColumn *column = NULL;
+	JsonbValue key;
+	JsonbValue *whole = NULL;
+
+	item->set_columns = NIL;
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_BEGIN_OBJECT)
+			pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+		else if (token == WJB_END_OBJECT)
+			whole = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+		else if (token == WJB_KEY)
+		{
+			key = v;
+			column = se_table_column(table, v.val.string.val, v.val.string.len);
+			if (column == NULL || column->generated)
+			{
+				to_inbox(item, "42703",
+						 psprintf("table %s has no column \"%.*s\" that can be written",
+								  table->quoted, v.val.string.len, v.val.string.val));
+				return false;
+			}
+		}
+		else
+		{
+			JsonbValue old;
+			bool has_old =
+				known != NULL && getKeyJsonValueFromContainer(&known->root, key.val.string.val,
+															  key.val.string.len, &old) != NULL;
+
+			if (has_old && (se_json_equal(&old, &v) || se_column_same(column, &old, &v)))
+				continue;
+			pushJsonbValue(&state, WJB_KEY, &key);
+			pushJsonbValue(&state, WJB_VALUE, &v);
+			item->set_columns = lappend(item->set_columns, column);
+		}
+	}
+	item->set = JsonbValueToJsonb(whole);
+	return true;
+}
+
+/* Columns that the lines name, in the table's order, which makes equal sets look equal. */
+static bool
+take_line_columns(SeTable *table, SeItem *item)
+{
+	Bitmapset *named = NULL;
+	JsonbIterator *it = JsonbIteratorInit(&item->map.lines->root);
+	JsonbIteratorToken token;
+	JsonbValue v;
+	int depth = 0;
+	int i = -1;
+
+	item->line_columns = NIL;
+	while ((token = JsonbIteratorNext(&it, &v, depth == 2)) != WJB_DONE)
+	{
+		if (token == WJB_BEGIN_ARRAY || token == WJB_BEGIN_OBJECT)
+			depth++;
+		else if (token == WJB_END_ARRAY || token == WJB_END_OBJECT)
+			depth--;
+		else if (token == WJB_KEY)
+		{
+			SeColumn *column = se_table_column(table->lines, v.val.string.val, v.val.string.len);
+
+			if (column == NULL || column->generated)
+			{
+				to_inbox(item, "42703",
+						 psprintf("table %s has no column \"%.*s\" that can be written",
+								  table->lines->quoted, v.val.string.len, v.val.string.val));
+				return false;
+			}
+			named = bms_add_member(named, column - table->lines->columns);
+		}
+	}
+	while ((i = bms_next_member(named, i)) >= 0)
+		item->line_columns = lappend(item->line_columns, &table->lines->columns[i]);
+	return true;
+}
+
+/* Fields and lines to write for an item that is going to be applied. */
+static bool
+take_changes(const SeTarget *target, SeTable *table, SeItem *item)
+{
+	/* A row that we deleted at their word comes back whole. */
+	bool row_gone = item->mirror_deleted && target->pull->on_delete == SE_DELETE_ROW;
+	Jsonb *known = item->in_mirror && item->bound != NULL && !row_gone ? item->mirror_fields : NULL;
+	JsonbValue old;
+	JsonbValue lines;
+
+	item->is_new = item->bound != NULL && row_gone;
+	if (!take_differing(table, item, item->map.fields, known))
+		return false;
+	item->set_lines = false;
+	if (item->map.lines == NULL)
+		return true;
+	if (table->lines == NULL)
+	{
+		to_inbox(item, "42P01",
+				 psprintf("the mapping reads lines, but object \"%s\" has no line table",
+						  target->object));
+		return false;
+	}
+	lines.type = jbvBinary;
+	lines.val.binary.data = &item->map.lines->root;
+	lines.val.binary.len = VARSIZE(item->map.lines) - VARHDRSZ;
+	if (known != NULL && getKeyJsonValueFromContainer(&known->root, "lines", 5, &old) != NULL &&
+		se_json_equal(&old, &lines))
+		return true;
+	item->set_lines = true;
+	return take_line_columns(table, item);
+}
+
+/*
+ * May the item be older than a push of ours? Its request then began before that push ended, or the
+ * push is still out. A version that is newer than what the push left behind settles it.
+ */
+static bool
+may_be_stale(const SeTarget *target, const SeItem *item, bool in_flight)
+{
+	if (in_flight)
+		return true;
+	if (item->refetch && !item->fetched)
+		return true;
+	if (item->pushed_at != 0 && item->pushed_at >= item->began_at)
+		return !(item->map.has_version_at && item->mirror_version_at != 0 &&
+				 item->map.version_at > item->mirror_version_at);
+	/* Two states of one instant: only a read by id tells which came last. */
+	return !item->fetched && target->pull->refetch_on_tie && target->pull->fetch != NULL &&
+		   item->in_mirror && item->map.has_version_at &&
+		   item->map.version_at == item->mirror_version_at;
+}
+
+/* A page that lists an older state than one that was seen already. A read by id is always news. */
+static bool
+is_older(const SeItem *item)
+{
+	return item->in_mirror && !item->fetched && item->map.has_version_at &&
+		   item->mirror_version_at != 0 && item->map.version_at < item->mirror_version_at;
+}
+
+static bool
+same_version(const SeItem *item)
+{
+	if (item->map.has_version_at ? item->map.version_at != item->mirror_version_at
+								 : item->mirror_version_at != 0)
+		return false;
+	if (item->map.version == NULL || item->mirror_version == NULL)
+		return item->map.version == item->mirror_version;
+	return strcmp(item->map.version, item->mirror_version) == 0;
+}
+
+static void
+decide_deleted(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight)
+{
+	item->record_id = item->bound;
+	if (!item->in_mirror && item->bound == NULL)
+		item->fate = SE_FATE_NOTHING;
+	else if (item->mirror_deleted || is_older(item))
+		item->fate = SE_FATE_NOTHING;
+	else if (!item->fetched &&
+			 (in_flight || (item->pushed_at != 0 && item->pushed_at >= item->began_at)))
+		item->fate = target->pull->fetch != NULL ? SE_FATE_READ_AGAIN : SE_FATE_HOLD;
+	else
+	{
+		item->fate = SE_FATE_DELETE;
+		if (target->pull->on_delete == SE_DELETE_SET && item->bound != NULL)
+			take_differing(table, item, target->pull->delete_fields, NULL);
+	}
+	if (item->fate == SE_FATE_READ_AGAIN || item->fate == SE_FATE_HOLD)
+		item->reason = pstrdup(SE_REASON_READ_AGAIN);
+}
+
+/* One that would be applied or is an echo: which of the two? */
+static void
+decide_live(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight)
+{
+	bool known = item->in_mirror && item->bound != NULL;
+
+	item->record_id = item->bound;
+	if (known && is_older(item))
+	{
+		item->fate = SE_FATE_NOTHING;
+		return;
+	}
+	if (!take_changes(target, table, item))
+		return;
+	if (known && !item->mirror_deleted && item->set_columns == NIL && !item->set_lines)
+	{
+		/*
+		 * An echo. It changes no row whatever its age; but what may be stale must not become
+		 * the mirror's version either.
+		 */
+		if (same_version(item) && (item->same_raw || item->map.version != NULL))
+			item->fate = SE_FATE_NOTHING;
+		else
+			item->fate = may_be_stale(target, item, in_flight) ? SE_FATE_NOTHING : SE_FATE_MIRROR;
+		return;
+	}
+	if (!may_be_stale(target, item, in_flight))
+		item->fate = SE_FATE_APPLY;
+	else
+	{
+		item->fate = target->pull->fetch != NULL ? SE_FATE_READ_AGAIN : SE_FATE_HOLD;
+		item->reason = pstrdup(SE_REASON_READ_AGAIN);
+	}
+}
+
+void
+se_decide(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight)
+{
+	item->sqlstate = item->reason = item->wait_remote_id = NULL;
+	item->wait_object_id = 0;
+	if (item->deleted)
+	{
+		decide_deleted(target, table, item, in_flight);
+		return;
+	}
+	if (item->record == NULL)
+	{
+		/* A journal that tells only who changed. */
+		item->fate = target->pull->fetch != NULL ? SE_FATE_READ_AGAIN : SE_FATE_NOTHING;
+		item->reason = pstrdup("listed as changed; it is read by id");
+		return;
+	}
+	switch (item->map.status)
+	{
+		case SE_MAP_SKIP:
+			item->fate = SE_FATE_NOTHING;
+			break;
+		case SE_MAP_WAIT:
+			to_inbox(item, NULL,
+					 item->map.reason != NULL ? item->map.reason
+											  : pstrdup("refers to a record that is not here yet"));
+			/* A reference by value of a column has no remote id to wait for; it is tried again. */
+			if (item->map.wait_by != NULL || item->map.wait_object == NULL)
+				break;
+			item->wait_object_id = se_object_id(item->map.wait_object);
+			item->wait_remote_id = item->map.wait_remote_id;
+			break;
+		case SE_MAP_INVALID:
+			to_inbox(item, NULL,
+					 item->map.reason != NULL ? item->map.reason : pstrdup("cannot be mapped"));
+			break;
+		case SE_MAP_OK:
+			decide_live(target, table, item, in_flight);
+			break;
+	}
+}

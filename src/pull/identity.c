@@ -1,0 +1,353 @@
+/*
+ * identity.c: which canonical record is a remote record that is not bound yet?
+ *
+ * First the id of ours that it carries, then each alternative of the manifest's `match`, then the
+ * manifest's `on_missing`. A record is only taken when exactly one unbound one fits.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/uuid.h"
+
+#include "core/spi.h"
+#include "pull/internal.h"
+
+typedef struct SeCandidate
+{
+	SeItem *item;
+	char *record_id;
+	bool taken; /* bound in this system already, or by an item before it */
+} SeCandidate;
+
+/* Could the text be a key of this table? Asking the table with one that cannot would raise. */
+static bool
+fits_key(const SeTable *table, const char *id)
+{
+	char *end;
+
+	if (id == NULL || id[0] == '\0' || table->nkeys != 1)
+		return false;
+	switch (table->keys[0]->typid)
+	{
+		case UUIDOID:
+			for (int i = 0; i < 36; i++)
+			{
+				bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+
+				if (dash ? id[i] != '-' : !isxdigit((unsigned char) id[i]))
+					return false;
+			}
+			return id[36] == '\0';
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			if (!isdigit((unsigned char) id[0]) || strlen(id) > 18)
+				return false;
+			return strtoll(id, &end, 10) <= (table->keys[0]->typid == INT8OID	? PG_INT64_MAX
+											 : table->keys[0]->typid == INT4OID ? PG_INT32_MAX
+																				: PG_INT16_MAX) &&
+				   *end == '\0';
+		default:
+			return table->keys[0]->typid == TEXTOID || table->keys[0]->typid == VARCHAROID;
+	}
+}
+
+static char *
+new_uuid(void)
+{
+	return DatumGetCString(
+		DirectFunctionCall1(uuid_out, DirectFunctionCall1(gen_random_uuid, (Datum) 0)));
+}
+
+/* The value a mapped record has for a column; false when missing or null. */
+static bool
+field_value(const SeItem *item, const char *column, JsonbValue *value)
+{
+	return getKeyJsonValueFromContainer(&item->map.fields->root, column, strlen(column), value) !=
+			   NULL &&
+		   value->type != jbvNull;
+}
+
+static bool
+has_all(const SeItem *item, List *columns)
+{
+	ListCell *lc;
+	JsonbValue value;
+
+	foreach (lc, columns)
+	{
+		if (!field_value(item, lfirst(lc), &value))
+			return false;
+	}
+	return true;
+}
+
+/* Rows of the answer (n, record id) → candidates. */
+static List *
+take_candidates(List *items, uint64 rows)
+{
+	List *candidates = NIL;
+
+	for (uint64 i = 0; i < rows; i++)
+	{
+		bool isnull;
+		SeCandidate *candidate = palloc0(sizeof(SeCandidate));
+
+		candidate->item = list_nth(items, DatumGetInt32(se_spi_datum(i, 1, &isnull)) - 1);
+		candidate->record_id = se_spi_text(i, 2);
+		candidates = lappend(candidates, candidate);
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return candidates;
+}
+
+/* Marks the candidates that are bound in this system. */
+static void
+mark_bound(const SeTarget *target, List *candidates)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[] = {INT4OID, INT4OID, TEXTARRAYOID};
+	Datum values[3];
+	Datum *ids = palloc(sizeof(Datum) * Max(list_length(candidates), 1));
+	int n = 0;
+	uint64 rows;
+	ListCell *lc;
+
+	if (candidates == NIL)
+		return;
+	foreach (lc, candidates)
+		ids[n++] = CStringGetTextDatum(((SeCandidate *) lfirst(lc))->record_id);
+	values[0] = Int32GetDatum(target->system_id);
+	values[1] = Int32GetDatum(target->object_id);
+	values[2] = PointerGetDatum(construct_array(ids, n, TEXTOID, -1, false, TYPALIGN_INT));
+	rows = se_spi_execute(&plan,
+						  "SELECT r.n::int FROM unnest($3) WITH ORDINALITY r (record_id, n)"
+						  " JOIN sync.external_id e ON e.system_id = $1 AND e.object_id = $2"
+						  " AND e.record_id = r.record_id",
+						  3, types, values, NULL, false, 0);
+	for (uint64 i = 0; i < rows; i++)
+	{
+		bool isnull;
+		SeCandidate *candidate =
+			list_nth(candidates, DatumGetInt32(se_spi_datum(i, 1, &isnull)) - 1);
+
+		candidate->taken = true;
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+static void
+refuse(SeItem *item, const char *sqlstate, char *reason)
+{
+	item->fate = SE_FATE_INBOX;
+	item->sqlstate = pstrdup(sqlstate);
+	item->reason = reason;
+}
+
+static void
+bind_to(SeItem *item, char *record_id)
+{
+	item->record_id = record_id;
+	item->binds = true;
+	item->is_new = false;
+}
+
+/* Whether an item before this one has been given that record. */
+static bool
+is_claimed(SeItem **items, int n, const SeItem *self, const char *record_id)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (items[i] != self && items[i]->binds && items[i]->record_id != NULL &&
+			strcmp(items[i]->record_id, record_id) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Binds every item that has exactly one free candidate. */
+static void
+settle(const SeTarget *target, List *open, List *candidates, SeItem **items, int n, bool by_id)
+{
+	ListCell *lc;
+
+	mark_bound(target, candidates);
+	foreach (lc, open)
+	{
+		SeItem *item = lfirst(lc);
+		SeCandidate *only = NULL;
+		int unbound = 0;
+		bool taken = false;
+		ListCell *c;
+
+		foreach (c, candidates)
+		{
+			SeCandidate *candidate = lfirst(c);
+
+			if (candidate->item != item)
+				continue;
+			if (candidate->taken || is_claimed(items, n, item, candidate->record_id))
+			{
+				taken = true;
+				continue;
+			}
+			unbound++;
+			only = candidate;
+		}
+		if (unbound == 1)
+			bind_to(item, only->record_id);
+		else if (unbound > 1)
+			refuse(item, "SE060", psprintf("several match: %d records could be this one", unbound));
+		else if (taken && by_id)
+			refuse(item, "23505",
+				   psprintf("carries our id %s, which is bound to another remote record",
+							item->map.our_id));
+	}
+}
+
+static List *
+open_items(SeItem **items, int n)
+{
+	List *open = NIL;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (items[i]->fate == SE_FATE_APPLY && items[i]->bound == NULL && !items[i]->binds)
+			open = lappend(open, items[i]);
+	}
+	return open;
+}
+
+static void
+identify_by_our_id(const SeTarget *target, SeTable *table, SeItem **items, int n)
+{
+	List *open = NIL;
+	JsonbParseState *state = NULL;
+	Jsonb *arg;
+	StringInfoData sql;
+	ListCell *lc;
+	uint64 rows;
+
+	foreach (lc, open_items(items, n))
+	{
+		if (fits_key(table, ((SeItem *) lfirst(lc))->map.our_id))
+			open = lappend(open, lfirst(lc));
+	}
+	if (open == NIL)
+		return;
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	foreach (lc, open)
+	{
+		pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+		se_push_item_key(&state, table, foreach_current_index(lc) + 1,
+						 ((SeItem *) lfirst(lc))->map.our_id);
+		pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	}
+	arg = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT item.__n, ");
+	se_append_record_id(&sql, table, "t");
+	appendStringInfoString(&sql, " FROM jsonb_to_recordset($1) item (__n int");
+	se_append_key_defs(&sql, table);
+	appendStringInfo(&sql, ") JOIN %s t ON t.%s = item.__k1", table->quoted,
+					 table->keys[0]->quoted);
+	rows = se_execute_as_owner(table, sql.data, 1, &arg, false);
+	settle(target, open, take_candidates(open, rows), items, n, true);
+}
+
+static void
+identify_by_columns(const SeTarget *target, SeTable *table, SeItem **items, int n, List *columns)
+{
+	List *open = NIL;
+	JsonbParseState *state = NULL;
+	Jsonb *arg;
+	StringInfoData sql;
+	StringInfoData on;
+	ListCell *lc;
+	uint64 rows;
+
+	foreach (lc, open_items(items, n))
+	{
+		if (has_all(lfirst(lc), columns))
+			open = lappend(open, lfirst(lc));
+	}
+	if (open == NIL)
+		return;
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	foreach (lc, open)
+	{
+		pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+		se_push_item_key(&state, table, foreach_current_index(lc) + 1, NULL);
+		se_push_members(&state, ((SeItem *) lfirst(lc))->map.fields);
+		pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	}
+	arg = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
+	initStringInfo(&sql);
+	initStringInfo(&on);
+	appendStringInfoString(&sql, "SELECT item.__n, ");
+	se_append_record_id(&sql, table, "t");
+	appendStringInfoString(&sql, " FROM jsonb_to_recordset($1) item (__n int");
+	foreach (lc, columns)
+	{
+		SeColumn *column = se_table_column(table, lfirst(lc), strlen(lfirst(lc)));
+
+		if (column == NULL)
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+							errmsg("table %s has no column \"%s\", which the manifest matches by",
+								   table->quoted, (char *) lfirst(lc))));
+		appendStringInfo(&sql, ", %s %s", column->quoted, column->type);
+		appendStringInfo(&on, "%st.%s = item.%s", on.len > 0 ? " AND " : "", column->quoted,
+						 column->quoted);
+	}
+	appendStringInfo(&sql, ") JOIN %s t ON %s", table->quoted, on.data);
+	rows = se_execute_as_owner(table, sql.data, 1, &arg, false);
+	settle(target, open, take_candidates(open, rows), items, n, false);
+}
+
+/* A key for a row that is going to be inserted; NULL: the table's default draws it. */
+static char *
+key_for_new(const SeTable *table, const SeItem *item)
+{
+	JsonbValue value;
+
+	if (table->nkeys != 1)
+		return NULL;
+	if (field_value(item, table->keys[0]->name, &value) && value.type == jbvString)
+		return pnstrdup(value.val.string.val, value.val.string.len);
+	if (fits_key(table, item->map.our_id))
+		return item->map.our_id;
+	return table->keys[0]->typid == UUIDOID && !field_value(item, table->keys[0]->name, &value)
+			   ? new_uuid()
+			   : NULL;
+}
+
+void
+se_identify(const SeTarget *target, SeTable *table, SeItem **items, int n)
+{
+	ListCell *lc;
+
+	identify_by_our_id(target, table, items, n);
+	foreach (lc, target->pull->match)
+		identify_by_columns(target, table, items, n, lfirst(lc));
+	foreach (lc, open_items(items, n))
+	{
+		SeItem *item = lfirst(lc);
+
+		switch (target->pull->on_missing)
+		{
+			case SE_MISSING_INSERT:
+				bind_to(item, key_for_new(table, item));
+				item->is_new = true;
+				break;
+			case SE_MISSING_IGNORE:
+				item->fate = SE_FATE_NOTHING;
+				break;
+			case SE_MISSING_INBOX:
+				refuse(item, "SE061", pstrdup("no record of ours matches"));
+				break;
+		}
+	}
+}

@@ -1,0 +1,288 @@
+/*
+ * internal.h: what the files of src/pull share.
+ *
+ *	 stream.c	which stream is due, its walk over pages
+ *	 page.c		one page in one transaction: map, compare, decide, apply, record
+ *	 decide.c	pure part of that: what becomes of an item
+ *	 refs.c		remote ids → our records, for a whole page at once
+ *	 table.c	the canonical table behind an object, from the catalog
+ *	 write.c	statements on that table, run as its owner; write_sql.c makes their text
+ *	 identity.c	which canonical record an unknown remote record is
+ *	 state.c	external ids, mirror and inbox, set-wise
+ *	 inbox.c	items that wait: applied again, or read again by id
+ *	 scan.c		deletes found by a walk over everything
+ *	 pushed.c	what pushes tell of remote records
+ */
+#ifndef SE_PULL_INTERNAL_H
+#define SE_PULL_INTERNAL_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+
+#include "connector/connector.h"
+#include "worker/system.h"
+
+/* ---- table.c ---- */
+
+typedef struct SeColumn
+{
+	char *name;
+	char *quoted;
+	char *type; /* as SQL text, schema-qualified */
+	Oid typid;
+	int32 typmod;
+	bool generated; /* computed by the server: never written */
+	bool identity_always;
+} SeColumn;
+
+typedef struct SeTable
+{
+	Oid relid;
+	Oid owner;
+	char *quoted; /* schema.table */
+	int ncolumns;
+	SeColumn *columns;
+	int nkeys;
+	SeColumn **keys; /* of a line table: columns that tell lines of a document apart */
+	int nparents;
+	SeColumn **parents;	   /* of a line table: columns that hold the document's key */
+	struct SeTable *lines; /* NULL: no document */
+} SeTable;
+
+/* The tables of an object as they are now; locks them for the rest of the transaction. */
+extern SeTable *se_table_open(int object_id);
+extern SeColumn *se_table_column(const SeTable *table, const char *name, int len);
+/* Whether two scalars that differ as JSON are the same value of this column's type. */
+extern bool se_column_same(const SeColumn *column, const JsonbValue *a, const JsonbValue *b);
+
+/* ---- page.c ---- */
+
+/* What pages are applied to: an object of a system, and how its records are read. */
+typedef struct SeTarget
+{
+	int system_id;
+	int object_id;
+	const char *object;
+	const SeManifest *manifest;
+	const SePull *pull;
+	Jsonb *vars;
+} SeTarget;
+
+typedef enum SeFate
+{
+	SE_FATE_NOTHING, /* an echo, older than what we know, or none of ours */
+	SE_FATE_MIRROR,	 /* same fields, but the remote record is another version of itself */
+	SE_FATE_APPLY,
+	SE_FATE_DELETE,
+	SE_FATE_INBOX,
+	SE_FATE_READ_AGAIN, /* may be older than our last push: read by id */
+	SE_FATE_HOLD		/* likewise, but only the next poll can read it */
+} SeFate;
+
+typedef struct SeItem
+{
+	/* given */
+	Jsonb *record; /* NULL: deleted, and nothing else is known */
+	char *remote_id;
+	bool deleted;
+	bool refetch;
+	bool fetched;		  /* read by id: order against other reads does not matter */
+	TimestampTz began_at; /* when its request began */
+
+	/* mapped */
+	SeMapped map;
+
+	/* known before */
+	bool in_mirror;
+	bool in_inbox;
+	bool mirror_deleted;
+	bool same_raw;
+	char *bound; /* record id in external_id */
+	Jsonb *mirror_fields;
+	char *mirror_version;
+	TimestampTz mirror_version_at; /* 0: unknown */
+	TimestampTz pushed_at;		   /* 0: never */
+
+	/* decided */
+	SeFate fate;
+	bool dropped; /* a newer item of the same page stands for it */
+	char *record_id;
+	bool is_new;
+	bool binds;
+	bool applied;
+	Jsonb *set; /* fields that differ */
+	bool set_lines;
+	List *set_columns;	/* SeColumn *, in the order of set */
+	List *line_columns; /* SeColumn *, of all its lines */
+
+	/* inbox */
+	char *sqlstate;
+	char *reason;
+	int wait_object_id;
+	char *wait_remote_id;
+} SeItem;
+
+typedef struct SePageResult
+{
+	int applied;  /* records written */
+	int mirrored; /* only the mirror changed */
+	int unchanged;
+	int bound;
+	int to_inbox;
+	int read_again;
+	bool held; /* the cursor must not pass this page */
+} SePageResult;
+
+/*
+ * Applies items in the caller's transaction; see page.c. 'full': the walk lists everything, so
+ * each item is marked as seen.
+ */
+extern void se_page_apply(const SeTarget *target, SeItem *items, int n, bool full,
+						  SePageResult *result);
+
+/* ---- decide.c ---- */
+#define SE_REASON_READ_AGAIN "may be older than our last push; it is read again by id"
+extern void se_decide(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight);
+extern bool se_json_equal(const JsonbValue *a, const JsonbValue *b);
+extern Jsonb *se_fields_with_lines(Jsonb *fields, Jsonb *lines);
+
+/* ---- refs.c ---- */
+typedef struct SeRefCache SeRefCache;
+extern SeRefCache *se_ref_cache(int system_id);
+extern void se_map_all(const SeTarget *target, SeRefCache *cache, SeItem **items, int n);
+extern int se_object_id(const char *object); /* 0: none of that name */
+
+/* ---- identity.c ---- */
+extern void se_identify(const SeTarget *target, SeTable *table, SeItem **items, int n);
+
+/* ---- write_sql.c, write.c ---- */
+
+typedef enum SeWriteKind
+{
+	SE_WRITE_INSERT,
+	SE_WRITE_UPDATE,
+	SE_WRITE_LINES, /* the header stays as it is */
+	SE_WRITE_DELETE
+} SeWriteKind;
+
+typedef struct SeGroup
+{
+	SeWriteKind kind;
+	bool keyed; /* INSERT: the key is known, not drawn by the table's default */
+	bool lines;
+	List *columns;
+	List *line_columns;
+	List *items; /* SeItem * */
+} SeGroup;
+
+extern char *se_group_sql(const SeTable *table, const SeGroup *group);
+/* Text expression of a row's record id. */
+extern void se_append_record_id(StringInfo sql, const SeTable *table, const char *alias);
+extern void se_append_key_defs(StringInfo sql, const SeTable *table);
+/* Pushes __n and __k1 …: the keys of a record id as members of the object that is open. */
+extern void se_push_item_key(JsonbParseState **state, const SeTable *table, int n,
+							 const char *record_id);
+extern void se_push_members(JsonbParseState **state, Jsonb *object);
+extern void se_write(const SeTarget *target, SeTable *table, SeItem **items, int n);
+extern uint64 se_execute_as_owner(SeTable *table, const char *sql, int nargs, Jsonb **args,
+								  bool read_only);
+
+/* ---- state.c ---- */
+extern void se_state_read(const SeTarget *target, SeItem **items, int n);
+extern void se_state_bind(const SeTarget *target, SeItem **items, int n);
+extern void se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq);
+extern void se_state_seen(const SeTarget *target, SeItem **items, int n);
+extern void se_state_inbox_clear(const SeTarget *target, SeItem **items, int n);
+extern void se_state_inbox_put(const SeTarget *target, SeItem **items, int n);
+/* Lets go what waited for these; returns how many. */
+extern int64 se_state_release(int system_id, int object_id, char **remote_ids, int n);
+extern int64 se_state_draw_seq(void);
+/* After pushes: `whole` says that map.fields is all there is, else it is laid over what is known. */
+extern void se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now,
+							bool whole);
+/* Has records read by id that others refer to, if a stream pulls their object. */
+extern int64 se_state_want(int system_id, int object_id, char **remote_ids, int n,
+						   const char *reason);
+
+/* ---- exchange.c: requests of a pull ---- */
+
+/*
+ * Records on their way to being applied: of a page, or one that was read by id. Lives in a context
+ * of its own from the first request to the last callback.
+ */
+typedef struct SeJob
+{
+	MemoryContext cxt;
+	SeExchange exchange;
+	struct SeStream *stream;
+	bool dropped;  /* the stream has gone meanwhile */
+	Jsonb *cursor; /* page: what was asked with */
+	SePage page;
+	int64 inbox_id; /* read by id: the row that asks for it */
+	char *remote_id;
+	TimestampTz began_at;
+	int nitems;
+	SeItem *items;
+	int filling; /* item whose lines are being completed */
+	void (*answered)(SeExchange *exchange, SeReply *reply);
+	void (*ready)(struct SeJob *job);
+	void (*failed)(struct SeJob *job, const char *message, int64 retry_after_ms);
+} SeJob;
+
+extern SeJob *se_job_make(struct SeStream *stream);
+extern void se_job_free(SeJob *job);
+/* Copies the request into the job and hands it in. */
+extern void se_job_send(SeJob *job, SeSystem *system, const SeOperation *op, SeRequestOut *request,
+						void (*done)(SeExchange *exchange, SeReply *reply));
+/* False: the answer is no good, job->failed() was called. */
+extern bool se_job_answered(SeJob *job, SeReply *reply);
+/* Completes the lines of each item by further requests, then calls job->ready(). */
+extern void se_job_fill(SeJob *job);
+extern bool se_job_target(const SeJob *job, SeTarget *target);
+
+/* ---- stream.c, walk.c, inbox.c, scan.c: the engine ---- */
+
+typedef struct SeStream
+{
+	int id;
+	int system_id;
+	int object_id;
+	char *object;
+	int64 every_us;	   /* 0: only on request */
+	TimestampTz since; /* 0: everything */
+	Jsonb *cursor;	   /* of the walk */
+	Jsonb *stored;	   /* as the table has it; behind the walk after a page that was held */
+	TimestampTz requested_at;
+	TimestampTz started_at; /* of the walk, or of the last one */
+	TimestampTz failed_at;
+	TimestampTz next_at;   /* after a failure: not before; 0: none */
+	TimestampTz next_scan; /* of everything, for deletes; 0: unknown yet */
+	int failures;
+	bool walking; /* between the first page and the last */
+	bool held;	  /* a page of this walk must be read again by the next one */
+	SeJob *job;	  /* a request is out */
+	bool listed;  /* scratch of se_pull_load() */
+} SeStream;
+
+extern List *se_streams; /* SeStream * */
+extern MemoryContext se_pull_cxt;
+extern bool se_stream_target(const SeStream *stream, SeTarget *target);
+extern SeStream *se_stream_of(int system_id, int object_id);
+extern double se_jitter(void);
+/* Text of the error that was caught, after which no transaction is open. */
+extern char *se_caught(MemoryContext cxt);
+
+extern void se_walk_next(SeStream *stream, TimestampTz now);
+
+extern bool se_inbox_step(TimestampTz now);
+extern TimestampTz se_inbox_next_due(TimestampTz now);
+extern void se_inbox_wake(void); /* something became due */
+extern void se_inbox_reset(void);
+
+/* The walk over everything that began at stream->started_at has ended; in a transaction. */
+extern void se_scan_finish(SeStream *stream, const SeTarget *target);
+
+#endif

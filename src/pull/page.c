@@ -1,0 +1,387 @@
+/*
+ * page.c: applies the items of one page, in the caller's transaction.
+ *
+ *	 1. map all records; references are resolved set-wise			refs.c
+ *	 2. read what is known of them: mirror, external id, inbox		state.c
+ *	 3. decide what becomes of each									decide.c
+ *	 4. in a subtransaction: identify, write, bind; on an error the
+ *		items are halved until the one that fails is alone, and that
+ *		goes to the inbox											identity.c, write.c
+ *	 5. records that waited for one of this page: again from 1
+ *	 6. mirror, inbox, and what waited elsewhere					state.c
+ *
+ * Rows, external ids, mirror and (in the caller) cursor thus commit together. The mirror's
+ * applied_seq is drawn after the rows were written: every event of ours with a lower number was
+ * captured before.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "core/crash.h"
+#include "pull/internal.h"
+#include "push/push.h"
+
+#define MAX_ROUNDS 16
+
+/* ---- duplicates ---- */
+
+typedef struct SePlace
+{
+	SeItem *item;
+	int place;
+} SePlace;
+
+static int
+by_remote_id(const void *a, const void *b)
+{
+	const SePlace *left = a;
+	const SePlace *right = b;
+	int c = strcmp(left->item->remote_id, right->item->remote_id);
+
+	return c != 0 ? c : left->place - right->place;
+}
+
+/* Of two items of one record, the newer one stands for both: by version, else by place. */
+static void
+drop_duplicates(SeItem **items, int n)
+{
+	SePlace *places = palloc(sizeof(SePlace) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		places[i] = (SePlace){items[i], i};
+	qsort(places, n, sizeof(SePlace), by_remote_id);
+	for (int i = 0; i + 1 < n; i++)
+	{
+		SeItem *first = places[i].item;
+		SeItem *second = places[i + 1].item;
+
+		if (strcmp(first->remote_id, second->remote_id) != 0)
+			continue;
+		if (first->map.has_version_at && second->map.has_version_at &&
+			first->map.version_at > second->map.version_at)
+		{
+			places[i + 1] = places[i];
+			second->dropped = true;
+			first->refetch |= second->refetch;
+		}
+		else
+		{
+			first->dropped = true;
+			second->refetch |= first->refetch;
+		}
+	}
+}
+
+/* ---- applying, with bisection ---- */
+
+/* Errors that say nothing about the item: the page is tried again later, whole. */
+static bool
+is_passing(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return true;
+		default:
+			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	}
+}
+
+static void
+apply_once(const SeTarget *target, SeTable *table, SeItem **items, int n)
+{
+	SeItem **live = palloc(sizeof(SeItem *) * n);
+	int nlive = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		SeItem *item = items[i];
+
+		/* an earlier try in a larger set may have got this far */
+		item->fate = item->deleted ? SE_FATE_DELETE : SE_FATE_APPLY;
+		item->record_id = item->bound;
+		item->binds = item->applied = false;
+		if (item->bound == NULL)
+			item->is_new = false;
+	}
+	se_identify(target, table, items, n);
+	se_write(target, table, items, n);
+	for (int i = 0; i < n; i++)
+	{
+		if (items[i]->fate == SE_FATE_APPLY)
+			live[nlive++] = items[i];
+	}
+	se_state_bind(target, live, nlive);
+}
+
+static ErrorData *
+try_apply(const SeTarget *target, SeTable *table, SeItem **items, int n)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(cxt);
+	PG_TRY();
+	{
+		apply_once(target, table, items, n);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(cxt);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(cxt);
+		CurrentResourceOwner = owner;
+	}
+	PG_END_TRY();
+	return error;
+}
+
+static void
+apply_or_halve(const SeTarget *target, SeTable *table, SeItem **items, int n)
+{
+	ErrorData *error;
+
+	if (n == 0)
+		return;
+	CHECK_FOR_INTERRUPTS();
+	error = try_apply(target, table, items, n);
+	if (error == NULL)
+		return;
+	if (is_passing(error->sqlerrcode))
+		ReThrowError(error);
+	if (n > 1)
+	{
+		FreeErrorData(error);
+		apply_or_halve(target, table, items, n / 2);
+		apply_or_halve(target, table, items + n / 2, n - n / 2);
+		return;
+	}
+	items[0]->fate = SE_FATE_INBOX;
+	items[0]->applied = false;
+	items[0]->binds = false;
+	items[0]->sqlstate = pstrdup(unpack_sql_state(error->sqlerrcode));
+	items[0]->reason = error->detail != NULL ? psprintf("%s (%s)", error->message, error->detail)
+											 : pstrdup(error->message);
+}
+
+/* ---- a round: map, decide, apply ---- */
+
+static void
+map_items(const SeTarget *target, SeItem **items, int n)
+{
+	se_map_all(target, se_ref_cache(target->system_id), items, n);
+	for (int i = 0; i < n; i++)
+	{
+		SeItem *item = items[i];
+
+		if (item->record == NULL)
+			continue;
+		if (item->remote_id == NULL)
+			item->remote_id = item->map.remote_id;
+		item->deleted |= item->map.deleted;
+	}
+}
+
+static bool
+push_may_act(const SeTarget *target, const SeItem *item)
+{
+	const char *record_id = item->bound != NULL ? item->bound : item->map.our_id;
+
+	return record_id != NULL && se_push_in_flight(target->system_id, target->object_id, record_id);
+}
+
+/* Decides and applies; returns how many records became bound. */
+static int
+apply_round(const SeTarget *target, SeTable *table, SeItem **items, int n)
+{
+	SeItem **work = palloc(sizeof(SeItem *) * Max(n, 1));
+	int nwork = 0;
+	int bound = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		se_decide(target, table, items[i], push_may_act(target, items[i]));
+		if (items[i]->fate == SE_FATE_APPLY || items[i]->fate == SE_FATE_DELETE)
+			work[nwork++] = items[i];
+	}
+	apply_or_halve(target, table, work, nwork);
+	for (int i = 0; i < nwork; i++)
+		bound += work[i]->binds && work[i]->applied;
+	return bound;
+}
+
+/* Items that wait for a record of the same object, which this page may have bound. */
+static int
+waiting_here(const SeTarget *target, SeItem **items, int n, SeItem **waiting)
+{
+	int nwaiting = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (items[i]->fate == SE_FATE_INBOX && items[i]->wait_object_id == target->object_id &&
+			items[i]->map.status == SE_MAP_WAIT)
+			waiting[nwaiting++] = items[i];
+	}
+	return nwaiting;
+}
+
+/* ---- what is written about a page ---- */
+
+/* Lets go what waits for records that became bound, and asks for what is worth fetching. */
+static void
+wake_others(const SeTarget *target, SeItem **items, int n, SePageResult *result)
+{
+	char **ids = palloc(sizeof(char *) * Max(n, 1));
+	int nids = 0;
+	int64 woken;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (items[i]->binds && items[i]->applied)
+			ids[nids++] = items[i]->remote_id;
+	}
+	result->bound = nids;
+	woken = se_state_release(target->system_id, target->object_id, ids, nids);
+	for (int i = 0; i < n; i++)
+	{
+		if (items[i]->fate == SE_FATE_INBOX && items[i]->wait_object_id != 0 &&
+			items[i]->map.wait_fetch && items[i]->wait_remote_id != NULL)
+			woken += se_state_want(target->system_id, items[i]->wait_object_id,
+								   &items[i]->wait_remote_id, 1,
+								   "another record refers to it; it is read by id");
+	}
+	if (woken > 0)
+		se_inbox_wake();
+}
+
+static void
+record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResult *result)
+{
+	SeItem **mirrored = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeItem **rebound = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeItem **seen = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeItem **cleared = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeItem **kept = palloc(sizeof(SeItem *) * Max(n, 1));
+	int nmirrored = 0;
+	int nrebound = 0;
+	int nseen = 0;
+	int ncleared = 0;
+	int nkept = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		SeItem *item = items[i];
+
+		switch (item->fate)
+		{
+			case SE_FATE_APPLY:
+			case SE_FATE_DELETE:
+				mirrored[nmirrored++] = item;
+				result->applied++;
+				break;
+			case SE_FATE_MIRROR:
+				mirrored[nmirrored++] = item;
+				rebound[nrebound++] = item;
+				result->mirrored++;
+				break;
+			case SE_FATE_NOTHING:
+				result->unchanged++;
+				break;
+			case SE_FATE_INBOX:
+				kept[nkept++] = item;
+				result->to_inbox++;
+				break;
+			case SE_FATE_READ_AGAIN:
+				kept[nkept++] = item;
+				result->read_again++;
+				break;
+			case SE_FATE_HOLD:
+				/* From a page: the next poll lists it again. Out of the inbox: it stays there. */
+				if (item->in_inbox)
+					kept[nkept++] = item;
+				else
+					result->held = true;
+				break;
+		}
+		if (item->in_mirror && full && !item->deleted && item->fate != SE_FATE_APPLY &&
+			item->fate != SE_FATE_MIRROR)
+			seen[nseen++] = item;
+		if (item->in_inbox && item->fate <= SE_FATE_DELETE)
+			cleared[ncleared++] = item;
+	}
+	if (nmirrored > 0)
+	{
+		se_state_bind(target, rebound, nrebound);
+		se_state_mirror(target, mirrored, nmirrored, result->applied > 0 ? se_state_draw_seq() : 0);
+	}
+	se_state_seen(target, seen, nseen);
+	se_state_inbox_clear(target, cleared, ncleared);
+	se_state_inbox_put(target, kept, nkept);
+	if (result->read_again > 0)
+		se_inbox_wake();
+}
+
+void
+se_page_apply(const SeTarget *target, SeItem *all, int n, bool full, SePageResult *result)
+{
+	SeItem **items = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeItem **waiting = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeTable *table;
+	int nitems = 0;
+	int nwaiting;
+
+	memset(result, 0, sizeof(*result));
+	if (n == 0)
+		return;
+	for (int i = 0; i < n; i++)
+		waiting[i] = &all[i];
+	map_items(target, waiting, n);
+	for (int i = 0; i < n; i++)
+	{
+		if (all[i].remote_id != NULL)
+			items[nitems++] = &all[i];
+		else
+			ereport(LOG, (errmsg("a record of object \"%s\" has no remote id and is left out",
+								 target->object),
+						  errdetail("%s", all[i].map.reason != NULL ? all[i].map.reason : "")));
+	}
+	drop_duplicates(items, nitems);
+	n = nitems;
+	nitems = 0;
+	for (int i = 0; i < n; i++)
+	{
+		if (!items[i]->dropped)
+			items[nitems++] = items[i];
+	}
+	table = se_table_open(target->object_id);
+	se_state_read(target, items, nitems);
+
+	memcpy(waiting, items, sizeof(SeItem *) * nitems);
+	nwaiting = nitems;
+	for (int round = 0; round < MAX_ROUNDS && nwaiting > 0; round++)
+	{
+		if (round > 0)
+			map_items(target, waiting, nwaiting);
+		if (apply_round(target, table, waiting, nwaiting) == 0)
+			break;
+		nwaiting = waiting_here(target, items, nitems, waiting);
+	}
+	SE_CRASH_POINT("pull_applied");
+	record_page(target, items, nitems, full, result);
+	wake_others(target, items, nitems, result);
+}

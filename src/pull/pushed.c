@@ -1,0 +1,198 @@
+/*
+ * pushed.c: what a successful push makes known of a remote record.
+ *
+ * Called inside the transaction that records the outcomes of the pushes, so that the binding is
+ * there exactly when the delivery is done.
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "connector/expr.h"
+#include "pull/internal.h"
+#include "pull/pull.h"
+
+static bool
+names_field(List *fields, const JsonbValue *key)
+{
+	ListCell *lc;
+
+	foreach (lc, fields)
+	{
+		const char *name = ((SeNamedExpr *) lfirst(lc))->name;
+
+		if (strncmp(name, key->val.string.val, key->val.string.len) == 0 &&
+			name[key->val.string.len] == '\0')
+			return true;
+	}
+	return false;
+}
+
+/* Pushes the members of an object that a pull would read back; '*lines' is its member of that name. */
+static void
+push_known(JsonbParseState **state, List *fields, JsonbContainer *object, JsonbValue *lines)
+{
+	JsonbIterator *it = JsonbIteratorInit(object);
+	JsonbIteratorToken token;
+	JsonbValue v;
+	bool wanted = false;
+
+	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			bool is_lines = v.val.string.len == 5 && memcmp(v.val.string.val, "lines", 5) == 0;
+
+			wanted = names_field(fields, &v);
+			if (wanted)
+				pushJsonbValue(state, WJB_KEY, &v);
+			else if (is_lines && lines != NULL)
+				token = JsonbIteratorNext(&it, lines, true);
+		}
+		else if (token == WJB_VALUE && wanted)
+			pushJsonbValue(state, WJB_VALUE, &v);
+	}
+}
+
+static Jsonb *
+known_lines(const SePull *pull, const JsonbValue *lines)
+{
+	JsonbParseState *state = NULL;
+	int n = JsonContainerSize(lines->val.binary.data);
+
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		JsonbValue *line = getIthJsonbValueFromContainer(lines->val.binary.data, i);
+
+		if (line->type != jbvBinary || !JsonContainerIsObject(line->val.binary.data))
+			continue;
+		push_known(&state, pull->record->line_fields, line->val.binary.data, NULL);
+		pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
+}
+
+/* The answer told nothing: take it that the remote record now says what we sent. */
+static void
+take_sent(const SePull *pull, Jsonb *sent, SeMapped *map)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue lines = {.type = jbvNull};
+
+	if (pull == NULL || sent == NULL)
+		return;
+	push_known(&state, pull->record->fields, &sent->root, &lines);
+	map->fields = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	if (pull->has_lines && lines.type == jbvBinary && JsonContainerIsArray(lines.val.binary.data))
+		map->lines = known_lines(pull, &lines);
+}
+
+/* The last of several pushes of a record in one call says how it ended. */
+static bool
+is_superseded(SePushed *items, int n, int i)
+{
+	for (int j = i + 1; j < n; j++)
+	{
+		if (items[j].remote_id != NULL && items[j].system == items[i].system &&
+			items[j].object_id == items[i].object_id &&
+			strcmp(items[j].remote_id, items[i].remote_id) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
+{
+	SeItem *items = palloc0(sizeof(SeItem) * n);
+	SeItem **all = palloc(sizeof(SeItem *) * n);
+	SeItem **bound = palloc(sizeof(SeItem *) * n);
+	SeItem **whole = palloc(sizeof(SeItem *) * n);
+	SeItem **merged = palloc(sizeof(SeItem *) * n);
+	char **ids = palloc(sizeof(char *) * n);
+	int nbound = 0;
+	int nwhole = 0;
+	int nmerged = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		items[i].remote_id = pstrdup(pushed[i]->remote_id);
+		items[i].record_id = pstrdup(pushed[i]->record_id);
+		items[i].record = pushed[i]->deleted ? NULL : pushed[i]->record;
+		items[i].deleted = pushed[i]->deleted;
+		all[i] = &items[i];
+	}
+	if (target->pull != NULL)
+		se_map_all(target, se_ref_cache(target->system_id), all, n);
+	for (int i = 0; i < n; i++)
+	{
+		SeItem *item = &items[i];
+		bool read =
+			item->record != NULL && item->map.fields != NULL && item->map.status == SE_MAP_OK;
+
+		if (!read && !item->deleted)
+			take_sent(target->pull, pushed[i]->sent, &item->map);
+		if (pushed[i]->remote_number != NULL)
+			item->map.remote_number = pstrdup(pushed[i]->remote_number);
+		if (pushed[i]->version != NULL)
+			item->map.version = pstrdup(pushed[i]->version);
+		if (pushed[i]->has_version_at)
+		{
+			item->map.has_version_at = true;
+			item->map.version_at = pushed[i]->version_at;
+		}
+		if (read)
+			whole[nwhole++] = item;
+		else
+			merged[nmerged++] = item;
+		if (!item->deleted)
+		{
+			ids[nbound] = item->remote_id;
+			bound[nbound++] = item;
+		}
+	}
+	se_state_bind(target, bound, nbound);
+	se_state_pushed(target, whole, nwhole, now, true);
+	se_state_pushed(target, merged, nmerged, now, false);
+	if (se_state_release(target->system_id, target->object_id, ids, nbound) > 0)
+		se_inbox_wake();
+}
+
+void
+se_mirror_pushed(SePushed *items, int n, TimestampTz now)
+{
+	bool *done = palloc0(sizeof(bool) * Max(n, 1));
+	SePushed **group = palloc(sizeof(SePushed *) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		done[i] = items[i].remote_id == NULL || is_superseded(items, n, i);
+	for (int i = 0; i < n; i++)
+	{
+		const SeManifestObject *object;
+		SeTarget target = {0};
+		int ngroup = 0;
+
+		if (done[i])
+			continue;
+		for (int j = i; j < n; j++)
+		{
+			if (done[j] || items[j].system != items[i].system ||
+				items[j].object_id != items[i].object_id)
+				continue;
+			group[ngroup++] = &items[j];
+			done[j] = true;
+		}
+		target.system_id = items[i].system->id;
+		target.object_id = items[i].object_id;
+		target.object = items[i].object;
+		target.manifest = items[i].system->manifest;
+		target.vars = items[i].system->vars;
+		object =
+			target.manifest != NULL ? se_manifest_object(target.manifest, target.object) : NULL;
+		target.pull = object != NULL ? object->pull : NULL;
+		record_group(&target, group, ngroup, now);
+	}
+}
