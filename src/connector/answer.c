@@ -14,8 +14,8 @@
 #include "utils/timestamp.h"
 
 #define MAX_JSON_DEPTH 200
-#define MAX_CODE 100
-#define MAX_TEXT 1000
+#define MAX_CODE	   100
+#define MAX_TEXT	   1000
 
 /* ---- parsing ---- */
 
@@ -23,9 +23,9 @@
 static bool
 depth_ok(const char *text, size_t len)
 {
-	bool		quoted = false;
-	int			depth = 0;
-	size_t		i;
+	bool quoted = false;
+	int depth = 0;
+	size_t i;
 
 	for (i = 0; i < len; i++)
 	{
@@ -46,7 +46,7 @@ parse_text(const char *text, char **error)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	volatile Datum result = 0;
-	SeEval		ev;
+	SeEval ev;
 
 	memset(&ev, 0, sizeof(ev));
 	ev.at = "";
@@ -67,8 +67,8 @@ static char *
 to_server(const char *utf8, size_t len, char **error)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	char	   *volatile text = NULL;
-	SeEval		ev;
+	char *volatile text = NULL;
+	SeEval ev;
 
 	memset(&ev, 0, sizeof(ev));
 	ev.at = "";
@@ -88,8 +88,8 @@ to_server(const char *utf8, size_t len, char **error)
 Jsonb *
 se_parse_json(const char *body, size_t len, char **error)
 {
-	char	   *copy;
-	char	   *text;
+	char *copy;
+	char *text;
 
 	*error = NULL;
 	if (len >= 3 && memcmp(body, "\xEF\xBB\xBF", 3) == 0)
@@ -125,11 +125,11 @@ se_outcome_name(SeOutcome outcome)
 const char *
 se_find_header(List *headers, const char *name)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, headers)
+	foreach (lc, headers)
 	{
-		SeHeader   *h = lfirst(lc);
+		SeHeader *h = lfirst(lc);
 
 		if (pg_strcasecmp(h->name, name) == 0)
 			return h->value;
@@ -148,13 +148,13 @@ bounded(char *text, int limit)
 static bool
 rule_matches(SeEval *ev, const SeRule *rule, const SeAnswer *a)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	if (rule->status_to && (a->status < rule->status_from || a->status > rule->status_to))
 		return false;
-	foreach(lc, rule->headers)
+	foreach (lc, rule->headers)
 	{
-		SeHeader   *h = lfirst(lc);
+		SeHeader *h = lfirst(lc);
 		const char *value = se_find_header(a->headers, h->name);
 
 		if (value == NULL || pg_strcasecmp(value, h->value) != 0)
@@ -166,9 +166,9 @@ rule_matches(SeEval *ev, const SeRule *rule, const SeAnswer *a)
 static const SeRule *
 find_rule(SeEval *ev, const SeClassifySpec *spec, const SeAnswer *a)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, spec ? spec->rules : NIL)
+	foreach (lc, spec ? spec->rules : NIL)
 		if (rule_matches(ev, lfirst(lc), a))
 			return lfirst(lc);
 	return NULL;
@@ -196,8 +196,8 @@ builtin_outcome(long status)
 static int64
 parse_retry_after(const char *text)
 {
-	int64		at;
-	char		ms[400];
+	int64 at;
+	char ms[400];
 
 	if (text == NULL)
 		return -1;
@@ -205,8 +205,8 @@ parse_retry_after(const char *text)
 		return ms[0] == '-' || strlen(ms) > 15 ? -1 : strtoll(ms, NULL, 10);
 	if (se_parse_http_date(text, &at))
 	{
-		int64		now = GetCurrentTimestamp() / USECS_PER_SEC +
-			(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
+		int64 now = GetCurrentTimestamp() / USECS_PER_SEC +
+					(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
 
 		return at > now ? (at - now) * 1000 : 0;
 	}
@@ -217,7 +217,7 @@ parse_retry_after(const char *text)
 static char *
 soft_text(SeEval *ev, const SeExpr *x)
 {
-	char	   *text = se_eval_text(ev, x);
+	char *text = se_eval_text(ev, x);
 
 	ev->status = SE_RENDER_OK;
 	return text;
@@ -260,7 +260,7 @@ void
 se_classify_with(const SeManifest *m, const SeClassifySpec *own, const SeAnswer *a, SeVerdict *out)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	SeEval		ev;
+	SeEval ev;
 
 	memset(out, 0, sizeof(*out));
 	out->retry_after_ms = -1;
@@ -302,10 +302,8 @@ se_classify(const SeManifest *m, const SeOperation *op, const SeAnswer *a, SeVer
 static bool
 equal_values(char as, const char *a, const char *b)
 {
-	TimestampTz ta,
-				tb;
-	char		da[400],
-				db[400];
+	TimestampTz ta, tb;
+	char da[400], db[400];
 
 	if (a == NULL || b == NULL)
 		return a == b;
@@ -313,9 +311,10 @@ equal_values(char as, const char *a, const char *b)
 		return se_parse_time(a, &ta) && se_parse_time(b, &tb) && strncmp(a, b, 10) == 0;
 	if (as == 'n')
 		return se_decimal_shift(a, 0, false, da, sizeof(da)) == SE_SHIFT_OK &&
-			se_decimal_shift(b, 0, false, db, sizeof(db)) == SE_SHIFT_OK &&
-			DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(jv_numeric(da)->val.numeric),
-											 NumericGetDatum(jv_numeric(db)->val.numeric)));
+			   se_decimal_shift(b, 0, false, db, sizeof(db)) == SE_SHIFT_OK &&
+			   DatumGetBool(DirectFunctionCall2(numeric_eq,
+												NumericGetDatum(jv_numeric(da)->val.numeric),
+												NumericGetDatum(jv_numeric(db)->val.numeric)));
 	if (as == 'i')
 		return pg_strcasecmp(a, b) == 0;
 	return strcmp(a, b) == 0;
@@ -324,14 +323,14 @@ equal_values(char as, const char *a, const char *b)
 static void
 compare(SeEval *ev, const SeResponseSpec *r, Jsonb *ctx, SeExtract *out)
 {
-	Jsonb	   *answer = ev->root;
-	ListCell   *lc;
+	Jsonb *answer = ev->root;
+	ListCell *lc;
 
-	foreach(lc, r->compare)
+	foreach (lc, r->compare)
 	{
-		SeCompare  *cmp = lfirst(lc);
-		char	   *remote;
-		char	   *ours;
+		SeCompare *cmp = lfirst(lc);
+		char *remote;
+		char *ours;
 		SeDifference *d;
 
 		ev->root = answer;
@@ -402,10 +401,11 @@ extract(SeEval *ev, const SeOperation *op, const SeResponseSpec *r, Jsonb *ctx, 
 }
 
 void
-se_extract(const SeManifest *m, const SeOperation *op, const SeAnswer *a, Jsonb *ctx, SeExtract *out)
+se_extract(const SeManifest *m, const SeOperation *op, const SeAnswer *a, Jsonb *ctx,
+		   SeExtract *out)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	SeEval		ev;
+	SeEval ev;
 
 	memset(out, 0, sizeof(*out));
 	out->matches = -1;

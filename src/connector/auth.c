@@ -17,17 +17,18 @@ auth_context(const SeManifest *m, SeSession *session, const SeSecrets *secrets, 
 			 char **error)
 {
 	JsonbParseState *state = NULL;
-	ListCell   *lc;
+	ListCell *lc;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	jv_push_member(&state, "param", param ? jv_from_jsonb(param) : NULL);
-	jv_push_member(&state, "session", session && session->values ? jv_from_jsonb(session->values) : NULL);
+	jv_push_member(&state, "session",
+				   session && session->values ? jv_from_jsonb(session->values) : NULL);
 	jv_push_key(&state, "secret");
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	foreach(lc, m->secrets)
+	foreach (lc, m->secrets)
 	{
 		SeDeclared *d = lfirst(lc);
-		char	   *why = NULL;
+		char *why = NULL;
 		const char *value = secrets ? secrets->get(secrets->arg, d->name, &why) : NULL;
 
 		if (value)
@@ -47,19 +48,20 @@ static void
 make_headers(SeEval *ev, List *specs, List **headers, char **error)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	ListCell   *lc;
+	ListCell *lc;
 
 	PG_TRY();
 	{
-		foreach(lc, specs)
+		foreach (lc, specs)
 		{
 			SeNamedExpr *n = lfirst(lc);
-			SeHeader   *h = palloc(sizeof(SeHeader));
+			SeHeader *h = palloc(sizeof(SeHeader));
 
 			h->name = pstrdup(n->name);
 			h->value = se_eval_text(ev, n->expr);
 			if (ev->status != SE_RENDER_OK || h->value == NULL)
-				*error = psprintf("header \"%s\" cannot be made: a secret or parameter is missing", n->name);
+				*error = psprintf("header \"%s\" cannot be made: a secret or parameter is missing",
+								  n->name);
 			else if (strpbrk(h->value, "\r\n"))
 				*error = psprintf("header \"%s\" would hold a line break", n->name);
 			if (*error)
@@ -79,13 +81,14 @@ SeAuthStatus
 se_auth_headers(const SeManifest *m, SeSession *session, const SeSecrets *secrets, Jsonb *param,
 				List **headers, char **error)
 {
-	SeEval		ev;
-	Jsonb	   *ctx;
+	SeEval ev;
+	Jsonb *ctx;
 
 	*headers = NIL;
 	*error = NULL;
-	if (m->auth->login && (session == NULL || session->values == NULL ||
-						   (session->expires_at != 0 && session->expires_at <= GetCurrentTimestamp())))
+	if (m->auth->login &&
+		(session == NULL || session->values == NULL ||
+		 (session->expires_at != 0 && session->expires_at <= GetCurrentTimestamp())))
 		return SE_AUTH_NEED_LOGIN;
 	ctx = auth_context(m, session, secrets, param, error);
 	if (ctx == NULL)
@@ -99,9 +102,9 @@ bool
 se_login_request(const SeManifest *m, const SeSecrets *secrets, Jsonb *param, SeRequestOut *out,
 				 char **error)
 {
-	SeEval		ev;
-	SeRendered	r;
-	Jsonb	   *ctx;
+	SeEval ev;
+	SeRendered r;
+	Jsonb *ctx;
 
 	*error = NULL;
 	memset(out, 0, sizeof(*out));
@@ -126,11 +129,11 @@ static Jsonb *
 read_session(SeEval *ev, const SeAuthSpec *auth, int64 *lifetime_ms)
 {
 	JsonbParseState *state = NULL;
-	ListCell   *lc;
-	char	   *seconds;
+	ListCell *lc;
+	char *seconds;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	foreach(lc, auth->save)
+	foreach (lc, auth->save)
 	{
 		SeNamedExpr *n = lfirst(lc);
 		JsonbValue *v = se_eval(ev, n->expr);
@@ -152,9 +155,9 @@ se_login_answer(const SeManifest *m, const SeAnswer *a, SeSession *session, SeVe
 				char **error)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	Jsonb	   *volatile values = NULL;
-	int64		lifetime_ms = 0;
-	SeEval		ev;
+	Jsonb *volatile values = NULL;
+	int64 lifetime_ms = 0;
+	SeEval ev;
 
 	*error = NULL;
 	se_session_expire(session);
@@ -162,7 +165,8 @@ se_login_answer(const SeManifest *m, const SeAnswer *a, SeSession *session, SeVe
 	if (verdict->outcome != SE_DONE)
 	{
 		*error = psprintf("login failed: %s", verdict->message ? verdict->message
-						  : verdict->code ? verdict->code : "no reason given");
+											  : verdict->code  ? verdict->code
+															   : "no reason given");
 		return false;
 	}
 	se_eval_init(&ev, m, a->json, se_make_vars(NULL, NULL, NULL, a));
@@ -181,12 +185,14 @@ se_login_answer(const SeManifest *m, const SeAnswer *a, SeSession *session, SeVe
 		*error = ev.message;
 		return false;
 	}
-	session->cxt = AllocSetContextCreate(TopMemoryContext, "sync_ext session", ALLOCSET_SMALL_SIZES);
+	session->cxt =
+		AllocSetContextCreate(TopMemoryContext, "sync_ext session", ALLOCSET_SMALL_SIZES);
 	session->values = MemoryContextAlloc(session->cxt, VARSIZE(values));
 	memcpy(session->values, values, VARSIZE(values));
 	/* A token that runs out while it travels is of no use: renew a little early. */
 	if (lifetime_ms > 0)
-		session->expires_at = GetCurrentTimestamp() + (lifetime_ms - Min(lifetime_ms / 10, 30000)) * 1000;
+		session->expires_at =
+			GetCurrentTimestamp() + (lifetime_ms - Min(lifetime_ms / 10, 30000)) * 1000;
 	return true;
 }
 
@@ -213,13 +219,13 @@ add_secret(List *list, char *text)
 List *
 se_secret_values(const SeManifest *m, SeSession *session, const SeSecrets *secrets, Jsonb *param)
 {
-	List	   *list = NIL;
-	List	   *headers;
-	ListCell   *lc;
-	char	   *error;
-	JvIter		i;
+	List *list = NIL;
+	List *headers;
+	ListCell *lc;
+	char *error;
+	JvIter i;
 
-	foreach(lc, m->secrets)
+	foreach (lc, m->secrets)
 	{
 		const char *value = secrets->get(secrets->arg, ((SeDeclared *) lfirst(lc))->name, &error);
 
@@ -230,10 +236,10 @@ se_secret_values(const SeManifest *m, SeSession *session, const SeSecrets *secre
 		list = add_secret(list, jv_text(&i.value));
 	if (se_auth_headers(m, session, secrets, param, &headers, &error) == SE_AUTH_OK)
 	{
-		foreach(lc, headers)
+		foreach (lc, headers)
 		{
-			SeHeader   *h = lfirst(lc);
-			char	   *space = strrchr(h->value, ' ');
+			SeHeader *h = lfirst(lc);
+			char *space = strrchr(h->value, ' ');
 
 			list = add_secret(list, h->value);
 			/* Behind "Bearer " and "Session " the credential stands alone too. */

@@ -23,41 +23,87 @@
 
 typedef enum SeCast
 {
-	CAST_STRING, CAST_NUMBER, CAST_INTEGER, CAST_BOOLEAN,
-	CAST_MINOR, CAST_MINOR_DECIMAL, CAST_MAJOR,
-	CAST_EPOCH, CAST_EPOCH_MS, CAST_FROM_EPOCH, CAST_FROM_EPOCH_MS,
-	CAST_TIMESTAMP, CAST_FORMAT, CAST_HTTP_DATE, CAST_FROM_HTTP_DATE,
-	CAST_DATE, CAST_DATE_IN_ZONE, CAST_LAST_DATE_IN_ZONE, CAST_DAY_START, CAST_DAY_END,
-	CAST_YEAR, CAST_MONTH, CAST_DAY,
-	CAST_DATE_PARTS, CAST_TIMESTAMP_PARTS, CAST_FROM_PARTS,
-	CAST_UPPER, CAST_LOWER, CAST_TRIM, CAST_BASE64, CAST_JSON, CAST_FROM_JSON,
-	CAST_ESCAPE_QUOTES, CAST_FIRST_LINE, CAST_OTHER_LINES
+	CAST_STRING,
+	CAST_NUMBER,
+	CAST_INTEGER,
+	CAST_BOOLEAN,
+	CAST_MINOR,
+	CAST_MINOR_DECIMAL,
+	CAST_MAJOR,
+	CAST_EPOCH,
+	CAST_EPOCH_MS,
+	CAST_FROM_EPOCH,
+	CAST_FROM_EPOCH_MS,
+	CAST_TIMESTAMP,
+	CAST_FORMAT,
+	CAST_HTTP_DATE,
+	CAST_FROM_HTTP_DATE,
+	CAST_DATE,
+	CAST_DATE_IN_ZONE,
+	CAST_LAST_DATE_IN_ZONE,
+	CAST_DAY_START,
+	CAST_DAY_END,
+	CAST_YEAR,
+	CAST_MONTH,
+	CAST_DAY,
+	CAST_DATE_PARTS,
+	CAST_TIMESTAMP_PARTS,
+	CAST_FROM_PARTS,
+	CAST_UPPER,
+	CAST_LOWER,
+	CAST_TRIM,
+	CAST_BASE64,
+	CAST_JSON,
+	CAST_FROM_JSON,
+	CAST_ESCAPE_QUOTES,
+	CAST_FIRST_LINE,
+	CAST_OTHER_LINES
 } SeCast;
 
 static const struct
 {
 	const char *name;
-	SeCast		cast;
-}			cast_names[] = {
-	{"string", CAST_STRING}, {"number", CAST_NUMBER}, {"integer", CAST_INTEGER},
-	{"boolean", CAST_BOOLEAN}, {"minor", CAST_MINOR}, {"minor_decimal", CAST_MINOR_DECIMAL},
-	{"major", CAST_MAJOR}, {"epoch", CAST_EPOCH}, {"epoch_ms", CAST_EPOCH_MS},
-	{"from_epoch", CAST_FROM_EPOCH}, {"from_epoch_ms", CAST_FROM_EPOCH_MS},
-	{"timestamp", CAST_TIMESTAMP}, {"format", CAST_FORMAT}, {"http_date", CAST_HTTP_DATE},
-	{"from_http_date", CAST_FROM_HTTP_DATE}, {"date", CAST_DATE},
-	{"date_in_zone", CAST_DATE_IN_ZONE}, {"last_date_in_zone", CAST_LAST_DATE_IN_ZONE},
-	{"day_start", CAST_DAY_START}, {"day_end", CAST_DAY_END}, {"year", CAST_YEAR},
-	{"month", CAST_MONTH}, {"day", CAST_DAY}, {"date_parts", CAST_DATE_PARTS},
-	{"timestamp_parts", CAST_TIMESTAMP_PARTS}, {"from_parts", CAST_FROM_PARTS},
-	{"upper", CAST_UPPER}, {"lower", CAST_LOWER}, {"trim", CAST_TRIM}, {"base64", CAST_BASE64},
-	{"json", CAST_JSON}, {"from_json", CAST_FROM_JSON}, {"escape_quotes", CAST_ESCAPE_QUOTES},
-	{"first_line", CAST_FIRST_LINE}, {"other_lines", CAST_OTHER_LINES}
-};
+	SeCast cast;
+} cast_names[] = {{"string", CAST_STRING},
+				  {"number", CAST_NUMBER},
+				  {"integer", CAST_INTEGER},
+				  {"boolean", CAST_BOOLEAN},
+				  {"minor", CAST_MINOR},
+				  {"minor_decimal", CAST_MINOR_DECIMAL},
+				  {"major", CAST_MAJOR},
+				  {"epoch", CAST_EPOCH},
+				  {"epoch_ms", CAST_EPOCH_MS},
+				  {"from_epoch", CAST_FROM_EPOCH},
+				  {"from_epoch_ms", CAST_FROM_EPOCH_MS},
+				  {"timestamp", CAST_TIMESTAMP},
+				  {"format", CAST_FORMAT},
+				  {"http_date", CAST_HTTP_DATE},
+				  {"from_http_date", CAST_FROM_HTTP_DATE},
+				  {"date", CAST_DATE},
+				  {"date_in_zone", CAST_DATE_IN_ZONE},
+				  {"last_date_in_zone", CAST_LAST_DATE_IN_ZONE},
+				  {"day_start", CAST_DAY_START},
+				  {"day_end", CAST_DAY_END},
+				  {"year", CAST_YEAR},
+				  {"month", CAST_MONTH},
+				  {"day", CAST_DAY},
+				  {"date_parts", CAST_DATE_PARTS},
+				  {"timestamp_parts", CAST_TIMESTAMP_PARTS},
+				  {"from_parts", CAST_FROM_PARTS},
+				  {"upper", CAST_UPPER},
+				  {"lower", CAST_LOWER},
+				  {"trim", CAST_TRIM},
+				  {"base64", CAST_BASE64},
+				  {"json", CAST_JSON},
+				  {"from_json", CAST_FROM_JSON},
+				  {"escape_quotes", CAST_ESCAPE_QUOTES},
+				  {"first_line", CAST_FIRST_LINE},
+				  {"other_lines", CAST_OTHER_LINES}};
 
 int
 se_cast_by_name(const char *name)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < lengthof(cast_names); i++)
 		if (strcmp(cast_names[i].name, name) == 0)
@@ -78,8 +124,8 @@ bad_value(SeEval *ev, const char *code, const char *text, const char *reason)
 static char *
 decimal_of(SeEval *ev, JsonbValue *v)
 {
-	char	   *text = jv_text(v);
-	char		plain[400];
+	char *text = jv_text(v);
+	char plain[400];
 
 	if (text && (v->type == jbvNumeric || v->type == jbvString) &&
 		se_decimal_shift(text, 0, false, plain, sizeof(plain)) == SE_SHIFT_OK)
@@ -91,14 +137,15 @@ decimal_of(SeEval *ev, JsonbValue *v)
 static JsonbValue *
 shifted(SeEval *ev, const char *text, int places, bool integer, const char *unit)
 {
-	char		out[500];
+	char out[500];
 
 	switch (se_decimal_shift(text, places, integer, out, sizeof(out)))
 	{
 		case SE_SHIFT_OK:
 			return jv_numeric(out);
 		case SE_SHIFT_FRACTION:
-			se_eval_fail(ev, "not_representable", "amount %s cannot be said in whole %s", text, unit);
+			se_eval_fail(ev, "not_representable", "amount %s cannot be said in whole %s", text,
+						 unit);
 			return NULL;
 		default:
 			return bad_value(ev, "not_a_number", text, "is not a number");
@@ -110,9 +157,9 @@ static int
 currency_digits(SeEval *ev, const SeExpr *x, char **currency)
 {
 	JsonbValue *own;
-	int			digits;
-	char	   *code = x->opt->currency ? se_eval_text(ev, x->opt->currency) : NULL;
-	char	   *p;
+	int digits;
+	char *code = x->opt->currency ? se_eval_text(ev, x->opt->currency) : NULL;
+	char *p;
 
 	if (ev->status != SE_RENDER_OK)
 		return -1;
@@ -143,9 +190,9 @@ without_zeros(JsonbValue *v)
 static JsonbValue *
 cast_money(SeEval *ev, const SeExpr *x, SeCast cast, JsonbValue *v)
 {
-	char	   *currency = NULL;
-	char	   *text = decimal_of(ev, v);
-	int			digits;
+	char *currency = NULL;
+	char *text = decimal_of(ev, v);
+	int digits;
 
 	if (text == NULL)
 		return NULL;
@@ -162,8 +209,8 @@ cast_money(SeEval *ev, const SeExpr *x, SeCast cast, JsonbValue *v)
 static JsonbValue *
 cast_boolean(SeEval *ev, JsonbValue *v)
 {
-	char	   *text = jv_text(v);
-	bool		value;
+	char *text = jv_text(v);
+	bool value;
 
 	if (v->type == jbvBool)
 		return v;
@@ -177,7 +224,7 @@ cast_boolean(SeEval *ev, JsonbValue *v)
 static bool
 instant_of(SeEval *ev, JsonbValue *v, TimestampTz *at)
 {
-	char	   *text = jv_text(v);
+	char *text = jv_text(v);
 
 	if (v->type == jbvString && se_parse_time(text, at))
 		return true;
@@ -193,8 +240,8 @@ instant_of(SeEval *ev, JsonbValue *v, TimestampTz *at)
 static pg_tz *
 zone_of(SeEval *ev, const SeExpr *x, bool entity)
 {
-	char	   *name = "UTC";
-	pg_tz	   *zone;
+	char *name = "UTC";
+	pg_tz *zone;
 
 	if (x->opt->zone)
 		name = se_eval_text(ev, x->opt->zone);
@@ -204,15 +251,16 @@ zone_of(SeEval *ev, const SeExpr *x, bool entity)
 		return NULL;
 	zone = name ? pg_tzset(name) : NULL;
 	if (zone == NULL)
-		se_eval_fail(ev, "no_zone", "%s", name ? psprintf("\"%s\" is no time zone", name)
-					 : "no time zone is known: name one, or set the system's legal_entity");
+		se_eval_fail(ev, "no_zone", "%s",
+					 name ? psprintf("\"%s\" is no time zone", name)
+						  : "no time zone is known: name one, or set the system's legal_entity");
 	return zone;
 }
 
 static bool
 local_parts(SeEval *ev, TimestampTz at, pg_tz *zone, struct pg_tm *tm, fsec_t *fsec)
 {
-	int			tz;
+	int tz;
 
 	if (timestamp2tm(at, &tz, tm, fsec, NULL, zone) == 0)
 		return true;
@@ -226,7 +274,7 @@ cast_epoch(SeEval *ev, JsonbValue *v, int64 per_second)
 	const int64 epoch = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 	const int64 unit = USECS_PER_SEC / per_second;
 	TimestampTz at;
-	int64		usec;
+	int64 usec;
 
 	if (!instant_of(ev, v, &at))
 		return NULL;
@@ -239,9 +287,9 @@ static JsonbValue *
 cast_from_epoch(SeEval *ev, JsonbValue *v, int places)
 {
 	const int64 epoch = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
-	char	   *text = decimal_of(ev, v);
-	char		usec[500];
-	int64		value;
+	char *text = decimal_of(ev, v);
+	char usec[500];
+	int64 value;
 
 	if (text == NULL)
 		return NULL;
@@ -260,8 +308,8 @@ cast_date_in_zone(SeEval *ev, const SeExpr *x, JsonbValue *v, bool before)
 {
 	TimestampTz at;
 	struct pg_tm tm;
-	fsec_t		fsec;
-	pg_tz	   *zone;
+	fsec_t fsec;
+	pg_tz *zone;
 
 	if (!instant_of(ev, v, &at))
 		return NULL;
@@ -280,9 +328,9 @@ cast_day_edge(SeEval *ev, const SeExpr *x, JsonbValue *v, bool end)
 {
 	TimestampTz at;
 	struct pg_tm tm;
-	fsec_t		fsec;
-	int			tz;
-	pg_tz	   *zone;
+	fsec_t fsec;
+	int tz;
+	pg_tz *zone;
 
 	if (!instant_of(ev, v, &at))
 		return NULL;
@@ -290,7 +338,7 @@ cast_day_edge(SeEval *ev, const SeExpr *x, JsonbValue *v, bool end)
 	if (zone == NULL)
 		return NULL;
 	if (v->val.string.len == 10 ? timestamp2tm(at, NULL, &tm, &fsec, NULL, NULL) != 0
-		: !local_parts(ev, at, zone, &tm, &fsec))
+								: !local_parts(ev, at, zone, &tm, &fsec))
 		return NULL;
 	if (end)
 		j2date(date2j(tm.tm_year, tm.tm_mon, tm.tm_mday) + 1, &tm.tm_year, &tm.tm_mon, &tm.tm_mday);
@@ -308,8 +356,8 @@ cast_parts(SeEval *ev, const SeExpr *x, SeCast cast, JsonbValue *v)
 	JsonbParseState *state = NULL;
 	TimestampTz at;
 	struct pg_tm tm;
-	fsec_t		fsec;
-	pg_tz	   *zone;
+	fsec_t fsec;
+	pg_tz *zone;
 
 	if (!instant_of(ev, v, &at) || (zone = zone_of(ev, x, false)) == NULL)
 		return NULL;
@@ -341,7 +389,7 @@ cast_parts(SeEval *ev, const SeExpr *x, SeCast cast, JsonbValue *v)
 static bool
 part(JsonbValue *v, const char *key, int least, int most, int *out)
 {
-	char	   *text = jv_get_text(v, key);
+	char *text = jv_get_text(v, key);
 
 	*out = least == 1 ? 1 : 0;
 	if (text == NULL)
@@ -355,9 +403,8 @@ static JsonbValue *
 cast_from_parts(SeEval *ev, const SeExpr *x, JsonbValue *v)
 {
 	struct pg_tm tm = {0};
-	int			usec,
-				tz;
-	pg_tz	   *zone;
+	int usec, tz;
+	pg_tz *zone;
 	TimestampTz at;
 
 	if (!JV_IS_OBJECT(v) || !part(v, "year", 1, 9999, &tm.tm_year) ||
@@ -382,9 +429,9 @@ cast_format(SeEval *ev, const SeExpr *x, JsonbValue *v, const char *pattern)
 {
 	TimestampTz at;
 	struct pg_tm tm;
-	fsec_t		fsec;
-	Timestamp	local;
-	pg_tz	   *zone;
+	fsec_t fsec;
+	Timestamp local;
+	pg_tz *zone;
 
 	if (!instant_of(ev, v, &at) || (zone = zone_of(ev, x, false)) == NULL ||
 		!local_parts(ev, at, zone, &tm, &fsec))
@@ -403,8 +450,8 @@ cast_format(SeEval *ev, const SeExpr *x, JsonbValue *v, const char *pattern)
 static JsonbValue *
 cast_from_http_date(SeEval *ev, JsonbValue *v)
 {
-	int64		seconds;
-	char	   *text = jv_text(v);
+	int64 seconds;
+	char *text = jv_text(v);
 
 	if (text == NULL || !se_parse_http_date(text, &seconds))
 		return bad_value(ev, "not_a_time", text ? text : "", "is no HTTP date");
@@ -456,11 +503,11 @@ cast_time(SeEval *ev, const SeExpr *x, SeCast cast, JsonbValue *v)
 static JsonbValue *
 cast_base64(JsonbValue *v)
 {
-	char	   *text = jv_text(v);
-	int			len = strlen(text);
-	int			size = pg_b64_enc_len(len);
-	char	   *out = palloc(size + 1);
-	int			n = pg_b64_encode(text, len, out, size);
+	char *text = jv_text(v);
+	int len = strlen(text);
+	int size = pg_b64_enc_len(len);
+	char *out = palloc(size + 1);
+	int n = pg_b64_encode(text, len, out, size);
 
 	out[Max(n, 0)] = '\0';
 	return jv_string(out);
@@ -485,9 +532,9 @@ cast_escape_quotes(const char *text)
 static JsonbValue *
 cast_from_json(SeEval *ev, JsonbValue *v)
 {
-	char	   *error = NULL;
-	char	   *text = jv_text(v);
-	Jsonb	   *jb = se_parse_json(text, strlen(text), &error);
+	char *error = NULL;
+	char *text = jv_text(v);
+	Jsonb *jb = se_parse_json(text, strlen(text), &error);
 
 	if (jb == NULL)
 		return bad_value(ev, "not_json", text, error ? error : "is empty");
@@ -497,8 +544,8 @@ cast_from_json(SeEval *ev, JsonbValue *v)
 static JsonbValue *
 cast_text(SeEval *ev, SeCast cast, JsonbValue *v)
 {
-	char	   *text = jv_text(v);
-	int			len = strlen(text);
+	char *text = jv_text(v);
+	int len = strlen(text);
 
 	switch (cast)
 	{
@@ -533,7 +580,7 @@ cast_text(SeEval *ev, SeCast cast, JsonbValue *v)
 static JsonbValue *
 apply_cast(SeEval *ev, const SeExpr *x, SeCast cast, JsonbValue *v)
 {
-	char	   *text;
+	char *text;
 
 	if (v->type == jbvBinary && cast != CAST_JSON && cast != CAST_FROM_PARTS && cast != CAST_STRING)
 		return bad_value(ev, "not_a_scalar", jv_text(v), "is no single value");
@@ -571,7 +618,7 @@ apply_cast(SeEval *ev, const SeExpr *x, SeCast cast, JsonbValue *v)
 JsonbValue *
 se_apply_casts(SeEval *ev, const SeExpr *x, JsonbValue *v)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < x->opt->ncasts && v && v->type != jbvNull; i++)
 	{

@@ -17,7 +17,7 @@
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 
-struct SeRequestSpec;			/* private: compiled templates, see expr.h */
+struct SeRequestSpec; /* private: compiled templates, see expr.h */
 struct SeResponseSpec;
 struct SeRecordSpec;
 struct SeAuthSpec;
@@ -35,25 +35,25 @@ typedef enum SeChange
 
 typedef enum SeOperationKind
 {
-	SE_OP_CREATE,				/* makes the remote record; its answer carries the remote id */
+	SE_OP_CREATE, /* makes the remote record; its answer carries the remote id */
 	SE_OP_UPDATE,
 	SE_OP_DELETE,
-	SE_OP_LOOKUP,				/* searches by our id or by value: 0, 1 or several matches */
-	SE_OP_VERIFY,				/* reads back and compares with ours */
-	SE_OP_ACTION,				/* anything else that changes the remote record (post, cancel) */
-	SE_OP_READ					/* list, events, fetch, lines: changes nothing */
+	SE_OP_LOOKUP, /* searches by our id or by value: 0, 1 or several matches */
+	SE_OP_VERIFY, /* reads back and compares with ours */
+	SE_OP_ACTION, /* anything else that changes the remote record (post, cancel) */
+	SE_OP_READ	  /* list, events, fetch, lines: changes nothing */
 } SeOperationKind;
 
 typedef struct SeOperation
 {
 	const char *name;
 	SeOperationKind kind;
-	bool		takes_key;		/* honours the idempotency key: a repeat under it is safe */
-	bool		found_updates;	/* lookup: a match is bound and then updated, else only bound */
-	int64		settle_ms;		/* lookup: how long an effect may stay invisible to it */
+	bool takes_key;		/* honours the idempotency key: a repeat under it is safe */
+	bool found_updates; /* lookup: a match is bound and then updated, else only bound */
+	int64 settle_ms;	/* lookup: how long an effect may stay invisible to it */
 	struct SeRequestSpec *request;
 	struct SeResponseSpec *response;
-	struct SeClassifySpec *classify;	/* rules of this operation, tried before the manifest's */
+	struct SeClassifySpec *classify; /* rules of this operation, tried before the manifest's */
 } SeOperation;
 
 typedef enum SeOnMissing
@@ -66,28 +66,28 @@ typedef enum SeOnMissing
 typedef enum SeOnDelete
 {
 	SE_DELETE_IGNORE,
-	SE_DELETE_SET,				/* write delete_fields */
+	SE_DELETE_SET, /* write delete_fields */
 	SE_DELETE_ROW
 } SeOnDelete;
 
 typedef struct SePull
 {
 	const char *object;
-	SeOperation *list;			/* lists records; NULL when only events exist */
-	SeOperation *events;		/* journal of changes; NULL when list finds changes */
-	SeOperation *fetch;			/* reads one record by remote id; NULL when impossible */
-	SeOperation *more;			/* reads the rest of a record's lines; NULL when none */
-	int64		lookback_ms;	/* how far behind its mark each walk starts again */
-	int64		resolution_ms;	/* precision of the vendor's change times */
-	bool		refetch_on_tie; /* equal version times say nothing of order: read again by id */
-	bool		newest_first;	/* pages run backwards: an item may be older than one seen before */
-	bool		scan_deletes;	/* no feed of deletes: compare a full walk with the mirror */
-	int64		scan_every_ms;
-	List	   *match;			/* alternatives; each a List of canonical column names (char *) */
+	SeOperation *list;	 /* lists records; NULL when only events exist */
+	SeOperation *events; /* journal of changes; NULL when list finds changes */
+	SeOperation *fetch;	 /* reads one record by remote id; NULL when impossible */
+	SeOperation *more;	 /* reads the rest of a record's lines; NULL when none */
+	int64 lookback_ms;	 /* how far behind its mark each walk starts again */
+	int64 resolution_ms; /* precision of the vendor's change times */
+	bool refetch_on_tie; /* equal version times say nothing of order: read again by id */
+	bool newest_first;	 /* pages run backwards: an item may be older than one seen before */
+	bool scan_deletes;	 /* no feed of deletes: compare a full walk with the mirror */
+	int64 scan_every_ms;
+	List *match; /* alternatives; each a List of canonical column names (char *) */
 	SeOnMissing on_missing;
-	SeOnDelete	on_delete;
-	Jsonb	   *delete_fields;
-	bool		has_lines;
+	SeOnDelete on_delete;
+	Jsonb *delete_fields;
+	bool has_lines;
 	struct SePageSpec *list_page;
 	struct SePageSpec *events_page;
 	struct SeRecordSpec *record;
@@ -96,37 +96,37 @@ typedef struct SePull
 typedef struct SeManifestObject
 {
 	const char *name;
-	bool		financial;
-	bool		can_push;
-	List	   *operations;		/* SeOperation * */
-	List	   *plan[3];		/* by SeChange: SeOperation * in order; NIL: not supported */
-	bool		plan_empty[3];	/* by SeChange: the manifest says [], such changes need no call */
-	SeOperation *lookup;		/* answers 'did it happen?'; NULL when nothing can */
-	SePull	   *pull;			/* NULL: cannot be pulled */
+	bool financial;
+	bool can_push;
+	List *operations;	 /* SeOperation * */
+	List *plan[3];		 /* by SeChange: SeOperation * in order; NIL: not supported */
+	bool plan_empty[3];	 /* by SeChange: the manifest says [], such changes need no call */
+	SeOperation *lookup; /* answers 'did it happen?'; NULL when nothing can */
+	SePull *pull;		 /* NULL: cannot be pulled */
 } SeManifestObject;
 
-typedef struct SeDeclared		/* one declared parameter or secret */
+typedef struct SeDeclared /* one declared parameter or secret */
 {
 	const char *name;
-	const char *default_value;	/* NULL: none */
-	bool		required;
+	const char *default_value; /* NULL: none */
+	bool required;
 	const char *description;
 } SeDeclared;
 
 typedef struct SeIdempotency
 {
-	const char *header;			/* NULL: the vendor knows no keys */
-	int64		lifetime_ms;
-	int			max_length;
+	const char *header; /* NULL: the vendor knows no keys */
+	int64 lifetime_ms;
+	int max_length;
 } SeIdempotency;
 
-typedef struct SeLimits			/* 0: not limited by the manifest */
+typedef struct SeLimits /* 0: not limited by the manifest */
 {
-	int			rate;			/* requests … */
-	int64		rate_per_ms;	/* … per so many milliseconds */
-	int			in_flight;
-	int64		timeout_ms;
-	int64		max_response;	/* bytes */
+	int rate;		   /* requests … */
+	int64 rate_per_ms; /* … per so many milliseconds */
+	int in_flight;
+	int64 timeout_ms;
+	int64 max_response; /* bytes */
 } SeLimits;
 
 typedef struct SeManifest
@@ -134,19 +134,19 @@ typedef struct SeManifest
 	const char *name;
 	const char *version;
 	const char *title;
-	const char *base_url;		/* default; NULL when the server option is required */
-	List	   *hosts;			/* char *: exact names, or *.suffix */
-	List	   *parameters;		/* SeDeclared * */
-	List	   *secrets;		/* SeDeclared * */
-	List	   *objects;		/* SeManifestObject * */
+	const char *base_url; /* default; NULL when the server option is required */
+	List *hosts;		  /* char *: exact names, or *.suffix */
+	List *parameters;	  /* SeDeclared * */
+	List *secrets;		  /* SeDeclared * */
+	List *objects;		  /* SeManifestObject * */
 	SeIdempotency idempotency;
-	SeLimits	limits;
-	int64		settle_ms;
+	SeLimits limits;
+	int64 settle_ms;
 	MemoryContext cxt;
 	struct SeAuthSpec *auth;
 	struct SeClassifySpec *classify;
-	Jsonb	   *minor_units;	/* the vendor's deviations from ISO 4217, or NULL */
-	struct SeRequestSpec *common;	/* headers that every request carries */
+	Jsonb *minor_units;			  /* the vendor's deviations from ISO 4217, or NULL */
+	struct SeRequestSpec *common; /* headers that every request carries */
 } SeManifest;
 
 /*
@@ -165,39 +165,39 @@ extern const SeDeclared *se_manifest_secret(const SeManifest *m, const char *nam
 
 typedef struct SeHeader
 {
-	char	   *name;
-	char	   *value;
+	char *name;
+	char *value;
 } SeHeader;
 
 typedef struct SeRequestOut
 {
-	char	   *method;
-	char	   *target;			/* path?query, beginning with '/', to be put behind base_url */
-	char	   *content_type;	/* NULL without body */
-	List	   *headers;		/* SeHeader *, no secrets, no Content-Type, no idempotency key */
-	char	   *body;			/* UTF-8; NULL: none */
-	size_t		body_len;
-	bool		takes_key;		/* add manifest->idempotency.header */
+	char *method;
+	char *target;		/* path?query, beginning with '/', to be put behind base_url */
+	char *content_type; /* NULL without body */
+	List *headers;		/* SeHeader *, no secrets, no Content-Type, no idempotency key */
+	char *body;			/* UTF-8; NULL: none */
+	size_t body_len;
+	bool takes_key; /* add manifest->idempotency.header */
 } SeRequestOut;
 
 typedef enum SeRenderStatus
 {
 	SE_RENDER_OK,
-	SE_RENDER_SKIP,				/* the operation's conditions say that there is nothing to do */
-	SE_RENDER_WAIT,				/* a reference is not bound yet, or not in the state demanded */
-	SE_RENDER_INVALID			/* the data cannot be said in the vendor's terms */
+	SE_RENDER_SKIP,	  /* the operation's conditions say that there is nothing to do */
+	SE_RENDER_WAIT,	  /* a reference is not bound yet, or not in the state demanded */
+	SE_RENDER_INVALID /* the data cannot be said in the vendor's terms */
 } SeRenderStatus;
 
 typedef struct SeRendered
 {
 	SeRenderStatus status;
 	SeRequestOut request;
-	char	   *wait_object;	/* WAIT: object … */
-	char	   *wait_key;		/* … and record id, or value of the column wait_by */
-	char	   *wait_by;		/* NULL: wait_key is the record id */
-	char	   *wait_state;		/* NULL: bound is enough; else the states demanded, for people */
-	char	   *code;			/* INVALID: stable word, e.g. not_representable */
-	char	   *message;		/* INVALID: JSON pointer in the manifest, value, reason */
+	char *wait_object; /* WAIT: object … */
+	char *wait_key;	   /* … and record id, or value of the column wait_by */
+	char *wait_by;	   /* NULL: wait_key is the record id */
+	char *wait_state;  /* NULL: bound is enough; else the states demanded, for people */
+	char *code;		   /* INVALID: stable word, e.g. not_representable */
+	char *message;	   /* INVALID: JSON pointer in the manifest, value, reason */
 } SeRendered;
 
 /* How references are resolved. Callbacks run inside the caller's transaction. */
@@ -208,33 +208,33 @@ typedef struct SeRefs
 	 * 'by'. False when not bound. want_raw: also *raw, the remote record as
 	 * last seen, NULL when unknown.
 	 */
-	bool		(*to_remote) (void *arg, const char *object, const char *by, const char *key,
-							  bool want_raw, char **remote_id, Jsonb **raw);
+	bool (*to_remote)(void *arg, const char *object, const char *by, const char *key, bool want_raw,
+					  char **remote_id, Jsonb **raw);
 	/*
 	 * Remote id → our record id; with 'by', remote_id is a value of that
 	 * canonical column instead. False when nothing is bound (or found).
 	 */
-	bool		(*to_ours) (void *arg, const char *object, const char *by, const char *remote_id,
-							char **record_id);
-	void	   *arg;
+	bool (*to_ours)(void *arg, const char *object, const char *by, const char *remote_id,
+					char **record_id);
+	void *arg;
 } SeRefs;
 
 /*
  * Render one operation over the push context (doc/connector-guide.md): object,
  * id, op, event, new, old, changed, remote, mirror, response, param, entity.
  */
-extern void se_render(const SeManifest *m, const SeOperation *op, Jsonb *ctx,
-					  const SeRefs *refs, SeRendered *out);
+extern void se_render(const SeManifest *m, const SeOperation *op, Jsonb *ctx, const SeRefs *refs,
+					  SeRendered *out);
 
 /* ---- answers ---- */
 
 typedef struct SeAnswer
 {
-	long		status;
-	List	   *headers;		/* SeHeader * */
+	long status;
+	List *headers; /* SeHeader * */
 	const char *body;
-	size_t		body_len;
-	Jsonb	   *json;			/* NULL when the body is not JSON */
+	size_t body_len;
+	Jsonb *json; /* NULL when the body is not JSON */
 } SeAnswer;
 
 /*
@@ -254,38 +254,39 @@ typedef enum SeOutcome
 
 typedef struct SeVerdict
 {
-	SeOutcome	outcome;
-	char	   *code;			/* the vendor's, bounded; NULL: none given */
-	char	   *message;		/* likewise */
-	char	   *request_id;
-	int64		retry_after_ms; /* -1: not said */
-	bool		replayed;		/* a stored answer: what it says happened at the first try */
-	char	   *then;			/* what the operation's own rule says to run next: an operation of
+	SeOutcome outcome;
+	char *code;	   /* the vendor's, bounded; NULL: none given */
+	char *message; /* likewise */
+	char *request_id;
+	int64 retry_after_ms; /* -1: not said */
+	bool replayed;		  /* a stored answer: what it says happened at the first try */
+	char *then;			  /* what the operation's own rule says to run next: an operation of
 								 * the object, or the word 'missing' (the remote record is gone) */
 } SeVerdict;
 
 /* The first rule that matches decides: the operation's, the manifest's, the built-in ones. */
-extern void se_classify(const SeManifest *m, const SeOperation *op, const SeAnswer *a, SeVerdict *out);
+extern void se_classify(const SeManifest *m, const SeOperation *op, const SeAnswer *a,
+						SeVerdict *out);
 extern const char *se_outcome_name(SeOutcome outcome);
 
-typedef struct SeDifference		/* one line of a financial comparison */
+typedef struct SeDifference /* one line of a financial comparison */
 {
-	char	   *name;
-	char	   *remote;			/* text, NULL when missing */
-	char	   *ours;
+	char *name;
+	char *remote; /* text, NULL when missing */
+	char *ours;
 } SeDifference;
 
 typedef struct SeExtract
 {
-	char	   *error;			/* what the answer lacks or holds wrongly; then treat as ambiguous */
-	int			matches;		/* lookup: records found; otherwise -1 */
-	char	   *remote_id;		/* lookup: of the only match; NULL when not in the answer */
-	char	   *remote_number;
-	char	   *version;
-	bool		has_version_at;
+	char *error;	 /* what the answer lacks or holds wrongly; then treat as ambiguous */
+	int matches;	 /* lookup: records found; otherwise -1 */
+	char *remote_id; /* lookup: of the only match; NULL when not in the answer */
+	char *remote_number;
+	char *version;
+	bool has_version_at;
 	TimestampTz version_at;
-	Jsonb	   *record;			/* whole remote record for the mirror, or NULL */
-	List	   *differences;	/* verify: SeDifference *; NIL: equal */
+	Jsonb *record;	   /* whole remote record for the mirror, or NULL */
+	List *differences; /* verify: SeDifference *; NIL: equal */
 } SeExtract;
 
 /* Read a done answer; ctx is the push context that was rendered (for 'compare'), or NULL. */
@@ -297,29 +298,29 @@ extern void se_extract(const SeManifest *m, const SeOperation *op, const SeAnswe
 typedef enum SeMapStatus
 {
 	SE_MAP_OK,
-	SE_MAP_SKIP,				/* the manifest says that this record is none of ours */
-	SE_MAP_WAIT,				/* refers to a remote record that is not bound yet */
+	SE_MAP_SKIP, /* the manifest says that this record is none of ours */
+	SE_MAP_WAIT, /* refers to a remote record that is not bound yet */
 	SE_MAP_INVALID
 } SeMapStatus;
 
 typedef struct SeMapped
 {
 	SeMapStatus status;
-	char	   *remote_id;		/* set whenever it could be read, also for WAIT and INVALID */
-	char	   *remote_number;
-	char	   *version;
-	bool		has_version_at;
+	char *remote_id; /* set whenever it could be read, also for WAIT and INVALID */
+	char *remote_number;
+	char *version;
+	bool has_version_at;
 	TimestampTz version_at;
-	bool		deleted;		/* then fields and lines are NULL */
-	char	   *our_id;			/* our record id inside the remote record, or NULL */
-	Jsonb	   *fields;			/* canonical column → value; JSON null clears */
-	Jsonb	   *lines;			/* array of such objects, or NULL when the object has no lines */
-	char	   *wait_object;
-	char	   *wait_remote_id;
-	char	   *wait_by;		/* NULL: wait_remote_id is a remote id; else a value of that column */
-	bool		wait_fetch;		/* worth fetching that record now instead of waiting for its stream */
-	char	   *code;
-	char	   *reason;			/* WAIT and INVALID, for people */
+	bool deleted;  /* then fields and lines are NULL */
+	char *our_id;  /* our record id inside the remote record, or NULL */
+	Jsonb *fields; /* canonical column → value; JSON null clears */
+	Jsonb *lines;  /* array of such objects, or NULL when the object has no lines */
+	char *wait_object;
+	char *wait_remote_id;
+	char *wait_by;	 /* NULL: wait_remote_id is a remote id; else a value of that column */
+	bool wait_fetch; /* worth fetching that record now instead of waiting for its stream */
+	char *code;
+	char *reason; /* WAIT and INVALID, for people */
 } SeMapped;
 
 /* vars: {"param": {...}, "entity": {...}}; other members are visible to paths too. */
@@ -339,21 +340,21 @@ extern void se_list_request(const SeManifest *m, const SePull *pull, Jsonb *curs
 
 typedef struct SePageItem
 {
-	Jsonb	   *record;			/* as the vendor sent it; NULL: only remote_id is known */
-	char	   *remote_id;
-	bool		has_at;
-	TimestampTz at;				/* when it changed, as far as the list or journal says */
-	bool		deleted;		/* the journal says so; record may be a last state */
-	bool		refetch;		/* order against another item of this page unknown */
+	Jsonb *record; /* as the vendor sent it; NULL: only remote_id is known */
+	char *remote_id;
+	bool has_at;
+	TimestampTz at; /* when it changed, as far as the list or journal says */
+	bool deleted;	/* the journal says so; record may be a last state */
+	bool refetch;	/* order against another item of this page unknown */
 } SePageItem;
 
 typedef struct SePage
 {
-	char	   *error;			/* the answer is no page: treat as ambiguous, keep the cursor */
-	List	   *items;			/* SePageItem *, oldest first when the order is known */
-	Jsonb	   *next;			/* cursor to store with the page */
-	bool		last;			/* the walk has ended; 'next' starts the next poll */
-	bool		full;			/* the walk that this page belongs to lists everything */
+	char *error; /* the answer is no page: treat as ambiguous, keep the cursor */
+	List *items; /* SePageItem *, oldest first when the order is known */
+	Jsonb *next; /* cursor to store with the page */
+	bool last;	 /* the walk has ended; 'next' starts the next poll */
+	bool full;	 /* the walk that this page belongs to lists everything */
 } SePage;
 
 extern void se_list_page(const SeManifest *m, const SePull *pull, const SeAnswer *a, Jsonb *cursor,
@@ -362,8 +363,8 @@ extern void se_list_page(const SeManifest *m, const SePull *pull, const SeAnswer
 /* Read one record by remote id: pull->fetch must not be NULL. */
 extern void se_fetch_request(const SeManifest *m, const SePull *pull, const char *remote_id,
 							 Jsonb *vars, SeRendered *out);
-extern void se_fetch_record(const SeManifest *m, const SePull *pull, const SeAnswer *a,
-							Jsonb *vars, SePageItem *out, char **error);
+extern void se_fetch_record(const SeManifest *m, const SePull *pull, const SeAnswer *a, Jsonb *vars,
+							SePageItem *out, char **error);
 
 /*
  * Rest of a record's lines: SKIP when the record has them all; after each
@@ -379,28 +380,29 @@ extern Jsonb *se_more_merge(const SeManifest *m, const SePull *pull, Jsonb *reco
 /* Reads a secret by its declared name; NULL and *error when it cannot be had. */
 typedef struct SeSecrets
 {
-	const char *(*get) (void *arg, const char *name, char **error);
-	void	   *arg;
+	const char *(*get)(void *arg, const char *name, char **error);
+	void *arg;
 } SeSecrets;
 
 /* What a login gave; process memory only. One per system; zero it to begin. */
 typedef struct SeSession
 {
-	MemoryContext cxt;			/* made by se_login_answer, child of TopMemoryContext */
-	Jsonb	   *values;
-	TimestampTz expires_at;		/* 0: until an answer says 'auth' */
+	MemoryContext cxt; /* made by se_login_answer, child of TopMemoryContext */
+	Jsonb *values;
+	TimestampTz expires_at; /* 0: until an answer says 'auth' */
 } SeSession;
 
 typedef enum SeAuthStatus
 {
 	SE_AUTH_OK,
-	SE_AUTH_NEED_LOGIN,			/* send se_login_request() first */
-	SE_AUTH_FAILED				/* *error says why: a secret is missing or unreadable */
+	SE_AUTH_NEED_LOGIN, /* send se_login_request() first */
+	SE_AUTH_FAILED		/* *error says why: a secret is missing or unreadable */
 } SeAuthStatus;
 
 /* Headers that carry credentials, made at send time; never store them. param: server options. */
-extern SeAuthStatus se_auth_headers(const SeManifest *m, SeSession *session, const SeSecrets *secrets,
-									Jsonb *param, List **headers, char **error);
+extern SeAuthStatus se_auth_headers(const SeManifest *m, SeSession *session,
+									const SeSecrets *secrets, Jsonb *param, List **headers,
+									char **error);
 /* False: this manifest needs no login, or *error. The request holds secrets. */
 extern bool se_login_request(const SeManifest *m, const SeSecrets *secrets, Jsonb *param,
 							 SeRequestOut *out, char **error);
@@ -413,4 +415,4 @@ extern void se_session_expire(SeSession *session);
 extern List *se_secret_values(const SeManifest *m, SeSession *session, const SeSecrets *secrets,
 							  Jsonb *param);
 
-#endif							/* SE_CONNECTOR_H */
+#endif /* SE_CONNECTOR_H */

@@ -27,8 +27,8 @@ se_append_percent(StringInfo buf, const char *text)
 static void
 append_pairs(StringInfo buf, const char *prefix, JsonbValue *value)
 {
-	JvIter		i;
-	char	   *text;
+	JvIter i;
+	char *text;
 
 	if (jv_count(value) > 0)
 	{
@@ -36,7 +36,7 @@ append_pairs(StringInfo buf, const char *prefix, JsonbValue *value)
 		while (jv_iter_next(&i))
 		{
 			StringInfoData name;
-			JsonbValue	member = i.value;
+			JsonbValue member = i.value;
 
 			initStringInfo(&name);
 			appendStringInfoString(&name, prefix);

@@ -19,21 +19,21 @@ typedef enum SeExprKind
 {
 	SE_X_CONST,
 	SE_X_PATH,
-	SE_X_INDEX,					/* $index: position in the innermost $each or lines, from 1 */
-	SE_X_TEXT,					/* literal with ${…} parts; missing when a part is */
+	SE_X_INDEX, /* $index: position in the innermost $each or lines, from 1 */
+	SE_X_TEXT,	/* literal with ${…} parts; missing when a part is */
 	SE_X_OBJECT,
 	SE_X_ARRAY,
 	SE_X_EACH,
-	SE_X_IF,					/* items: then, else (may be NULL) */
-	SE_X_CONCAT,				/* missing parts count as empty text */
-	SE_X_FIRST,					/* first that is neither missing nor null */
-	SE_X_MERGE,					/* objects laid over each other, later ones win */
-	SE_X_APPEND,				/* arrays one behind the other */
-	SE_X_SUM,					/* exact, over all that the paths find; nothing: 0 */
-	SE_X_MIN,					/* nothing: missing */
+	SE_X_IF,	 /* items: then, else (may be NULL) */
+	SE_X_CONCAT, /* missing parts count as empty text */
+	SE_X_FIRST,	 /* first that is neither missing nor null */
+	SE_X_MERGE,	 /* objects laid over each other, later ones win */
+	SE_X_APPEND, /* arrays one behind the other */
+	SE_X_SUM,	 /* exact, over all that the paths find; nothing: 0 */
+	SE_X_MIN,	 /* nothing: missing */
 	SE_X_MAX,
-	SE_X_LATEST,				/* of times, also inside arrays; nothing: missing */
-	SE_X_VALUE					/* options around another expression */
+	SE_X_LATEST, /* of times, also inside arrays; nothing: missing */
+	SE_X_VALUE	 /* options around another expression */
 } SeExprKind;
 
 typedef enum SeOmit
@@ -41,23 +41,23 @@ typedef enum SeOmit
 	SE_OMIT_DEFAULT,
 	SE_OMIT_NULL,
 	SE_OMIT_EMPTY,
-	SE_OMIT_CREATE,				/* left out of a create, null otherwise: there is nothing to clear yet */
+	SE_OMIT_CREATE, /* left out of a create, null otherwise: there is nothing to clear yet */
 	SE_OMIT_NEVER
 } SeOmit;
 
 typedef struct SeEnum
 {
 	const char *name;
-	JsonbValue *push;			/* object: ours → theirs */
-	JsonbValue *pull;			/* object: theirs as text → ours */
+	JsonbValue *push; /* object: ours → theirs */
+	JsonbValue *pull; /* object: theirs as text → ours */
 } SeEnum;
 
 struct SeExpr;
 
 typedef struct SeOptions
 {
-	int			ncasts;
-	int		   *casts;			/* SeCast */
+	int ncasts;
+	int *casts; /* SeCast */
 	struct SeExpr *currency;
 	struct SeExpr *zone;
 	struct SeExpr *default_value;
@@ -65,33 +65,33 @@ typedef struct SeOptions
 	const SeEnum *map;
 	const char *ref;
 	const char *by;
-	bool		ref_fetch;
-	bool		unbound_null;	/* a reference that is not bound is missing, not waited for */
-	JsonPath   *ref_read;		/* the value is this part of the referenced remote record, not its id */
-	JsonPath   *state_path;
-	List	   *state_in;		/* char * */
+	bool ref_fetch;
+	bool unbound_null;	/* a reference that is not bound is missing, not waited for */
+	JsonPath *ref_read; /* the value is this part of the referenced remote record, not its id */
+	JsonPath *state_path;
+	List *state_in; /* char * */
 	const char *state_text;
-	bool		required;
-	SeOmit		omit;
+	bool required;
+	SeOmit omit;
 } SeOptions;
 
 typedef struct SeExpr
 {
-	SeExprKind	kind;
-	const char *at;				/* JSON pointer in the manifest */
+	SeExprKind kind;
+	const char *at; /* JSON pointer in the manifest */
 	JsonbValue *constant;
-	JsonPath   *path;			/* PATH, EACH, IF */
-	int			nitems;
+	JsonPath *path; /* PATH, EACH, IF */
+	int nitems;
 	struct SeExpr **items;
-	const char **keys;			/* OBJECT */
-	bool		literal_empty;	/* {} or [] as written, kept as it is */
-	SeOptions  *opt;			/* NULL: none */
+	const char **keys;	/* OBJECT */
+	bool literal_empty; /* {} or [] as written, kept as it is */
+	SeOptions *opt;		/* NULL: none */
 } SeExpr;
 
 typedef struct SeNamedExpr
 {
 	const char *name;
-	SeExpr	   *expr;
+	SeExpr *expr;
 } SeNamedExpr;
 
 /* ---- compiled parts ---- */
@@ -106,101 +106,101 @@ typedef struct SeRequestSpec
 {
 	const char *at;
 	const char *method;
-	SeExpr	   *path;
-	SeExpr	   *query;			/* object, or NULL */
-	List	   *headers;		/* SeNamedExpr * */
-	SeExpr	   *body;
-	SeEncoding	encoding;
-	JsonPath   *when;
-	JsonPath   *unless;
+	SeExpr *path;
+	SeExpr *query; /* object, or NULL */
+	List *headers; /* SeNamedExpr * */
+	SeExpr *body;
+	SeEncoding encoding;
+	JsonPath *when;
+	JsonPath *unless;
 } SeRequestSpec;
 
 typedef struct SeCompare
 {
 	const char *name;
-	SeExpr	   *remote;
-	SeExpr	   *ours;
-	char		as;				/* n numeric, t text, d date */
+	SeExpr *remote;
+	SeExpr *ours;
+	char as; /* n numeric, t text, d date */
 } SeCompare;
 
 typedef struct SeRecordSpec
 {
-	SeExpr	   *id;
-	SeExpr	   *number;
-	SeExpr	   *version;
-	SeExpr	   *version_at;
-	SeExpr	   *our_id;
-	JsonPath   *deleted;
-	JsonPath   *skip;
-	List	   *fields;			/* SeNamedExpr * */
-	JsonPath   *lines;			/* NULL: no lines */
-	JsonPath   *line_skip;
-	List	   *line_fields;
+	SeExpr *id;
+	SeExpr *number;
+	SeExpr *version;
+	SeExpr *version_at;
+	SeExpr *our_id;
+	JsonPath *deleted;
+	JsonPath *skip;
+	List *fields;	 /* SeNamedExpr * */
+	JsonPath *lines; /* NULL: no lines */
+	JsonPath *line_skip;
+	List *line_fields;
 } SeRecordSpec;
 
 typedef struct SeResponseSpec
 {
 	const char *at;
-	JsonPath   *items;			/* lookup */
-	SeExpr	   *remote_id;
-	SeExpr	   *number;
-	SeExpr	   *version;
-	SeExpr	   *version_at;
-	SeExpr	   *record;
-	List	   *compare;		/* SeCompare * */
-	const SeRecordSpec *mapping;	/* of the object's pull: fills what is not said here */
-	const char *list_key;		/* 'more': member of the record that holds the list … */
-	const char *items_key;		/* … and member of the list that holds its items */
+	JsonPath *items; /* lookup */
+	SeExpr *remote_id;
+	SeExpr *number;
+	SeExpr *version;
+	SeExpr *version_at;
+	SeExpr *record;
+	List *compare;				 /* SeCompare * */
+	const SeRecordSpec *mapping; /* of the object's pull: fills what is not said here */
+	const char *list_key;		 /* 'more': member of the record that holds the list … */
+	const char *items_key;		 /* … and member of the list that holds its items */
 } SeResponseSpec;
 
 typedef struct SeRule
 {
-	int			status_from;	/* 0, 0: any */
-	int			status_to;
-	List	   *headers;		/* SeHeader *: names in lower case, values as demanded */
-	JsonPath   *when;
-	SeOutcome	outcome;
-	SeExpr	   *retry_after;
-	SeExpr	   *code;
-	SeExpr	   *message;
+	int status_from; /* 0, 0: any */
+	int status_to;
+	List *headers; /* SeHeader *: names in lower case, values as demanded */
+	JsonPath *when;
+	SeOutcome outcome;
+	SeExpr *retry_after;
+	SeExpr *code;
+	SeExpr *message;
 	const char *then;
 } SeRule;
 
 typedef struct SeClassifySpec
 {
-	List	   *rules;			/* SeRule * */
-	SeExpr	   *code;
-	SeExpr	   *message;
-	SeExpr	   *request_id;
+	List *rules; /* SeRule * */
+	SeExpr *code;
+	SeExpr *message;
+	SeExpr *request_id;
 	const char *replayed_header;
 	const char *replayed_value;
 } SeClassifySpec;
 
 typedef struct SePageSpec
 {
-	JsonPath   *items;
-	JsonPath   *record;			/* in the item; NULL: the item is the record */
-	SeExpr	   *id;				/* remote id, over the item; NULL: the record's own */
-	SeExpr	   *time;			/* over the item */
-	JsonPath   *when;			/* items that count, over the item */
-	JsonPath   *deleted;		/* over the item */
-	JsonPath   *more;			/* over the answer */
-	SeExpr	   *token;
-	SeExpr	   *link;
-	SeExpr	   *last_id;		/* over the last item */
-	bool		offset;
-	bool		newest_first;
-	bool		mark_answered;	/* mark is when the first page was answered, not what was seen */
-	int			page_size;
+	JsonPath *items;
+	JsonPath *record;  /* in the item; NULL: the item is the record */
+	SeExpr *id;		   /* remote id, over the item; NULL: the record's own */
+	SeExpr *time;	   /* over the item */
+	JsonPath *when;	   /* items that count, over the item */
+	JsonPath *deleted; /* over the item */
+	JsonPath *more;	   /* over the answer */
+	SeExpr *token;
+	SeExpr *link;
+	SeExpr *last_id; /* over the last item */
+	bool offset;
+	bool newest_first;
+	bool mark_answered; /* mark is when the first page was answered, not what was seen */
+	int page_size;
 } SePageSpec;
 
 typedef struct SeAuthSpec
 {
-	List	   *headers;		/* SeNamedExpr * */
-	SeRequestSpec *login;		/* NULL: no session */
+	List *headers;		  /* SeNamedExpr * */
+	SeRequestSpec *login; /* NULL: no session */
 	SeClassifySpec *login_rules;
-	List	   *save;			/* SeNamedExpr *, over the login's answer */
-	SeExpr	   *expires_in;		/* seconds */
+	List *save;			/* SeNamedExpr *, over the login's answer */
+	SeExpr *expires_in; /* seconds */
 } SeAuthSpec;
 
 /* ---- compiling ---- */
@@ -208,57 +208,67 @@ typedef struct SeAuthSpec
 typedef struct SeCompiler
 {
 	SeManifest *m;
-	JsonbValue *define;			/* object or NULL */
-	JsonbValue *methods;		/* array: methods that honour the idempotency key */
-	List	   *enums;			/* SeEnum * */
-	int			depth;
-	bool		secrets_allowed;	/* inside auth */
+	JsonbValue *define;	 /* object or NULL */
+	JsonbValue *methods; /* array: methods that honour the idempotency key */
+	List *enums;		 /* SeEnum * */
+	int depth;
+	bool secrets_allowed; /* inside auth */
 } SeCompiler;
 
-extern void se_bad_manifest(const char *at, const char *fmt,...) pg_attribute_printf(2, 3) pg_attribute_noreturn();
+extern void se_bad_manifest(const char *at, const char *fmt, ...) pg_attribute_printf(2, 3)
+	pg_attribute_noreturn();
 extern char *se_pointer(const char *at, const char *key);
 extern char *se_pointer_index(const char *at, int i);
 extern JsonPath *se_compile_path(SeCompiler *c, const char *at, const char *source);
 extern SeExpr *se_compile_expr(SeCompiler *c, const char *at, JsonbValue *node);
+extern void se_compile_options(SeCompiler *c, SeExpr *x, const char *at, JsonbValue *node,
+							   const char *head);
 extern SeExpr *se_compile_text(SeCompiler *c, const char *at, const char *source);
 extern List *se_compile_named(SeCompiler *c, const char *at, JsonbValue *object);
-extern JsonPath *se_compile_path_of(SeCompiler *c, const char *at, JsonbValue *object, const char *key);
-extern SeExpr *se_compile_expr_of(SeCompiler *c, const char *at, JsonbValue *object, const char *key);
-extern int	se_cast_by_name(const char *name);
+extern JsonPath *se_compile_path_of(SeCompiler *c, const char *at, JsonbValue *object,
+									const char *key);
+extern SeExpr *se_compile_expr_of(SeCompiler *c, const char *at, JsonbValue *object,
+								  const char *key);
+extern int se_cast_by_name(const char *name);
 extern int64 se_parse_duration(const char *at, JsonbValue *v);
-extern SeRequestSpec *se_compile_request(SeCompiler *c, const char *at, JsonbValue *node, SeEncoding encoding);
+extern SeRequestSpec *se_compile_request(SeCompiler *c, const char *at, JsonbValue *node,
+										 SeEncoding encoding);
 extern SeClassifySpec *se_compile_rules(SeCompiler *c, const char *at, JsonbValue *rules);
 extern void se_compile_objects(SeCompiler *c, JsonbValue *doc, SeEncoding encoding);
 extern SePull *se_compile_pull(SeCompiler *c, const char *at, JsonbValue *node, const char *object,
 							   SeEncoding encoding);
-extern SeOperation *se_compile_read(SeCompiler *c, const char *at, JsonbValue *node, const char *name,
-									SeEncoding encoding);
+extern SeOperation *se_compile_read(SeCompiler *c, const char *at, JsonbValue *node,
+									const char *name, SeEncoding encoding);
 
 /* ---- values ---- */
 
-#define JV_IS_OBJECT(v) ((v) != NULL && (v)->type == jbvBinary && JsonContainerIsObject((v)->val.binary.data))
-#define JV_IS_ARRAY(v) ((v) != NULL && (v)->type == jbvBinary && JsonContainerIsArray((v)->val.binary.data))
+#define JV_IS_OBJECT(v)                                                                            \
+	((v) != NULL && (v)->type == jbvBinary && JsonContainerIsObject((v)->val.binary.data))
+#define JV_IS_ARRAY(v)                                                                             \
+	((v) != NULL && (v)->type == jbvBinary && JsonContainerIsArray((v)->val.binary.data))
 
-typedef struct JvIter			/* walks one level of an object or array */
+typedef struct JvIter /* walks one level of an object or array */
 {
 	JsonbIterator *it;
-	bool		object;
-	int			index;
-	char	   *key;
-	JsonbValue	value;
+	bool object;
+	int index;
+	char *key;
+	JsonbValue value;
 } JvIter;
 
 extern void jv_iter_init(JvIter *i, JsonbValue *container);
 extern bool jv_iter_next(JvIter *i);
-extern int	jv_count(JsonbValue *container);
+extern int jv_count(JsonbValue *container);
 extern JsonbValue *jv_from_jsonb(Jsonb *jb);
-extern Jsonb *jv_to_jsonb(JsonbValue *v);	/* NULL becomes JSON null */
+extern Jsonb *jv_to_jsonb(JsonbValue *v); /* NULL becomes JSON null */
 extern JsonbValue *jv_get(JsonbValue *object, const char *key);
 extern JsonbValue *jv_string(const char *s);
 extern JsonbValue *jv_bool(bool b);
 extern JsonbValue *jv_int(int64 i);
 extern JsonbValue *jv_null(void);
 extern JsonbValue *jv_numeric(const char *text);
+extern bool jv_is_null(JsonbValue *v);	/* missing or null */
+extern bool jv_is_empty(JsonbValue *v); /* or an empty text or container */
 extern char *jv_text(JsonbValue *v);	/* scalar as text; NULL for missing and null */
 extern char *jv_json(JsonbValue *v);
 extern char *jv_get_text(JsonbValue *object, const char *key);
@@ -271,22 +281,22 @@ extern void jv_push_member(JsonbParseState **state, const char *key, JsonbValue 
 typedef struct SeEval
 {
 	const SeManifest *m;
-	bool		creating;		/* the operation makes the remote record */
-	bool		inbound;		/* pull: enums and references are read backwards */
+	bool creating; /* the operation makes the remote record */
+	bool inbound;  /* pull: enums and references are read backwards */
 	const SeRefs *refs;
-	Jsonb	   *root;			/* $ */
-	Jsonb	   *vars;
-	int			index;
-	const char *at;				/* expression being evaluated, for messages */
+	Jsonb *root; /* $ */
+	Jsonb *vars;
+	int index;
+	const char *at; /* expression being evaluated, for messages */
 	SeRenderStatus status;
-	char	   *code;
-	char	   *message;
-	char	   *wait_object;
-	char	   *wait_key;
-	char	   *wait_by;
-	char	   *wait_state;
-	bool		wait_fetch;
-	bool		in_callback;	/* a reference is being resolved: its errors are not ours */
+	char *code;
+	char *message;
+	char *wait_object;
+	char *wait_key;
+	char *wait_by;
+	char *wait_state;
+	bool wait_fetch;
+	bool in_callback; /* a reference is being resolved: its errors are not ours */
 } SeEval;
 
 extern void se_eval_init(SeEval *ev, const SeManifest *m, Jsonb *root, Jsonb *vars);
@@ -296,10 +306,12 @@ extern Jsonb *se_eval_path(SeEval *ev, JsonPath *path);
 extern JsonbValue *se_eval_path_array(SeEval *ev, JsonPath *path);
 extern bool se_eval_predicate(SeEval *ev, JsonPath *path);
 extern JsonbValue *se_eval(SeEval *ev, const SeExpr *x);
-extern char *se_eval_text(SeEval *ev, const SeExpr *x);	/* NULL expr: NULL */
+extern char *se_eval_text(SeEval *ev, const SeExpr *x); /* NULL expr: NULL */
 extern bool se_eval_time(SeEval *ev, const SeExpr *x, TimestampTz *at);
+extern JsonbValue *se_apply_options(SeEval *ev, const SeExpr *x, JsonbValue *v);
 extern JsonbValue *se_apply_casts(SeEval *ev, const SeExpr *x, JsonbValue *v);
-extern void se_eval_fail(SeEval *ev, const char *code, const char *fmt,...) pg_attribute_printf(3, 4);
+extern void se_eval_fail(SeEval *ev, const char *code, const char *fmt, ...)
+	pg_attribute_printf(3, 4);
 /* Turn a caught error into INVALID; rethrows what must not be swallowed. */
 extern void se_eval_caught(SeEval *ev, MemoryContext cxt);
 extern bool se_parse_time(const char *text, TimestampTz *at);
@@ -307,10 +319,12 @@ extern char *se_format_time(TimestampTz at);
 
 /* ---- rendering, shared by all kinds of request ---- */
 
-extern void se_render_request(SeEval *ev, const SeRequestSpec *spec, bool takes_key, SeRendered *out);
+extern void se_render_request(SeEval *ev, const SeRequestSpec *spec, bool takes_key,
+							  SeRendered *out);
 extern void se_append_percent(StringInfo buf, const char *text);
 extern void se_append_form(StringInfo buf, JsonbValue *value);
 extern const char *se_find_header(List *headers, const char *name);
-extern void se_classify_with(const SeManifest *m, const SeClassifySpec *own, const SeAnswer *a, SeVerdict *out);
+extern void se_classify_with(const SeManifest *m, const SeClassifySpec *own, const SeAnswer *a,
+							 SeVerdict *out);
 
-#endif							/* SE_EXPR_H */
+#endif /* SE_EXPR_H */

@@ -17,35 +17,30 @@
 
 #define MAX_DEPTH 64
 
-static const char *const known_variables[] = {
-	"doc", "param", "entity", "cursor", "headers", "status", "text", NULL
-};
+static const char *const known_variables[] = {"doc",	 "param",  "entity", "cursor",
+											  "headers", "status", "text",	 NULL};
 
 /* Keys of an expression object that say what it is; the others are options. */
 static const struct
 {
 	const char *key;
-	SeExprKind	kind;
-}			heads[] = {
-	{"$", SE_X_PATH}, {"$value", SE_X_VALUE}, {"$each", SE_X_EACH}, {"$if", SE_X_IF},
-	{"$concat", SE_X_CONCAT}, {"$first", SE_X_FIRST}, {"$merge", SE_X_MERGE},
-	{"$append", SE_X_APPEND}, {"$sum", SE_X_SUM}, {"$min", SE_X_MIN}, {"$max", SE_X_MAX},
-	{"$latest", SE_X_LATEST},
-	{"$const", SE_X_CONST}, {"$use", SE_X_OBJECT}
-};
+	SeExprKind kind;
+} heads[] = {{"$", SE_X_PATH},		 {"$value", SE_X_VALUE},   {"$each", SE_X_EACH},
+			 {"$if", SE_X_IF},		 {"$concat", SE_X_CONCAT}, {"$first", SE_X_FIRST},
+			 {"$merge", SE_X_MERGE}, {"$append", SE_X_APPEND}, {"$sum", SE_X_SUM},
+			 {"$min", SE_X_MIN},	 {"$max", SE_X_MAX},	   {"$latest", SE_X_LATEST},
+			 {"$const", SE_X_CONST}, {"$use", SE_X_OBJECT}};
 
 void
-se_bad_manifest(const char *at, const char *fmt,...)
+se_bad_manifest(const char *at, const char *fmt, ...)
 {
-	va_list		args;
-	char		message[1024];
+	va_list args;
+	char message[1024];
 
 	va_start(args, fmt);
 	vsnprintf(message, sizeof(message), fmt, args);
 	va_end(args);
-	ereport(ERROR,
-			(errcode(SE_ERRCODE_BAD_MANIFEST),
-			 errmsg("%s: %s", at[0] ? at : "/", message)));
+	ereport(ERROR, (errcode(SE_ERRCODE_BAD_MANIFEST), errmsg("%s: %s", at[0] ? at : "/", message)));
 }
 
 char *
@@ -80,7 +75,7 @@ se_pointer_index(const char *at, int i)
 static void
 check_variables(const char *at, const char *source)
 {
-	bool		quoted = false;
+	bool quoted = false;
 	const char *p;
 
 	for (p = source; *p; p++)
@@ -89,10 +84,11 @@ check_variables(const char *at, const char *source)
 			p++;
 		else if (*p == '"')
 			quoted = !quoted;
-		else if (*p == '$' && !quoted && (isalpha((unsigned char) p[1]) || p[1] == '_' || p[1] == '"'))
+		else if (*p == '$' && !quoted &&
+				 (isalpha((unsigned char) p[1]) || p[1] == '_' || p[1] == '"'))
 		{
-			size_t		n = 0;
-			int			i;
+			size_t n = 0;
+			int i;
 
 			while (isalnum((unsigned char) p[1 + n]) || p[1 + n] == '_')
 				n++;
@@ -109,7 +105,7 @@ JsonPath *
 se_compile_path(SeCompiler *c, const char *at, const char *source)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	JsonPath   *path = NULL;
+	JsonPath *path = NULL;
 
 	check_variables(at, source);
 	if (!c->secrets_allowed && strncmp(source, "$.secret", 8) == 0)
@@ -120,7 +116,7 @@ se_compile_path(SeCompiler *c, const char *at, const char *source)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *e;
+		ErrorData *e;
 
 		MemoryContextSwitchTo(cxt);
 		e = CopyErrorData();
@@ -157,7 +153,7 @@ se_compile_expr_of(SeCompiler *c, const char *at, JsonbValue *object, const char
 static SeExpr *
 new_expr(SeExprKind kind, const char *at, int nitems)
 {
-	SeExpr	   *x = palloc0(sizeof(SeExpr));
+	SeExpr *x = palloc0(sizeof(SeExpr));
 
 	x->kind = kind;
 	x->at = at;
@@ -173,7 +169,7 @@ new_expr(SeExprKind kind, const char *at, int nitems)
 static SeExpr *
 compile_path_expr(SeCompiler *c, const char *at, const char *source)
 {
-	SeExpr	   *x;
+	SeExpr *x;
 
 	if (strcmp(source, "$index") == 0)
 		return new_expr(SE_X_INDEX, at, 0);
@@ -185,7 +181,7 @@ compile_path_expr(SeCompiler *c, const char *at, const char *source)
 static SeExpr *
 constant_text(const char *at, const char *start, size_t len)
 {
-	SeExpr	   *x = new_expr(SE_X_CONST, at, 0);
+	SeExpr *x = new_expr(SE_X_CONST, at, 0);
 
 	x->constant = jv_string(pnstrdup(start, len));
 	return x;
@@ -195,7 +191,7 @@ constant_text(const char *at, const char *start, size_t len)
 static const char *
 placeholder_end(const char *p)
 {
-	bool		quoted = false;
+	bool quoted = false;
 
 	for (; *p; p++)
 	{
@@ -213,17 +209,17 @@ placeholder_end(const char *p)
 SeExpr *
 se_compile_text(SeCompiler *c, const char *at, const char *source)
 {
-	List	   *parts = NIL;
+	List *parts = NIL;
 	StringInfoData literal;
 	const char *p;
-	SeExpr	   *x;
-	ListCell   *lc;
+	SeExpr *x;
+	ListCell *lc;
 
 	initStringInfo(&literal);
 	for (p = source; *p; p++)
 	{
 		const char *end;
-		char	   *path;
+		char *path;
 
 		if (strncmp(p, "$${", 3) == 0)
 		{
@@ -254,7 +250,7 @@ se_compile_text(SeCompiler *c, const char *at, const char *source)
 	if (literal.len > 0)
 		parts = lappend(parts, constant_text(at, literal.data, literal.len));
 	x = new_expr(SE_X_TEXT, at, list_length(parts));
-	foreach(lc, parts)
+	foreach (lc, parts)
 		x->items[foreach_current_index(lc)] = lfirst(lc);
 	return x;
 }
@@ -262,8 +258,8 @@ se_compile_text(SeCompiler *c, const char *at, const char *source)
 static SeExpr *
 compile_items(SeCompiler *c, SeExprKind kind, const char *at, JsonbValue *node)
 {
-	SeExpr	   *x = new_expr(kind, at, jv_count(node));
-	JvIter		i;
+	SeExpr *x = new_expr(kind, at, jv_count(node));
+	JvIter i;
 
 	if (kind != SE_X_OBJECT && !JV_IS_ARRAY(node))
 		se_bad_manifest(at, "must be an array");
@@ -276,152 +272,24 @@ compile_items(SeCompiler *c, SeExprKind kind, const char *at, JsonbValue *node)
 
 		*value = i.value;
 		if (i.object && key[0] == '$' && key[1] == '$')
-			key++;				/* $$filter is a member named $filter */
+			key++; /* $$filter is a member named $filter */
 		else if (i.object && key[0] == '$')
-			se_bad_manifest(at, "unknown expression \"%s\" (a member of that name is written \"$%s\")",
+			se_bad_manifest(at,
+							"unknown expression \"%s\" (a member of that name is written \"$%s\")",
 							key, key);
 		x->keys[i.index] = i.object ? key : NULL;
-		x->items[i.index] = se_compile_expr(c, i.object ? se_pointer(at, i.key)
-											: se_pointer_index(at, i.index), value);
+		x->items[i.index] =
+			se_compile_expr(c, i.object ? se_pointer(at, i.key) : se_pointer_index(at, i.index),
+							value);
 	}
 	return x;
-}
-
-static void
-compile_casts(SeOptions *opt, const char *at, JsonbValue *v)
-{
-	JvIter		i;
-	int			n = JV_IS_ARRAY(v) ? jv_count(v) : 1;
-
-	opt->casts = palloc(n * sizeof(int));
-	if (v->type == jbvString)
-	{
-		opt->casts[opt->ncasts++] = se_cast_by_name(jv_text(v));
-		if (opt->casts[0] < 0)
-			se_bad_manifest(at, "unknown cast \"%s\"", jv_text(v));
-		return;
-	}
-	if (!JV_IS_ARRAY(v))
-		se_bad_manifest(at, "must be the name of a cast, or an array of them");
-	jv_iter_init(&i, v);
-	while (jv_iter_next(&i))
-	{
-		int			cast = i.value.type == jbvString ? se_cast_by_name(jv_text(&i.value)) : -1;
-
-		if (cast < 0)
-			se_bad_manifest(se_pointer_index(at, i.index), "unknown cast \"%s\"", jv_text(&i.value));
-		opt->casts[opt->ncasts++] = cast;
-	}
-}
-
-static const SeEnum *
-find_enum(SeCompiler *c, const char *at, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, c->enums)
-	{
-		SeEnum	   *e = lfirst(lc);
-
-		if (strcmp(e->name, name) == 0)
-			return e;
-	}
-	se_bad_manifest(at, "unknown enum \"%s\"", name);
-}
-
-static void
-compile_state(SeCompiler *c, SeOptions *opt, const char *at, JsonbValue *v)
-{
-	StringInfoData text;
-	JvIter		i;
-
-	opt->state_path = se_compile_path_of(c, at, v, "path");
-	if (opt->state_path == NULL || !JV_IS_ARRAY(jv_get(v, "in")))
-		se_bad_manifest(at, "needs \"path\" and \"in\"");
-	initStringInfo(&text);
-	jv_iter_init(&i, jv_get(v, "in"));
-	while (jv_iter_next(&i))
-	{
-		opt->state_in = lappend(opt->state_in, jv_text(&i.value));
-		appendStringInfo(&text, "%s%s", i.index ? " or " : "", jv_text(&i.value));
-	}
-	opt->state_text = text.data;
-}
-
-static void
-compile_option(SeCompiler *c, SeExpr *x, const char *at, const char *key, JsonbValue *v)
-{
-	SeOptions  *opt = x->opt;
-	char	   *text = v->type == jbvString ? jv_text(v) : NULL;
-
-	if (strcmp(key, "cast") == 0)
-		compile_casts(opt, at, v);
-	else if (strcmp(key, "currency") == 0)
-		opt->currency = se_compile_expr(c, at, v);
-	else if (strcmp(key, "zone") == 0)
-		opt->zone = se_compile_expr(c, at, v);
-	else if (strcmp(key, "default") == 0)
-		opt->default_value = se_compile_expr(c, at, v);
-	else if (strcmp(key, "format") == 0 && text)
-		opt->format = text;
-	else if (strcmp(key, "map") == 0 && text)
-		opt->map = find_enum(c, at, text);
-	else if (strcmp(key, "ref") == 0 && text)
-		opt->ref = text;
-	else if (strcmp(key, "by") == 0 && text)
-		opt->by = text;
-	else if (strcmp(key, "read") == 0 && text)
-		opt->ref_read = se_compile_path(c, at, text);
-	else if (strcmp(key, "state") == 0)
-		compile_state(c, opt, at, v);
-	else if (strcmp(key, "unbound") == 0 && text && strcmp(text, "null") == 0)
-		opt->unbound_null = true;
-	else if (strcmp(key, "fetch") == 0 && v->type == jbvBool)
-		opt->ref_fetch = v->val.boolean;
-	else if (strcmp(key, "required") == 0 && v->type == jbvBool)
-		opt->required = v->val.boolean;
-	else if (strcmp(key, "omit") == 0 && text && strcmp(text, "null") == 0)
-		opt->omit = SE_OMIT_NULL;
-	else if (strcmp(key, "omit") == 0 && text && strcmp(text, "empty") == 0)
-		opt->omit = SE_OMIT_EMPTY;
-	else if (strcmp(key, "omit") == 0 && text && strcmp(text, "create") == 0)
-		opt->omit = SE_OMIT_CREATE;
-	else if (strcmp(key, "omit") == 0 && text && strcmp(text, "never") == 0)
-		opt->omit = SE_OMIT_NEVER;
-	else
-		se_bad_manifest(at, "unknown option, or a value that it does not take");
-}
-
-/* Everything in an expression object that is not its head. */
-static void
-compile_options(SeCompiler *c, SeExpr *x, const char *at, JsonbValue *node, const char *head)
-{
-	JvIter		i;
-
-	jv_iter_init(&i, node);
-	while (jv_iter_next(&i))
-	{
-		JsonbValue *v = palloc(sizeof(JsonbValue));
-
-		if (strcmp(i.key, head) == 0 ||
-			(x->kind == SE_X_IF && (strcmp(i.key, "then") == 0 || strcmp(i.key, "else") == 0)) ||
-			(x->kind == SE_X_EACH && strcmp(i.key, "as") == 0))
-			continue;
-		*v = i.value;
-		if (x->opt == NULL)
-			x->opt = palloc0(sizeof(SeOptions));
-		compile_option(c, x, se_pointer(at, i.key), i.key, v);
-	}
-	if (x->opt && x->opt->ref == NULL && (x->opt->by || x->opt->state_path || x->opt->ref_fetch ||
-											x->opt->ref_read || x->opt->unbound_null))
-		se_bad_manifest(at, "\"by\", \"state\", \"read\", \"unbound\" and \"fetch\" go with \"ref\"");
 }
 
 static SeExpr *
 compile_use(SeCompiler *c, const char *at, JsonbValue *name)
 {
 	JsonbValue *body = name->type == jbvString ? jv_get(c->define, jv_text(name)) : NULL;
-	SeExpr	   *x = new_expr(SE_X_VALUE, at, 1);
+	SeExpr *x = new_expr(SE_X_VALUE, at, 1);
 
 	if (body == NULL)
 		se_bad_manifest(at, "\"$use\" names nothing in \"define\"");
@@ -432,7 +300,7 @@ compile_use(SeCompiler *c, const char *at, JsonbValue *name)
 static SeExpr *
 compile_if(SeCompiler *c, const char *at, JsonbValue *node)
 {
-	SeExpr	   *x = new_expr(SE_X_IF, at, 2);
+	SeExpr *x = new_expr(SE_X_IF, at, 2);
 
 	x->path = se_compile_path_of(c, at, node, "$if");
 	x->items[0] = se_compile_expr_of(c, at, node, "then");
@@ -445,7 +313,7 @@ compile_if(SeCompiler *c, const char *at, JsonbValue *node)
 static SeExpr *
 compile_each(SeCompiler *c, const char *at, JsonbValue *node)
 {
-	SeExpr	   *x = new_expr(SE_X_EACH, at, 1);
+	SeExpr *x = new_expr(SE_X_EACH, at, 1);
 
 	x->path = se_compile_path_of(c, at, node, "$each");
 	x->items[0] = se_compile_expr_of(c, at, node, "as");
@@ -458,10 +326,10 @@ compile_each(SeCompiler *c, const char *at, JsonbValue *node)
 static SeExpr *
 compile_fold(SeCompiler *c, SeExprKind kind, const char *at, JsonbValue *v)
 {
-	bool		several = JV_IS_ARRAY(v);
-	int			n = several ? jv_count(v) : 1;
-	SeExpr	   *x = new_expr(kind, at, n);
-	int			i;
+	bool several = JV_IS_ARRAY(v);
+	int n = several ? jv_count(v) : 1;
+	SeExpr *x = new_expr(kind, at, n);
+	int i;
 
 	for (i = 0; i < n; i++)
 	{
@@ -481,7 +349,7 @@ compile_head(SeCompiler *c, const char *at, JsonbValue *node, const char *head, 
 {
 	JsonbValue *v = jv_get(node, head);
 	const char *head_at = se_pointer(at, head);
-	SeExpr	   *x;
+	SeExpr *x;
 
 	if (strcmp(head, "$use") == 0)
 		return compile_use(c, head_at, v);
@@ -516,9 +384,9 @@ static SeExpr *
 compile_object(SeCompiler *c, const char *at, JsonbValue *node)
 {
 	const char *head = NULL;
-	SeExprKind	kind = SE_X_OBJECT;
-	SeExpr	   *x;
-	int			i;
+	SeExprKind kind = SE_X_OBJECT;
+	SeExpr *x;
+	int i;
 
 	for (i = 0; i < lengthof(heads); i++)
 	{
@@ -532,15 +400,15 @@ compile_object(SeCompiler *c, const char *at, JsonbValue *node)
 	if (head == NULL)
 		return compile_items(c, SE_X_OBJECT, at, node);
 	x = compile_head(c, at, node, head, kind);
-	compile_options(c, x, at, node, head);
+	se_compile_options(c, x, at, node, head);
 	return x;
 }
 
 SeExpr *
 se_compile_expr(SeCompiler *c, const char *at, JsonbValue *node)
 {
-	SeExpr	   *x;
-	char	   *text;
+	SeExpr *x;
+	char *text;
 
 	check_stack_depth();
 	/* A definition that uses itself would go on for ever. */
@@ -571,8 +439,8 @@ se_compile_expr(SeCompiler *c, const char *at, JsonbValue *node)
 List *
 se_compile_named(SeCompiler *c, const char *at, JsonbValue *object)
 {
-	List	   *list = NIL;
-	JvIter		i;
+	List *list = NIL;
+	JvIter i;
 
 	jv_iter_init(&i, object);
 	while (jv_iter_next(&i))
@@ -586,35 +454,4 @@ se_compile_named(SeCompiler *c, const char *at, JsonbValue *object)
 		list = lappend(list, n);
 	}
 	return list;
-}
-
-/* Interval text or a number of milliseconds. */
-int64
-se_parse_duration(const char *at, JsonbValue *v)
-{
-	char	   *text = jv_text(v);
-	char	   *unit;
-	double		amount;
-	static const struct
-	{
-		const char *name;
-		int64		ms;
-	}			units[] = {
-		{"ms", 1}, {"s", 1000}, {"second", 1000}, {"seconds", 1000}, {"min", 60000},
-		{"minute", 60000}, {"minutes", 60000}, {"h", 3600000}, {"hour", 3600000},
-		{"hours", 3600000}, {"d", 86400000}, {"day", 86400000}, {"days", 86400000}
-	};
-	int			i;
-
-	if (text == NULL)
-		se_bad_manifest(at, "must be a duration");
-	amount = strtod(text, &unit);
-	while (*unit == ' ')
-		unit++;
-	if (*unit == '\0' && v->type == jbvNumeric)
-		return (int64) amount;
-	for (i = 0; i < lengthof(units); i++)
-		if (strcmp(units[i].name, unit) == 0 && amount >= 0 && amount < 100000)
-			return (int64) (amount * units[i].ms);
-	se_bad_manifest(at, "\"%s\" is no duration (for example \"500 ms\", \"30 s\", \"24 hours\")", text);
 }

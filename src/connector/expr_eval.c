@@ -29,18 +29,18 @@ se_eval_init(SeEval *ev, const SeManifest *m, Jsonb *root, Jsonb *vars)
 }
 
 void
-se_eval_fail(SeEval *ev, const char *code, const char *fmt,...)
+se_eval_fail(SeEval *ev, const char *code, const char *fmt, ...)
 {
 	StringInfoData buf;
-	int			len;
+	int len;
 
 	if (ev->status != SE_RENDER_OK)
 		return;
 	initStringInfo(&buf);
 	for (;;)
 	{
-		va_list		args;
-		int			needed;
+		va_list args;
+		int needed;
 
 		va_start(args, fmt);
 		needed = appendStringInfoVA(&buf, fmt, args);
@@ -59,8 +59,8 @@ se_eval_fail(SeEval *ev, const char *code, const char *fmt,...)
 void
 se_eval_caught(SeEval *ev, MemoryContext cxt)
 {
-	ErrorData  *e;
-	int			category;
+	ErrorData *e;
+	int category;
 
 	MemoryContextSwitchTo(cxt);
 	e = CopyErrorData();
@@ -70,9 +70,8 @@ se_eval_caught(SeEval *ev, MemoryContext cxt)
 	 * Only what data alone can cause is swallowed without a subtransaction.
 	 * A callback may have locks and buffers open when it fails.
 	 */
-	if (ev->in_callback ||
-		(category != ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) &&
-		 category != ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED)))
+	if (ev->in_callback || (category != ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) &&
+							category != ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED)))
 		PG_RE_THROW();
 	FlushErrorState();
 	ev->status = SE_RENDER_OK;
@@ -91,7 +90,7 @@ se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a)
 {
 	JsonbParseState *state = NULL;
 	JsonbValue *b = base && JB_ROOT_IS_OBJECT(base) ? jv_from_jsonb(base) : NULL;
-	ListCell   *lc;
+	ListCell *lc;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	push_var(&state, b, "doc", doc);
@@ -101,12 +100,12 @@ se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a)
 	jv_push_member(&state, "status", a ? jv_int(a->status) : NULL);
 	jv_push_key(&state, "headers");
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	foreach(lc, a ? a->headers : NIL)
+	foreach (lc, a ? a->headers : NIL)
 	{
-		SeHeader   *h = lfirst(lc);
-		char	   *name = pstrdup(h->name);
-		char	   *value = pg_any_to_server(pstrdup(h->value), strlen(h->value), PG_SQL_ASCII);
-		char	   *p;
+		SeHeader *h = lfirst(lc);
+		char *name = pstrdup(h->name);
+		char *value = pg_any_to_server(pstrdup(h->value), strlen(h->value), PG_SQL_ASCII);
+		char *p;
 
 		for (p = name; *p; p++)
 			*p = pg_ascii_tolower((unsigned char) *p);
@@ -118,7 +117,7 @@ se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a)
 	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	if (a && a->json == NULL && a->body_len > 0)
 	{
-		int			len = pg_mbcliplen(a->body, Min(a->body_len, 100000), 2000);
+		int len = pg_mbcliplen(a->body, Min(a->body_len, 100000), 2000);
 
 		if (pg_verify_mbstr(GetDatabaseEncoding(), a->body, len, true))
 			jv_push_member(&state, "text", jv_string(pnstrdup(a->body, len)));
@@ -133,7 +132,7 @@ static Jsonb *
 call_path(PGFunction fn, SeEval *ev, JsonPath *path)
 {
 	LOCAL_FCINFO(fcinfo, 4);
-	Datum		result;
+	Datum result;
 
 	InitFunctionCallInfoData(*fcinfo, NULL, 4, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = JsonbPGetDatum(ev->root);
@@ -156,7 +155,7 @@ se_eval_path(SeEval *ev, JsonPath *path)
 JsonbValue *
 se_eval_path_array(SeEval *ev, JsonPath *path)
 {
-	Jsonb	   *all = call_path(jsonb_path_query_array_tz, ev, path);
+	Jsonb *all = call_path(jsonb_path_query_array_tz, ev, path);
 	JsonbValue *v = jv_from_jsonb(all);
 	JsonbValue *only;
 
@@ -185,19 +184,6 @@ se_eval_predicate(SeEval *ev, JsonPath *path)
 /* ---- one kind each ---- */
 
 static bool
-is_null(JsonbValue *v)
-{
-	return v == NULL || v->type == jbvNull;
-}
-
-static bool
-is_empty(JsonbValue *v)
-{
-	return is_null(v) || (v->type == jbvString && v->val.string.len == 0) ||
-		(v->type == jbvBinary && jv_count(v) == 0);
-}
-
-static bool
 left_out(SeEval *ev, const SeExpr *x, JsonbValue *v)
 {
 	switch (x->opt ? x->opt->omit : SE_OMIT_DEFAULT)
@@ -205,11 +191,11 @@ left_out(SeEval *ev, const SeExpr *x, JsonbValue *v)
 		case SE_OMIT_NEVER:
 			return false;
 		case SE_OMIT_CREATE:
-			return ev->creating && is_null(v);
+			return ev->creating && jv_is_null(v);
 		case SE_OMIT_EMPTY:
-			return is_empty(v);
+			return jv_is_empty(v);
 		case SE_OMIT_NULL:
-			return is_null(v);
+			return jv_is_null(v);
 		default:
 			/* {"$const": null} is meant; a null that was found is not worth sending. */
 			return v == NULL || (v->type == jbvNull && x->kind != SE_X_CONST);
@@ -226,8 +212,7 @@ static JsonbValue *
 eval_object(SeEval *ev, const SeExpr *x)
 {
 	JsonbParseState *state = NULL;
-	int			i,
-				members = 0;
+	int i, members = 0;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (i = 0; i < x->nitems; i++)
@@ -252,7 +237,7 @@ static JsonbValue *
 eval_array(SeEval *ev, const SeExpr *x)
 {
 	JsonbParseState *state = NULL;
-	int			i;
+	int i;
 
 	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	for (i = 0; i < x->nitems; i++)
@@ -276,10 +261,10 @@ eval_each(SeEval *ev, const SeExpr *x)
 {
 	JsonbParseState *state = NULL;
 	JsonbValue *list = se_eval_path_array(ev, x->path);
-	Jsonb	   *root = ev->root;
-	int			index = ev->index;
-	int			n = 0;
-	JvIter		i;
+	Jsonb *root = ev->root;
+	int index = ev->index;
+	int n = 0;
+	JvIter i;
 
 	if (jv_count(list) == 0)
 		return NULL;
@@ -294,7 +279,7 @@ eval_each(SeEval *ev, const SeExpr *x)
 		v = se_eval(ev, x->items[0]);
 		if (ev->status != SE_RENDER_OK)
 			return NULL;
-		if (is_null(v))
+		if (jv_is_null(v))
 			continue;
 		jv_push_value(&state, false, v);
 		n++;
@@ -308,12 +293,12 @@ static JsonbValue *
 eval_text(SeEval *ev, const SeExpr *x, bool missing_is_empty)
 {
 	StringInfoData buf;
-	int			i;
+	int i;
 
 	initStringInfo(&buf);
 	for (i = 0; i < x->nitems; i++)
 	{
-		char	   *part = jv_text(se_eval(ev, x->items[i]));
+		char *part = jv_text(se_eval(ev, x->items[i]));
 
 		if (ev->status != SE_RENDER_OK || (part == NULL && !missing_is_empty))
 			return NULL;
@@ -326,17 +311,17 @@ static JsonbValue *
 eval_merge(SeEval *ev, const SeExpr *x)
 {
 	JsonbParseState *state = NULL;
-	int			i;
+	int i;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (i = 0; i < x->nitems; i++)
 	{
 		JsonbValue *v = se_eval(ev, x->items[i]);
-		JvIter		it;
+		JvIter it;
 
 		if (ev->status != SE_RENDER_OK)
 			return NULL;
-		if (is_null(v))
+		if (jv_is_null(v))
 			continue;
 		jv_iter_init(&it, v);
 		/* The builder keeps the last of several equal keys. */
@@ -355,14 +340,13 @@ static JsonbValue *
 eval_append(SeEval *ev, const SeExpr *x)
 {
 	JsonbParseState *state = NULL;
-	int			i,
-				n = 0;
+	int i, n = 0;
 
 	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	for (i = 0; i < x->nitems; i++)
 	{
 		JsonbValue *v = se_eval(ev, x->items[i]);
-		JvIter		it;
+		JvIter it;
 
 		if (ev->status != SE_RENDER_OK)
 			return NULL;
@@ -392,19 +376,19 @@ numeric_value(Numeric n)
 static JsonbValue *
 eval_fold(SeEval *ev, const SeExpr *x)
 {
-	Numeric		total = x->kind == SE_X_SUM ? int64_to_numeric(0) : NULL;
-	int			i;
+	Numeric total = x->kind == SE_X_SUM ? int64_to_numeric(0) : NULL;
+	int i;
 
 	for (i = 0; i < x->nitems; i++)
 	{
-		JvIter		it;
+		JvIter it;
 
 		jv_iter_init(&it, se_eval_path_array(ev, x->items[i]->path));
 		while (jv_iter_next(&it))
 		{
-			char	   *text = jv_text(&it.value);
-			char		plain[400];
-			Datum		n;
+			char *text = jv_text(&it.value);
+			char plain[400];
+			Datum n;
 
 			if (text == NULL)
 				continue;
@@ -418,9 +402,9 @@ eval_fold(SeEval *ev, const SeExpr *x)
 			if (total == NULL)
 				total = DatumGetNumeric(n);
 			else
-				total = DatumGetNumeric(DirectFunctionCall2(x->kind == SE_X_SUM ? numeric_add
+				total = DatumGetNumeric(DirectFunctionCall2(x->kind == SE_X_SUM	  ? numeric_add
 															: x->kind == SE_X_MIN ? numeric_smaller
-															: numeric_larger,
+																				  : numeric_larger,
 															NumericGetDatum(total), n));
 		}
 	}
@@ -430,9 +414,9 @@ eval_fold(SeEval *ev, const SeExpr *x)
 static bool
 later_of(SeEval *ev, JsonbValue *v, TimestampTz *latest, bool *any)
 {
-	char	   *text = jv_text(v);
+	char *text = jv_text(v);
 	TimestampTz at;
-	JvIter		it;
+	JvIter it;
 
 	if (JV_IS_ARRAY(v))
 	{
@@ -459,8 +443,8 @@ static JsonbValue *
 eval_latest(SeEval *ev, const SeExpr *x)
 {
 	TimestampTz latest = 0;
-	bool		any = false;
-	int			i;
+	bool any = false;
+	int i;
 
 	for (i = 0; i < x->nitems; i++)
 		if (!later_of(ev, se_eval(ev, x->items[i]), &latest, &any))
@@ -472,7 +456,7 @@ static JsonbValue *
 eval_kind(SeEval *ev, const SeExpr *x)
 {
 	JsonbValue *v;
-	int			i;
+	int i;
 
 	switch (x->kind)
 	{
@@ -499,7 +483,7 @@ eval_kind(SeEval *ev, const SeExpr *x)
 			for (i = 0; i < x->nitems; i++)
 			{
 				v = se_eval(ev, x->items[i]);
-				if (!is_null(v) || ev->status != SE_RENDER_OK)
+				if (!jv_is_null(v) || ev->status != SE_RENDER_OK)
 					return v;
 			}
 			return NULL;
@@ -519,130 +503,6 @@ eval_kind(SeEval *ev, const SeExpr *x)
 	return NULL;
 }
 
-/* ---- options ---- */
-
-/* The list is the enum's; "*" stands for everything not named. */
-static JsonbValue *
-apply_map(SeEval *ev, const SeExpr *x, JsonbValue *v)
-{
-	const SeEnum *e = x->opt->map;
-	char	   *text = jv_text(v);
-	JsonbValue *pairs = ev->inbound ? e->pull : e->push;
-	JsonbValue *hit = jv_get(pairs, text);
-
-	if (hit == NULL)
-		hit = jv_get(pairs, "*");
-	if (hit == NULL)
-		se_eval_fail(ev, "unknown_value", "value \"%s\" is not in enum \"%s\"", text, e->name);
-	return hit;
-}
-
-static void
-wait_for(SeEval *ev, const SeExpr *x, const char *key, bool bound)
-{
-	const SeOptions *opt = x->opt;
-
-	ev->status = SE_RENDER_WAIT;
-	ev->code = pstrdup("waiting");
-	ev->wait_object = pstrdup(opt->ref);
-	ev->wait_key = pstrdup(key);
-	ev->wait_by = opt->by ? pstrdup(opt->by) : NULL;
-	ev->wait_state = opt->state_text ? pstrdup(opt->state_text) : NULL;
-	ev->wait_fetch = opt->ref_fetch;
-	ev->message = psprintf("%s: waits for %s %s to be %s", x->at, opt->ref, key,
-						   bound ? opt->state_text : "bound");
-}
-
-static bool
-in_state(SeEval *ev, const SeOptions *opt, Jsonb *raw)
-{
-	SeEval		inner;
-	char	   *state;
-	ListCell   *lc;
-
-	if (raw == NULL)
-		return false;
-	se_eval_init(&inner, ev->m, raw, ev->vars);
-	state = jv_text(jv_from_jsonb(se_eval_path(&inner, opt->state_path)));
-	foreach(lc, opt->state_in)
-		if (state && strcmp(state, lfirst(lc)) == 0)
-			return true;
-	return false;
-}
-
-/* A part of the referenced remote record; until we have seen that record, wait. */
-static JsonbValue *
-read_raw(SeEval *ev, const SeExpr *x, const char *key, Jsonb *raw)
-{
-	SeEval		inner;
-	Jsonb	   *found = NULL;
-
-	if (raw)
-	{
-		se_eval_init(&inner, ev->m, raw, ev->vars);
-		found = se_eval_path(&inner, x->opt->ref_read);
-	}
-	else
-	{
-		wait_for(ev, x, key, true);
-		ev->wait_state = pstrdup("read back");
-		ev->message = psprintf("%s: waits for %s %s to be read back", x->at, x->opt->ref, key);
-	}
-	return jv_from_jsonb(found);
-}
-
-static JsonbValue *
-apply_ref(SeEval *ev, const SeExpr *x, JsonbValue *v)
-{
-	const SeOptions *opt = x->opt;
-	char	   *key = jv_text(v);
-	char	   *found = NULL;
-	Jsonb	   *raw = NULL;
-	bool		bound;
-
-	if (ev->refs == NULL)
-	{
-		se_eval_fail(ev, "no_references", "references cannot be resolved here");
-		return NULL;
-	}
-	ev->in_callback = true;
-	if (ev->inbound)
-		bound = ev->refs->to_ours(ev->refs->arg, opt->ref, opt->by, key, &found);
-	else
-		bound = ev->refs->to_remote(ev->refs->arg, opt->ref, opt->by, key, opt->state_path || opt->ref_read,
-									&found, &raw);
-	ev->in_callback = false;
-	if (!bound && opt->unbound_null)
-		return NULL;
-	if (!bound || (opt->state_path && !ev->inbound && !in_state(ev, opt, raw)))
-	{
-		wait_for(ev, x, key, bound);
-		return NULL;
-	}
-	if (opt->ref_read && !ev->inbound)
-		return read_raw(ev, x, key, raw);
-	return jv_string(found);
-}
-
-static JsonbValue *
-apply_options(SeEval *ev, const SeExpr *x, JsonbValue *v)
-{
-	const SeOptions *opt = x->opt;
-
-	if (is_null(v) && opt->default_value)
-		v = se_eval(ev, opt->default_value);
-	ev->at = x->at;
-	if (ev->status == SE_RENDER_OK && !is_null(v) && opt->map)
-		v = apply_map(ev, x, v);
-	if (ev->status == SE_RENDER_OK && !is_null(v) && opt->ref)
-		v = apply_ref(ev, x, v);
-	if (ev->status == SE_RENDER_OK && opt->ncasts > 0)
-		v = se_apply_casts(ev, x, v);
-	if (ev->status == SE_RENDER_OK && opt->required && is_empty(v))
-		se_eval_fail(ev, "required", "a value is required");
-	return ev->status == SE_RENDER_OK ? v : NULL;
-}
-
 JsonbValue *
 se_eval(SeEval *ev, const SeExpr *x)
 {
@@ -654,7 +514,7 @@ se_eval(SeEval *ev, const SeExpr *x)
 	ev->at = x->at;
 	v = eval_kind(ev, x);
 	if (ev->status == SE_RENDER_OK && x->opt)
-		v = apply_options(ev, x, v);
+		v = se_apply_options(ev, x, v);
 	return ev->status == SE_RENDER_OK ? v : NULL;
 }
 
@@ -667,7 +527,7 @@ se_eval_text(SeEval *ev, const SeExpr *x)
 bool
 se_eval_time(SeEval *ev, const SeExpr *x, TimestampTz *at)
 {
-	char	   *text = se_eval_text(ev, x);
+	char *text = se_eval_text(ev, x);
 
 	if (text == NULL)
 		return false;

@@ -17,7 +17,7 @@
 static void
 check_schema(Jsonb *doc)
 {
-	char	   *text = JsonbToCString(NULL, &doc->root, VARSIZE(doc));
+	char *text = JsonbToCString(NULL, &doc->root, VARSIZE(doc));
 	SeSchemaError fault;
 
 	if (!se_schema_check(se_manifest_schema, pg_server_to_any(text, strlen(text), PG_UTF8), &fault))
@@ -32,8 +32,8 @@ compile_pairs(SeEnum *e, const char *at, JsonbValue *pairs)
 {
 	JsonbParseState *push = NULL;
 	JsonbParseState *pull = NULL;
-	List	   *seen = NIL;
-	JvIter		i;
+	List *seen = NIL;
+	JvIter i;
 
 	pushJsonbValue(&push, WJB_BEGIN_OBJECT, NULL);
 	pushJsonbValue(&pull, WJB_BEGIN_OBJECT, NULL);
@@ -41,21 +41,22 @@ compile_pairs(SeEnum *e, const char *at, JsonbValue *pairs)
 	while (jv_iter_next(&i))
 	{
 		JsonbValue *all = palloc(sizeof(JsonbValue));
-		int			n,
-					k;
+		int n, k;
 
 		*all = i.value;
 		n = JV_IS_ARRAY(all) ? jv_count(all) : 1;
 		for (k = 0; k < n; k++)
 		{
-			JsonbValue *theirs = JV_IS_ARRAY(all)
-				? getIthJsonbValueFromContainer(all->val.binary.data, k) : all;
-			char	   *text = jv_text(theirs);
-			ListCell   *lc;
+			JsonbValue *theirs =
+				JV_IS_ARRAY(all) ? getIthJsonbValueFromContainer(all->val.binary.data, k) : all;
+			char *text = jv_text(theirs);
+			ListCell *lc;
 
-			foreach(lc, seen)
+			foreach (lc, seen)
 				if (strcmp(lfirst(lc), text) == 0)
-					se_bad_manifest(at, "\"%s\" stands for several values of ours: use \"push\" and \"pull\"", text);
+					se_bad_manifest(
+						at, "\"%s\" stands for several values of ours: use \"push\" and \"pull\"",
+						text);
 			seen = lappend(seen, text);
 			if (k == 0)
 				jv_push_member(&push, i.key, theirs);
@@ -69,12 +70,12 @@ compile_pairs(SeEnum *e, const char *at, JsonbValue *pairs)
 static void
 compile_enums(SeCompiler *c, JsonbValue *enums)
 {
-	JvIter		i;
+	JvIter i;
 
 	jv_iter_init(&i, enums);
 	while (jv_iter_next(&i))
 	{
-		SeEnum	   *e = palloc0(sizeof(SeEnum));
+		SeEnum *e = palloc0(sizeof(SeEnum));
 		JsonbValue *v = palloc(sizeof(JsonbValue));
 
 		*v = i.value;
@@ -96,9 +97,9 @@ SeRequestSpec *
 se_compile_request(SeCompiler *c, const char *at, JsonbValue *node, SeEncoding encoding)
 {
 	SeRequestSpec *r = palloc0(sizeof(SeRequestSpec));
-	char	   *method = jv_get_text(node, "method");
-	char	   *own = jv_get_text(node, "encoding");
-	char	   *path = jv_get_text(node, "path");
+	char *method = jv_get_text(node, "method");
+	char *own = jv_get_text(node, "encoding");
+	char *path = jv_get_text(node, "path");
 
 	r->at = at;
 	r->method = method ? method : "GET";
@@ -132,16 +133,16 @@ compile_status(SeRule *rule, const char *at, const char *text)
 static SeRule *
 compile_rule(SeCompiler *c, const char *at, JsonbValue *node)
 {
-	SeRule	   *rule = palloc0(sizeof(SeRule));
-	char	   *outcome = jv_get_text(node, "outcome");
-	JvIter		i;
-	int			o;
+	SeRule *rule = palloc0(sizeof(SeRule));
+	char *outcome = jv_get_text(node, "outcome");
+	JvIter i;
+	int o;
 
 	compile_status(rule, se_pointer(at, "status"), jv_get_text(node, "status"));
 	jv_iter_init(&i, jv_get(node, "header"));
 	while (jv_iter_next(&i))
 	{
-		SeHeader   *h = palloc(sizeof(SeHeader));
+		SeHeader *h = palloc(sizeof(SeHeader));
 
 		h->name = i.key;
 		h->value = jv_text(&i.value);
@@ -162,7 +163,7 @@ SeClassifySpec *
 se_compile_rules(SeCompiler *c, const char *at, JsonbValue *rules)
 {
 	SeClassifySpec *spec = palloc0(sizeof(SeClassifySpec));
-	JvIter		i;
+	JvIter i;
 
 	jv_iter_init(&i, rules);
 	while (jv_iter_next(&i))
@@ -217,7 +218,8 @@ add_basic_header(SeCompiler *c, SeAuthSpec *auth, JsonbValue *node)
 	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	jv_push_value(&state, false, jv_get(node, "user"));
 	jv_push_value(&state, false, jv_string(":"));
-	jv_push_value(&state, false, jv_get(node, "password") ? jv_get(node, "password") : jv_string(""));
+	jv_push_value(&state, false,
+				  jv_get(node, "password") ? jv_get(node, "password") : jv_string(""));
 	pushJsonbValue(&state, WJB_END_ARRAY, NULL);
 	inner = jv_from_jsonb(jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
 
@@ -229,7 +231,9 @@ add_basic_header(SeCompiler *c, SeAuthSpec *auth, JsonbValue *node)
 	jv_push_value(&state, false, inner);
 	pushJsonbValue(&state, WJB_END_ARRAY, NULL);
 	n->name = "Authorization";
-	n->expr = se_compile_expr(c, "/auth", jv_from_jsonb(jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL))));
+	n->expr =
+		se_compile_expr(c, "/auth",
+						jv_from_jsonb(jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL))));
 	auth->headers = lappend(auth->headers, n);
 }
 
@@ -237,13 +241,13 @@ static void
 compile_auth(SeCompiler *c, JsonbValue *node)
 {
 	SeAuthSpec *auth = palloc0(sizeof(SeAuthSpec));
-	char	   *type = node ? jv_get_text(node, "type") : "none";
+	char *type = node ? jv_get_text(node, "type") : "none";
 
 	c->m->auth = auth;
 	c->secrets_allowed = true;
 	if (strcmp(type, "bearer") == 0)
 	{
-		char	   *secret = jv_get_text(node, "secret");
+		char *secret = jv_get_text(node, "secret");
 
 		if (secret == NULL || se_manifest_secret(c->m, secret) == NULL)
 			se_bad_manifest("/auth/secret", "must name a declared secret");
@@ -276,8 +280,8 @@ compile_auth(SeCompiler *c, JsonbValue *node)
 static List *
 compile_declared(JsonbValue *object)
 {
-	List	   *list = NIL;
-	JvIter		i;
+	List *list = NIL;
+	JvIter i;
 
 	jv_iter_init(&i, object);
 	while (jv_iter_next(&i))
@@ -297,18 +301,19 @@ compile_declared(JsonbValue *object)
 static void
 compile_limits(SeManifest *m, JsonbValue *node)
 {
-	char	   *rate = jv_get_text(node, "rate");
-	char	   *text;
+	char *rate = jv_get_text(node, "rate");
+	char *text;
 
 	if (rate)
 	{
-		char	   *slash = strchr(rate, '/');
+		char *slash = strchr(rate, '/');
 
 		m->limits.rate = atoi(rate);
-		m->limits.rate_per_ms = slash
-			? se_parse_duration("/limits/rate", jv_string(psprintf("1 %s", slash + 1))) : 0;
+		m->limits.rate_per_ms =
+			slash ? se_parse_duration("/limits/rate", jv_string(psprintf("1 %s", slash + 1))) : 0;
 		if (m->limits.rate <= 0 || m->limits.rate_per_ms <= 0)
-			se_bad_manifest("/limits/rate", "\"%s\" is no rate, as in \"25/s\" or \"500/min\"", rate);
+			se_bad_manifest("/limits/rate", "\"%s\" is no rate, as in \"25/s\" or \"500/min\"",
+							rate);
 	}
 	text = jv_get_text(node, "in_flight");
 	m->limits.in_flight = text ? atoi(text) : 0;
@@ -321,19 +326,20 @@ compile_limits(SeManifest *m, JsonbValue *node)
 static void
 compile_idempotency(SeManifest *m, JsonbValue *node)
 {
-	char	   *length = jv_get_text(node, "max_length");
+	char *length = jv_get_text(node, "max_length");
 
 	m->idempotency.header = jv_get_text(node, "header");
 	m->idempotency.max_length = length ? atoi(length) : 255;
 	if (jv_get(node, "lifetime"))
-		m->idempotency.lifetime_ms = se_parse_duration("/idempotency/lifetime", jv_get(node, "lifetime"));
+		m->idempotency.lifetime_ms =
+			se_parse_duration("/idempotency/lifetime", jv_get(node, "lifetime"));
 }
 
 static void
 compile_top(SeCompiler *c, JsonbValue *doc)
 {
 	SeManifest *m = c->m;
-	JvIter		i;
+	JvIter i;
 
 	m->name = jv_get_text(doc, "name");
 	m->version = jv_get_text(doc, "version");
@@ -357,9 +363,9 @@ se_manifest_compile(Jsonb *doc, MemoryContext cxt)
 {
 	MemoryContext old;
 	SeManifest *m;
-	SeCompiler	c = {0};
+	SeCompiler c = {0};
 	JsonbValue *v;
-	char	   *encoding;
+	char *encoding;
 
 	check_schema(doc);
 	old = MemoryContextSwitchTo(cxt);
@@ -389,9 +395,9 @@ se_manifest_compile(Jsonb *doc, MemoryContext cxt)
 static const SeDeclared *
 find_declared(List *list, const char *name)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, list)
+	foreach (lc, list)
 	{
 		SeDeclared *d = lfirst(lc);
 
@@ -416,9 +422,9 @@ se_manifest_secret(const SeManifest *m, const char *name)
 const SeManifestObject *
 se_manifest_object(const SeManifest *m, const char *object)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, m->objects)
+	foreach (lc, m->objects)
 	{
 		SeManifestObject *o = lfirst(lc);
 
@@ -431,9 +437,9 @@ se_manifest_object(const SeManifest *m, const char *object)
 const SeOperation *
 se_object_operation(const SeManifestObject *o, const char *operation)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, o->operations)
+	foreach (lc, o->operations)
 	{
 		SeOperation *op = lfirst(lc);
 

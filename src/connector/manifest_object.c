@@ -10,11 +10,9 @@ static const struct
 {
 	const char *name;
 	SeOperationKind kind;
-}			kinds[] = {
-	{"create", SE_OP_CREATE}, {"update", SE_OP_UPDATE}, {"delete", SE_OP_DELETE},
-	{"lookup", SE_OP_LOOKUP}, {"verify", SE_OP_VERIFY}, {"action", SE_OP_ACTION},
-	{"read", SE_OP_READ}
-};
+} kinds[] = {{"create", SE_OP_CREATE}, {"update", SE_OP_UPDATE}, {"delete", SE_OP_DELETE},
+			 {"lookup", SE_OP_LOOKUP}, {"verify", SE_OP_VERIFY}, {"action", SE_OP_ACTION},
+			 {"read", SE_OP_READ}};
 
 static bool
 get_bool(JsonbValue *object, const char *key, bool otherwise)
@@ -27,8 +25,8 @@ get_bool(JsonbValue *object, const char *key, bool otherwise)
 static SeOperationKind
 operation_kind(const char *name, JsonbValue *node)
 {
-	char	   *said = jv_get_text(node, "kind");
-	int			i;
+	char *said = jv_get_text(node, "kind");
+	int i;
 
 	for (i = 0; i < lengthof(kinds); i++)
 		if (strcmp(kinds[i].name, said ? said : name) == 0)
@@ -39,16 +37,16 @@ operation_kind(const char *name, JsonbValue *node)
 static List *
 compile_compare(SeCompiler *c, const char *at, JsonbValue *node)
 {
-	List	   *list = NIL;
-	JvIter		i;
+	List *list = NIL;
+	JvIter i;
 
 	jv_iter_init(&i, node);
 	while (jv_iter_next(&i))
 	{
-		SeCompare  *cmp = palloc0(sizeof(SeCompare));
+		SeCompare *cmp = palloc0(sizeof(SeCompare));
 		const char *here = se_pointer_index(at, i.index);
 		JsonbValue *v = palloc(sizeof(JsonbValue));
-		char	   *as;
+		char *as;
 
 		*v = i.value;
 		as = jv_get_text(v, "as");
@@ -75,7 +73,7 @@ compile_response(SeCompiler *c, const char *at, JsonbValue *node, JsonbValue *co
 	r->version_at = se_compile_expr_of(c, at, node, "version_at");
 	r->record = se_compile_expr_of(c, at, node, "record");
 	if (r->record == NULL && r->items)
-		r->record = se_compile_expr(c, at, jv_string("$"));	/* the match itself */
+		r->record = se_compile_expr(c, at, jv_string("$")); /* the match itself */
 	r->compare = compile_compare(c, compare_at, compare);
 	if (kind == SE_OP_LOOKUP && r->items == NULL)
 		se_bad_manifest(at, "a lookup needs \"items\"");
@@ -88,8 +86,8 @@ compile_response(SeCompiler *c, const char *at, JsonbValue *node, JsonbValue *co
 static bool
 honours_key(SeCompiler *c, JsonbValue *methods, JsonbValue *node, const char *method)
 {
-	JvIter		i;
-	bool		listed = false;
+	JvIter i;
+	bool listed = false;
 
 	if (c->m->idempotency.header == NULL)
 		return false;
@@ -104,7 +102,7 @@ compile_operation(SeCompiler *c, const char *at, JsonbValue *node, const char *n
 				  SeOperationKind kind, SeEncoding encoding)
 {
 	SeOperation *op = palloc0(sizeof(SeOperation));
-	char	   *on_found = jv_get_text(node, "on_found");
+	char *on_found = jv_get_text(node, "on_found");
 
 	op->name = name;
 	op->kind = kind;
@@ -113,9 +111,9 @@ compile_operation(SeCompiler *c, const char *at, JsonbValue *node, const char *n
 									jv_get(node, "compare"), se_pointer(at, "compare"), kind);
 	op->classify = se_compile_rules(c, se_pointer(at, "outcomes"), jv_get(node, "outcomes"));
 	op->found_updates = on_found && strcmp(on_found, "update") == 0;
-	op->settle_ms = jv_get(node, "settle_time")
-		? se_parse_duration(se_pointer(at, "settle_time"), jv_get(node, "settle_time"))
-		: c->m->settle_ms;
+	op->settle_ms = jv_get(node, "settle_time") ? se_parse_duration(se_pointer(at, "settle_time"),
+																	jv_get(node, "settle_time"))
+												: c->m->settle_ms;
 	return op;
 }
 
@@ -133,19 +131,19 @@ static const char *const change_names[] = {"create", "update", "delete"};
 static void
 check_then(SeManifestObject *o, const char *at)
 {
-	ListCell   *lc,
-			   *lr;
+	ListCell *lc, *lr;
 
-	foreach(lc, o->operations)
+	foreach (lc, o->operations)
 	{
 		SeOperation *op = lfirst(lc);
 
-		foreach(lr, op->classify->rules)
+		foreach (lr, op->classify->rules)
 		{
 			const char *then = ((SeRule *) lfirst(lr))->then;
 
 			if (then && strcmp(then, "missing") != 0 && se_object_operation(o, then) == NULL)
-				se_bad_manifest(se_pointer(at, op->name), "\"then\" names no operation: \"%s\"", then);
+				se_bad_manifest(se_pointer(at, op->name), "\"then\" names no operation: \"%s\"",
+								then);
 		}
 	}
 }
@@ -153,14 +151,14 @@ check_then(SeManifestObject *o, const char *at)
 static void
 compile_plan(SeManifestObject *o, const char *at, JsonbValue *plan)
 {
-	int			change;
+	int change;
 
 	for (change = SE_CREATE; change <= SE_DELETE; change++)
 	{
 		const char *here = se_pointer(at, change_names[change]);
 		JsonbValue *steps = jv_get(plan, change_names[change]);
 		const SeOperation *op;
-		JvIter		i;
+		JvIter i;
 
 		/* Without a plan, an operation of the change's own name is the plan. */
 		if (steps == NULL && (op = se_object_operation(o, change_names[change])) != NULL)
@@ -171,7 +169,8 @@ compile_plan(SeManifestObject *o, const char *at, JsonbValue *plan)
 		{
 			op = se_object_operation(o, jv_text(&i.value));
 			if (op == NULL)
-				se_bad_manifest(se_pointer_index(here, i.index), "names no operation of the object");
+				se_bad_manifest(se_pointer_index(here, i.index),
+								"names no operation of the object");
 			o->plan[change] = lappend(o->plan[change], (void *) op);
 		}
 	}
@@ -181,17 +180,18 @@ compile_plan(SeManifestObject *o, const char *at, JsonbValue *plan)
 static void
 check_financial(SeManifestObject *o, const char *at)
 {
-	ListCell   *lc;
-	bool		verified = false;
+	ListCell *lc;
+	bool verified = false;
 
-	foreach(lc, o->plan[SE_CREATE])
+	foreach (lc, o->plan[SE_CREATE])
 	{
 		SeOperation *op = lfirst(lc);
 
 		if (op->kind == SE_OP_VERIFY)
 			verified = true;
 		else if (op->kind == SE_OP_ACTION && !verified)
-			se_bad_manifest(at, "a financial object needs a \"verify\" step before \"%s\"", op->name);
+			se_bad_manifest(at, "a financial object needs a \"verify\" step before \"%s\"",
+							op->name);
 	}
 }
 
@@ -200,8 +200,8 @@ compile_push(SeCompiler *c, SeManifestObject *o, const char *at, JsonbValue *nod
 			 JsonbValue *methods, SeEncoding encoding)
 {
 	const char *ops_at = se_pointer(at, "operations");
-	char	   *lookup = jv_get_text(node, "lookup");
-	JvIter		i;
+	char *lookup = jv_get_text(node, "lookup");
+	JvIter i;
 
 	jv_iter_init(&i, jv_get(node, "operations"));
 	while (jv_iter_next(&i))
@@ -210,7 +210,8 @@ compile_push(SeCompiler *c, SeManifestObject *o, const char *at, JsonbValue *nod
 		SeOperation *op;
 
 		*v = i.value;
-		op = compile_operation(c, se_pointer(ops_at, i.key), v, i.key, operation_kind(i.key, v), encoding);
+		op = compile_operation(c, se_pointer(ops_at, i.key), v, i.key, operation_kind(i.key, v),
+							   encoding);
 		op->takes_key = honours_key(c, methods, v, op->request->method);
 		/* Found by value it may differ; a money document of ours is as we made it. */
 		if (jv_get(v, "on_found") == NULL)
@@ -231,7 +232,7 @@ compile_push(SeCompiler *c, SeManifestObject *o, const char *at, JsonbValue *nod
 void
 se_compile_objects(SeCompiler *c, JsonbValue *objects, SeEncoding encoding)
 {
-	JvIter		i;
+	JvIter i;
 
 	jv_iter_init(&i, objects);
 	while (jv_iter_next(&i))
@@ -244,7 +245,8 @@ se_compile_objects(SeCompiler *c, JsonbValue *objects, SeEncoding encoding)
 		o->name = i.key;
 		o->financial = get_bool(v, "financial", false);
 		if (jv_get(v, "pull"))
-			o->pull = se_compile_pull(c, se_pointer(at, "pull"), jv_get(v, "pull"), o->name, encoding);
+			o->pull =
+				se_compile_pull(c, se_pointer(at, "pull"), jv_get(v, "pull"), o->name, encoding);
 		if (jv_get(v, "push"))
 			compile_push(c, o, se_pointer(at, "push"), jv_get(v, "push"), c->methods, encoding);
 		c->m->objects = lappend(c->m->objects, o);

@@ -7,13 +7,14 @@
 #include "connector/expr.h"
 
 static SePageSpec *
-compile_page(SeCompiler *c, const char *at, JsonbValue *node, JsonbValue *cursor, const char *cursor_at)
+compile_page(SeCompiler *c, const char *at, JsonbValue *node, JsonbValue *cursor,
+			 const char *cursor_at)
 {
 	SePageSpec *p = palloc0(sizeof(SePageSpec));
 	JsonbValue *next = jv_get(node, "next");
 	const char *next_at = se_pointer(at, "next");
 	JsonbValue *flag;
-	char	   *text;
+	char *text;
 
 	p->items = se_compile_path_of(c, at, node, "items");
 	p->record = se_compile_path_of(c, at, node, "record");
@@ -60,7 +61,8 @@ compile_record(SeCompiler *c, const char *at, JsonbValue *node, JsonbValue *pull
 	{
 		r->lines = se_compile_path_of(c, lines_at, lines, "items");
 		r->line_skip = se_compile_path_of(c, lines_at, lines, "skip");
-		r->line_fields = se_compile_named(c, se_pointer(lines_at, "fields"), jv_get(lines, "fields"));
+		r->line_fields =
+			se_compile_named(c, se_pointer(lines_at, "fields"), jv_get(lines, "fields"));
 	}
 	return r;
 }
@@ -80,15 +82,15 @@ compile_more(SeCompiler *c, SePull *p, const char *at, JsonbValue *node, SeEncod
 static List *
 compile_match(JsonbValue *node)
 {
-	List	   *match = NIL;
-	JvIter		i;
+	List *match = NIL;
+	JvIter i;
 
 	jv_iter_init(&i, node);
 	while (jv_iter_next(&i))
 	{
-		List	   *columns = NIL;
+		List *columns = NIL;
 		JsonbValue *v = palloc(sizeof(JsonbValue));
-		JvIter		j;
+		JvIter j;
 
 		*v = i.value;
 		if (v->type == jbvString)
@@ -104,11 +106,12 @@ compile_match(JsonbValue *node)
 static void
 compile_policies(SePull *p, JsonbValue *node)
 {
-	char	   *missing = jv_get_text(node, "on_missing");
+	char *missing = jv_get_text(node, "on_missing");
 	JsonbValue *deleted = jv_get(node, "on_delete");
 
 	p->on_missing = missing == NULL || strcmp(missing, "insert") == 0 ? SE_MISSING_INSERT
-		: strcmp(missing, "inbox") == 0 ? SE_MISSING_INBOX : SE_MISSING_IGNORE;
+					: strcmp(missing, "inbox") == 0					  ? SE_MISSING_INBOX
+																	  : SE_MISSING_IGNORE;
 	p->on_delete = SE_DELETE_IGNORE;
 	if (JV_IS_OBJECT(deleted))
 	{
@@ -137,26 +140,31 @@ SePull *
 se_compile_pull(SeCompiler *c, const char *at, JsonbValue *node, const char *object,
 				SeEncoding encoding)
 {
-	SePull	   *p = palloc0(sizeof(SePull));
+	SePull *p = palloc0(sizeof(SePull));
 	JsonbValue *cursor = jv_get(node, "cursor");
 	const char *cursor_at = se_pointer(at, "cursor");
 	JsonbValue *scan = jv_get(node, "scan_deletes");
 
 	p->object = object;
 	p->list = se_compile_read(c, se_pointer(at, "list"), jv_get(node, "list"), "list", encoding);
-	p->events = se_compile_read(c, se_pointer(at, "events"), jv_get(node, "events"), "events", encoding);
-	p->fetch = se_compile_read(c, se_pointer(at, "fetch"), jv_get(node, "fetch"), "fetch", encoding);
+	p->events =
+		se_compile_read(c, se_pointer(at, "events"), jv_get(node, "events"), "events", encoding);
+	p->fetch =
+		se_compile_read(c, se_pointer(at, "fetch"), jv_get(node, "fetch"), "fetch", encoding);
 	if (p->list == NULL && p->events == NULL)
 		se_bad_manifest(at, "needs \"list\" or \"events\"");
 	if (p->list)
-		p->list_page = compile_page(c, se_pointer(at, "list"), jv_get(node, "list"), cursor, cursor_at);
+		p->list_page =
+			compile_page(c, se_pointer(at, "list"), jv_get(node, "list"), cursor, cursor_at);
 	if (p->events)
-		p->events_page = compile_page(c, se_pointer(at, "events"), jv_get(node, "events"), cursor, cursor_at);
+		p->events_page =
+			compile_page(c, se_pointer(at, "events"), jv_get(node, "events"), cursor, cursor_at);
 	compile_cursor(p, cursor_at, cursor);
 	p->newest_first = (p->events ? p->events_page : p->list_page)->newest_first;
 	p->record = compile_record(c, at, jv_get(node, "record"), node);
 	p->has_lines = p->record->lines != NULL;
-	compile_more(c, p, se_pointer(se_pointer(at, "lines"), "more"), jv_get(jv_get(node, "lines"), "more"), encoding);
+	compile_more(c, p, se_pointer(se_pointer(at, "lines"), "more"),
+				 jv_get(jv_get(node, "lines"), "more"), encoding);
 	p->match = compile_match(jv_get(node, "match"));
 	compile_policies(p, node);
 	p->scan_deletes = scan != NULL;

@@ -11,14 +11,14 @@ static JsonbValue *
 map_fields(SeEval *ev, List *fields)
 {
 	JsonbParseState *state = NULL;
-	ListCell   *lc;
+	ListCell *lc;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	foreach(lc, fields)
+	foreach (lc, fields)
 	{
 		SeNamedExpr *n = lfirst(lc);
 		JsonbValue *v = se_eval(ev, n->expr);
-		SeOmit		omit = n->expr->opt ? n->expr->opt->omit : SE_OMIT_DEFAULT;
+		SeOmit omit = n->expr->opt ? n->expr->opt->omit : SE_OMIT_DEFAULT;
 
 		if (ev->status != SE_RENDER_OK)
 			return NULL;
@@ -35,8 +35,8 @@ static Jsonb *
 map_lines(SeEval *ev, const SeRecordSpec *spec)
 {
 	JsonbParseState *state = NULL;
-	Jsonb	   *record = ev->root;
-	JvIter		i;
+	Jsonb *record = ev->root;
+	JvIter i;
 
 	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	jv_iter_init(&i, se_eval_path_array(ev, spec->lines));
@@ -93,7 +93,7 @@ se_map_record(const SeManifest *m, const SePull *pull, Jsonb *record, Jsonb *var
 			  const SeRefs *refs, SeMapped *out)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	SeEval		ev;
+	SeEval ev;
 
 	memset(out, 0, sizeof(*out));
 	se_eval_init(&ev, m, record, se_make_vars(vars, record, NULL, NULL));

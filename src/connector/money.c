@@ -12,21 +12,21 @@
 
 /* ISO 4217 as of 2026, without funds and precious metals; a space around each code. */
 static const char no_digits[] =
-" BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF ";
+	" BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF ";
 static const char two_digits[] =
-" AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD CAD"
-" CDF CHF CNY COP CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD"
-" HKD HNL HTG HUF IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD"
-" MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON"
-" RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD"
-" TZS UAH USD UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG ";
+	" AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD CAD"
+	" CDF CHF CNY COP CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD"
+	" HKD HNL HTG HUF IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD"
+	" MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON"
+	" RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD"
+	" TZS UAH USD UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG ";
 static const char three_digits[] = " BHD IQD JOD KWD LYD OMR TND ";
 static const char four_digits[] = " CLF UYW ";
 
 int
 se_iso_minor_units(const char *currency)
 {
-	char		needle[6];
+	char needle[6];
 
 	if (strlen(currency) != 3 || strspn(currency, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != 3)
 		return -1;
@@ -47,7 +47,7 @@ static bool
 split_decimal(const char *text, bool *negative, char *digits, size_t size, size_t *ndigits,
 			  size_t *nfraction)
 {
-	bool		point = false;
+	bool point = false;
 
 	*negative = (*text == '-');
 	if (*text == '-' || *text == '+')
@@ -72,14 +72,10 @@ split_decimal(const char *text, bool *negative, char *digits, size_t size, size_
 SeShift
 se_decimal_shift(const char *text, int places, bool integer, char *out, size_t size)
 {
-	char		digits[400];
-	bool		negative;
-	size_t		n,
-				fraction,
-				whole,
-				i,
-				o = 0;
-	bool		zero = true;
+	char digits[400];
+	bool negative;
+	size_t n, fraction, whole, i, o = 0;
+	bool zero = true;
 
 	if (strlen(text) > 300 || places > 60 || places < -60)
 		return SE_SHIFT_TOO_LONG;
@@ -96,7 +92,7 @@ se_decimal_shift(const char *text, int places, bool integer, char *out, size_t s
 	if (fraction >= n)
 	{
 		/* 0.05: the point stands before the first digit we have */
-		size_t		pad = fraction - n + 1;
+		size_t pad = fraction - n + 1;
 
 		memmove(digits + pad, digits, n);
 		memset(digits, '0', pad);
@@ -135,27 +131,17 @@ bool
 se_parse_http_date(const char *text, int64_t *seconds)
 {
 	static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-	char		day_name[4],
-				month[4],
-				rest[4];
-	int			day,
-				year,
-				hour,
-				minute,
-				second,
-				m;
+	char day_name[4], month[4], rest[4];
+	int day, year, hour, minute, second, m;
 	const char *found;
-	int64_t		y,
-				era,
-				yoe,
-				doy,
-				doe;
+	int64_t y, era, yoe, doy, doe;
 
 	if (sscanf(text, "%3[A-Za-z], %2d %3[A-Za-z] %4d %2d:%2d:%2d %3s", day_name, &day, month, &year,
 			   &hour, &minute, &second, rest) != 8)
 		return false;
 	found = strstr(months, month);
-	if (strlen(month) != 3 || found == NULL || (found - months) % 3 != 0 || strcmp(rest, "GMT") != 0)
+	if (strlen(month) != 3 || found == NULL || (found - months) % 3 != 0 ||
+		strcmp(rest, "GMT") != 0)
 		return false;
 	if (day < 1 || day > 31 || year < 1970 || year > 9999 || hour < 0 || hour > 23 || minute < 0 ||
 		minute > 59 || second < 0 || second > 60)

@@ -11,14 +11,14 @@
 #include <stdint.h>
 
 /* Minor-unit digits of a currency (three capitals); -1 when ISO 4217 does not know it. */
-extern int	se_iso_minor_units(const char *currency);
+extern int se_iso_minor_units(const char *currency);
 
 typedef enum SeShift
 {
 	SE_SHIFT_OK,
 	SE_SHIFT_NOT_NUMBER,
 	SE_SHIFT_TOO_LONG,
-	SE_SHIFT_FRACTION			/* digits would be lost */
+	SE_SHIFT_FRACTION /* digits would be lost */
 } SeShift;
 
 /*
@@ -31,4 +31,4 @@ extern SeShift se_decimal_shift(const char *text, int places, bool integer, char
 /* IMF-fixdate, as in Date and Retry-After, to seconds since 1970; false when it is none. */
 extern bool se_parse_http_date(const char *text, int64_t *seconds);
 
-#endif							/* SE_MONEY_H */
+#endif /* SE_MONEY_H */

@@ -22,9 +22,9 @@
 typedef struct Walk
 {
 	JsonbValue *cursor;
-	JsonbValue *page;			/* NULL at the first page */
-	bool		full;
-	bool		events;
+	JsonbValue *page; /* NULL at the first page */
+	bool full;
+	bool events;
 	const char *since;
 	const SeOperation *op;
 	const SePageSpec *spec;
@@ -33,7 +33,7 @@ typedef struct Walk
 static char *
 floor_time(TimestampTz at, int64 resolution_ms)
 {
-	int64		unit = resolution_ms * 1000;
+	int64 unit = resolution_ms * 1000;
 
 	/* Instants before 2000 do not occur as marks; modulo is safe for the others. */
 	if (unit > 1 && at > 0)
@@ -45,7 +45,7 @@ static void
 open_walk(Walk *w, const SePull *pull, Jsonb *cursor)
 {
 	JsonbValue *full;
-	char	   *time;
+	char *time;
 	TimestampTz at;
 
 	memset(w, 0, sizeof(*w));
@@ -56,7 +56,7 @@ open_walk(Walk *w, const SePull *pull, Jsonb *cursor)
 	time = jv_get_text(w->cursor, "time");
 	if (w->page)
 	{
-		char	   *kind = jv_get_text(w->page, "kind");
+		char *kind = jv_get_text(w->page, "kind");
 
 		w->since = jv_get_text(w->page, "since");
 		w->events = kind && strcmp(kind, "events") == 0;
@@ -87,7 +87,7 @@ cursor_vars(const Walk *w)
 {
 	JsonbParseState *state = NULL;
 	static const char *const copied[] = {"token", "last_id", "offset"};
-	int			i;
+	int i;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	if (w->since)
@@ -111,7 +111,7 @@ cursor_vars(const Walk *w)
 static char *
 link_target(const SeManifest *m, Jsonb *vars, const char *link)
 {
-	char	   *base = jv_get_text(jv_get(jv_from_jsonb(vars), "param"), "base_url");
+	char *base = jv_get_text(jv_get(jv_from_jsonb(vars), "param"), "base_url");
 	const char *path = strstr(link, "://");
 	const char *prefix;
 
@@ -125,7 +125,7 @@ link_target(const SeManifest *m, Jsonb *vars, const char *link)
 	prefix = prefix ? strchr(prefix + 3, '/') : NULL;
 	if (prefix)
 	{
-		size_t		n = strlen(prefix);
+		size_t n = strlen(prefix);
 
 		while (n > 0 && prefix[n - 1] == '/')
 			n--;
@@ -139,10 +139,10 @@ void
 se_list_request(const SeManifest *m, const SePull *pull, Jsonb *cursor, Jsonb *vars,
 				SeRendered *out, const SeOperation **op)
 {
-	SeEval		ev;
-	Walk		w;
-	Jsonb	   *all;
-	char	   *link;
+	SeEval ev;
+	Walk w;
+	Jsonb *all;
+	char *link;
 
 	open_walk(&w, pull, cursor);
 	all = se_make_vars(vars, NULL, cursor_vars(&w), NULL);
@@ -159,21 +159,21 @@ se_list_request(const SeManifest *m, const SePull *pull, Jsonb *cursor, Jsonb *v
 
 typedef struct Reader
 {
-	SeEval	   *ev;
+	SeEval *ev;
 	const SePull *pull;
-	Walk		w;
-	Jsonb	   *answer;
-	bool		has_max;
+	Walk w;
+	Jsonb *answer;
+	bool has_max;
 	TimestampTz max;
-	int			nitems;			/* as the vendor counts them */
-	char	   *last_id;
+	int nitems; /* as the vendor counts them */
+	char *last_id;
 } Reader;
 
 static SePageItem *
 read_item(Reader *r, Jsonb *item)
 {
 	const SePageSpec *spec = r->w.spec;
-	SeEval	   *ev = r->ev;
+	SeEval *ev = r->ev;
 	SePageItem *out = palloc0(sizeof(SePageItem));
 
 	ev->root = item;
@@ -207,17 +207,16 @@ read_item(Reader *r, Jsonb *item)
 static void
 mark_ties(const SePull *pull, List *items)
 {
-	int64		unit = pull->resolution_ms * 1000;
-	ListCell   *a,
-			   *b;
+	int64 unit = pull->resolution_ms * 1000;
+	ListCell *a, *b;
 
 	if (!pull->refetch_on_tie)
 		return;
-	foreach(a, items)
+	foreach (a, items)
 	{
 		SePageItem *x = lfirst(a);
 
-		for_each_from(b, items, foreach_current_index(a) + 1)
+		for_each_from (b, items, foreach_current_index(a) + 1)
 		{
 			SePageItem *y = lfirst(b);
 
@@ -231,9 +230,9 @@ mark_ties(const SePull *pull, List *items)
 static bool
 read_items(Reader *r, SePage *out)
 {
-	SeEval	   *ev = r->ev;
+	SeEval *ev = r->ev;
 	JsonbValue *items = se_eval_path_array(ev, r->w.spec->items);
-	JvIter		i;
+	JvIter i;
 
 	/* No list at all is no empty page: the mark must not move over it. */
 	if (items == NULL || (jv_count(items) == 0 && se_eval_path(ev, r->w.spec->items) == NULL))
@@ -263,7 +262,7 @@ static char *
 answered_at(const SeAnswer *a)
 {
 	const char *date = se_find_header(a->headers, "date");
-	int64		seconds;
+	int64 seconds;
 	const int64 epoch = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
 
 	if (date && se_parse_http_date(date, &seconds))
@@ -276,12 +275,12 @@ static bool
 next_position(Reader *r, JsonbParseState **state)
 {
 	const SePageSpec *spec = r->w.spec;
-	SeEval	   *ev = r->ev;
+	SeEval *ev = r->ev;
 	JsonbValue *token = spec->token ? se_eval(ev, spec->token) : NULL;
-	char	   *text = jv_text(token);
-	char	   *link = se_eval_text(ev, spec->link);
-	char	   *before = jv_get_text(r->w.page, spec->token ? "token" : "last_id");
-	char	   *offset;
+	char *text = jv_text(token);
+	char *link = se_eval_text(ev, spec->link);
+	char *before = jv_get_text(r->w.page, spec->token ? "token" : "last_id");
+	char *offset;
 
 	if (ev->status != SE_RENDER_OK || (spec->more && !se_eval_predicate(ev, spec->more)))
 		return false;
@@ -299,7 +298,10 @@ next_position(Reader *r, JsonbParseState **state)
 	if (!spec->token && (r->nitems == 0 || (!spec->more && r->nitems < spec->page_size)))
 		return false;
 	/* A vendor that hands out the same position again would keep us here for ever. */
-	if (!spec->offset && before && strcmp(before, spec->token ? text : r->last_id ? r->last_id : "") == 0)
+	if (!spec->offset && before &&
+		strcmp(before, spec->token	? text
+					   : r->last_id ? r->last_id
+									: "") == 0)
 	{
 		se_eval_fail(ev, "bad_answer", "the next page is this page again");
 		return false;
@@ -311,7 +313,8 @@ next_position(Reader *r, JsonbParseState **state)
 	if (spec->offset)
 	{
 		offset = jv_get_text(r->w.page, "offset");
-		jv_push_member(state, "offset", jv_int((offset ? strtoll(offset, NULL, 10) : 0) + r->nitems));
+		jv_push_member(state, "offset",
+					   jv_int((offset ? strtoll(offset, NULL, 10) : 0) + r->nitems));
 	}
 	return true;
 }
@@ -320,7 +323,7 @@ next_position(Reader *r, JsonbParseState **state)
 static char *
 latest(Reader *r)
 {
-	char	   *before = jv_get_text(r->w.page, "max");
+	char *before = jv_get_text(r->w.page, "max");
 	TimestampTz at;
 
 	if (before && se_parse_time(before, &at) && (!r->has_max || at > r->max))
@@ -332,11 +335,10 @@ latest(Reader *r)
 static char *
 new_mark(Reader *r, const char *answered)
 {
-	char	   *old = jv_get_text(r->w.cursor, "time");
-	char	   *seen = r->w.spec->mark_answered ? NULL : latest(r);
-	char	   *mark = seen;
-	TimestampTz a,
-				b;
+	char *old = jv_get_text(r->w.cursor, "time");
+	char *seen = r->w.spec->mark_answered ? NULL : latest(r);
+	char *mark = seen;
+	TimestampTz a, b;
 
 	/* An empty first walk must not list everything again and again. */
 	if (mark == NULL && (r->w.spec->mark_answered || old == NULL))
@@ -354,10 +356,10 @@ build_next(Reader *r, const SeAnswer *a, SePage *out)
 {
 	JsonbParseState *page = NULL;
 	JsonbParseState *state = NULL;
-	char	   *answered = jv_get_text(r->w.page, "answered");
-	char	   *max = latest(r);
-	char	   *old = jv_get_text(r->w.cursor, "time");
-	bool		more;
+	char *answered = jv_get_text(r->w.page, "answered");
+	char *max = latest(r);
+	char *old = jv_get_text(r->w.cursor, "time");
+	bool more;
 
 	if (answered == NULL)
 		answered = answered_at(a);
@@ -379,7 +381,8 @@ build_next(Reader *r, const SeAnswer *a, SePage *out)
 	if (old)
 		jv_push_member(&state, "time", jv_string(old));
 	if (more)
-		jv_push_member(&state, "page", jv_from_jsonb(jv_to_jsonb(pushJsonbValue(&page, WJB_END_OBJECT, NULL))));
+		jv_push_member(&state, "page",
+					   jv_from_jsonb(jv_to_jsonb(pushJsonbValue(&page, WJB_END_OBJECT, NULL))));
 	if (more && r->w.full)
 		jv_push_member(&state, "full", jv_bool(true));
 	out->next = jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
@@ -390,8 +393,8 @@ se_list_page(const SeManifest *m, const SePull *pull, const SeAnswer *a, Jsonb *
 			 SePage *out)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	SeEval		ev;
-	Reader		r = {0};
+	SeEval ev;
+	Reader r = {0};
 
 	memset(out, 0, sizeof(*out));
 	open_walk(&r.w, pull, cursor);
@@ -442,7 +445,7 @@ void
 se_fetch_request(const SeManifest *m, const SePull *pull, const char *remote_id, Jsonb *vars,
 				 SeRendered *out)
 {
-	SeEval		ev;
+	SeEval ev;
 
 	se_eval_init(&ev, m, with_id(vars, remote_id), se_make_vars(vars, NULL, NULL, NULL));
 	se_render_request(&ev, pull->fetch->request, false, out);
@@ -480,7 +483,7 @@ se_fetch_record(const SeManifest *m, const SePull *pull, const SeAnswer *a, Json
 				SePageItem *out, char **error)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	SeEval		ev;
+	SeEval ev;
 
 	memset(out, 0, sizeof(*out));
 	*error = NULL;
@@ -505,9 +508,10 @@ se_fetch_record(const SeManifest *m, const SePull *pull, const SeAnswer *a, Json
 /* ---- the rest of a record's lines ---- */
 
 void
-se_more_request(const SeManifest *m, const SePull *pull, Jsonb *record, Jsonb *vars, SeRendered *out)
+se_more_request(const SeManifest *m, const SePull *pull, Jsonb *record, Jsonb *vars,
+				SeRendered *out)
 {
-	SeEval		ev;
+	SeEval ev;
 
 	if (pull->more == NULL)
 	{
@@ -524,7 +528,8 @@ se_more_request(const SeManifest *m, const SePull *pull, Jsonb *record, Jsonb *v
  * follow): it takes the place of the record's list, with the items before it.
  */
 Jsonb *
-se_more_merge(const SeManifest *m, const SePull *pull, Jsonb *record, const SeAnswer *a, char **error)
+se_more_merge(const SeManifest *m, const SePull *pull, Jsonb *record, const SeAnswer *a,
+			  char **error)
 {
 	const SeResponseSpec *spec = pull->more->response;
 	JsonbValue *v = jv_from_jsonb(record);
@@ -533,8 +538,8 @@ se_more_merge(const SeManifest *m, const SePull *pull, Jsonb *record, const SeAn
 	JsonbValue *rest = jv_get(page, spec->items_key);
 	JsonbParseState *state = NULL;
 	JsonbValue *parts[] = {have, rest};
-	JvIter		i;
-	int			k;
+	JvIter i;
+	int k;
 
 	*error = NULL;
 	if (!JV_IS_ARRAY(rest) || jv_count(rest) == 0)

@@ -78,9 +78,9 @@ static Jsonb *
 headers_json(List *headers)
 {
 	JsonbParseState *state = begin_result();
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, headers)
+	foreach (lc, headers)
 		add_text(&state, ((SeHeader *) lfirst(lc))->name, ((SeHeader *) lfirst(lc))->value);
 	return end_result(&state);
 }
@@ -90,8 +90,8 @@ rendered_json(const SeRendered *r)
 {
 	static const char *const names[] = {"ok", "skip", "wait", "invalid"};
 	JsonbParseState *state = begin_result();
-	char	   *error = NULL;
-	Jsonb	   *json = NULL;
+	char *error = NULL;
+	Jsonb *json = NULL;
 
 	add_text(&state, "status", names[r->status]);
 	if (r->status == SE_RENDER_OK)
@@ -123,8 +123,8 @@ rendered_json(const SeRendered *r)
 static JsonbValue *
 find_ref(Jsonb *refs, const char *object, const char *by, const char *key)
 {
-	JsonbValue *pairs = refs ? jv_get(jv_from_jsonb(refs),
-									  by ? psprintf("%s.%s", object, by) : object) : NULL;
+	JsonbValue *pairs =
+		refs ? jv_get(jv_from_jsonb(refs), by ? psprintf("%s.%s", object, by) : object) : NULL;
 
 	return jv_get(pairs, key);
 }
@@ -173,13 +173,12 @@ arg_manifest(FunctionCallInfo fcinfo)
 static const SeManifestObject *
 arg_object(FunctionCallInfo fcinfo, const SeManifest *m)
 {
-	char	   *name = PG_ARGISNULL(1) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char *name = PG_ARGISNULL(1) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	const SeManifestObject *o = se_manifest_object(m, name);
 
 	if (o == NULL)
-		ereport(ERROR,
-				(errcode(SE_ERRCODE_UNKNOWN_OBJECT),
-				 errmsg("connector \"%s\" has no object \"%s\"", m->name, name)));
+		ereport(ERROR, (errcode(SE_ERRCODE_UNKNOWN_OBJECT),
+						errmsg("connector \"%s\" has no object \"%s\"", m->name, name)));
 	return o;
 }
 
@@ -189,9 +188,8 @@ arg_pull(FunctionCallInfo fcinfo, const SeManifest *m)
 	const SeManifestObject *o = arg_object(fcinfo, m);
 
 	if (o->pull == NULL)
-		ereport(ERROR,
-				(errcode(SE_ERRCODE_UNKNOWN_OBJECT),
-				 errmsg("connector \"%s\" cannot pull \"%s\"", m->name, o->name)));
+		ereport(ERROR, (errcode(SE_ERRCODE_UNKNOWN_OBJECT),
+						errmsg("connector \"%s\" cannot pull \"%s\"", m->name, o->name)));
 	return o->pull;
 }
 
@@ -202,32 +200,33 @@ find_operation(const SeManifest *m, const SeManifestObject *o, const char *name)
 
 	if (op == NULL && o->pull)
 	{
-		SeOperation *const reads[] = {o->pull->list, o->pull->events, o->pull->fetch, o->pull->more};
-		int			i;
+		SeOperation *const reads[] = {o->pull->list, o->pull->events, o->pull->fetch,
+									  o->pull->more};
+		int i;
 
 		for (i = 0; i < lengthof(reads); i++)
 			if (reads[i] && strcmp(reads[i]->name, name) == 0)
 				op = reads[i];
 	}
 	if (op == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("object \"%s\" of connector \"%s\" has no operation \"%s\"", o->name, m->name, name)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("object \"%s\" of connector \"%s\" has no operation \"%s\"", o->name,
+							   m->name, name)));
 	return op;
 }
 
 static SeAnswer *
 make_answer(int status, Jsonb *headers, char *body)
 {
-	SeAnswer   *a = palloc0(sizeof(SeAnswer));
-	char	   *error;
-	JvIter		i;
+	SeAnswer *a = palloc0(sizeof(SeAnswer));
+	char *error;
+	JvIter i;
 
 	a->status = status;
 	jv_iter_init(&i, headers ? jv_from_jsonb(headers) : NULL);
 	while (jv_iter_next(&i))
 	{
-		SeHeader   *h = palloc(sizeof(SeHeader));
+		SeHeader *h = palloc(sizeof(SeHeader));
 
 		h->name = i.key;
 		h->value = jv_text(&i.value);
@@ -247,14 +246,14 @@ se_check_manifest(PG_FUNCTION_ARGS)
 {
 	SeManifest *m = arg_manifest(fcinfo);
 	JsonbParseState *state = begin_result();
-	ListCell   *lc;
+	ListCell *lc;
 
 	add_text(&state, "name", m->name);
 	add_text(&state, "version", m->version);
 	add_text(&state, "title", m->title);
 	jv_push_key(&state, "objects");
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	foreach(lc, m->objects)
+	foreach (lc, m->objects)
 	{
 		SeManifestObject *o = lfirst(lc);
 		JsonbParseState *one = begin_result();
@@ -271,10 +270,10 @@ se_check_manifest(PG_FUNCTION_ARGS)
 static char *
 read_file(const char *path)
 {
-	FILE	   *file = AllocateFile(path, PG_BINARY_R);
+	FILE *file = AllocateFile(path, PG_BINARY_R);
 	StringInfoData buf;
-	char		chunk[8192];
-	size_t		n;
+	char chunk[8192];
+	size_t n;
 
 	if (file == NULL)
 	{
@@ -286,7 +285,8 @@ read_file(const char *path)
 	while ((n = fread(chunk, 1, sizeof(chunk), file)) > 0)
 	{
 		if (buf.len + n > MAX_MANIFEST)
-			ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("file \"%s\" is too large", path)));
+			ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+							errmsg("file \"%s\" is too large", path)));
 		appendBinaryStringInfo(&buf, chunk, n);
 	}
 	if (ferror(file))
@@ -299,30 +299,32 @@ read_file(const char *path)
 Datum
 se_shipped_manifest(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	const char *destdir = GetConfigOption("extension_destdir", true, false);	/* Debian's */
-	char		share[MAXPGPATH];
-	char	   *text = NULL;
-	char	   *p;
+	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	const char *destdir = GetConfigOption("extension_destdir", true, false); /* Debian's */
+	char share[MAXPGPATH];
+	char *text = NULL;
+	char *p;
 
 	/* The name becomes part of a path. */
 	for (p = name; *p; p++)
 		if (!(*p >= 'a' && *p <= 'z') && !(*p >= '0' && *p <= '9') && *p != '_')
 			break;
 	if (*p || name[0] == '\0' || strlen(name) > 63)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("\"%s\" is no name of a shipped connector", name),
-				 errhint("A manifest of your own is passed as jsonb: sync.register_connector('{…}'::jsonb).")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_NAME),
+			 errmsg("\"%s\" is no name of a shipped connector", name),
+			 errhint(
+				 "A manifest of your own is passed as jsonb: sync.register_connector('{…}'::jsonb).")));
 	get_share_path(my_exec_path, share);
 	if (destdir && destdir[0])
-		text = read_file(psprintf("%s%s/extension/sync_ext/connectors/%s.json", destdir, share, name));
+		text =
+			read_file(psprintf("%s%s/extension/sync_ext/connectors/%s.json", destdir, share, name));
 	if (text == NULL)
 		text = read_file(psprintf("%s/extension/sync_ext/connectors/%s.json", share, name));
 	if (text == NULL)
-		ereport(ERROR,
-				(errcode(SE_ERRCODE_UNKNOWN_CONNECTOR),
-				 errmsg("no connector \"%s\" was installed with sync_ext", name)));
+		ereport(ERROR, (errcode(SE_ERRCODE_UNKNOWN_CONNECTOR),
+						errmsg("no connector \"%s\" was installed with sync_ext", name)));
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
 }
 
@@ -336,17 +338,20 @@ se_test_render(PG_FUNCTION_ARGS)
 {
 	SeManifest *m = arg_manifest(fcinfo);
 	const SeManifestObject *o = arg_object(fcinfo, m);
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	Jsonb	   *ctx = arg_jsonb(fcinfo, 3);
+	char *name = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	Jsonb *ctx = arg_jsonb(fcinfo, 3);
 	JsonbValue *c = ctx ? jv_from_jsonb(ctx) : NULL;
-	SeRefs		refs = {test_to_remote, test_to_ours, arg_jsonb(fcinfo, 4)};
-	SeRendered	r;
+	SeRefs refs = {test_to_remote, test_to_ours, arg_jsonb(fcinfo, 4)};
+	SeRendered r;
 
 	if (se_object_operation(o, name) == NULL && o->pull && strcmp(name, "list") == 0)
-		se_list_request(m, o->pull, jv_get(c, "cursor") ? jv_to_jsonb(jv_get(c, "cursor")) : NULL, ctx, &r, NULL);
-	else if (se_object_operation(o, name) == NULL && o->pull && o->pull->fetch && strcmp(name, "fetch") == 0)
+		se_list_request(m, o->pull, jv_get(c, "cursor") ? jv_to_jsonb(jv_get(c, "cursor")) : NULL,
+						ctx, &r, NULL);
+	else if (se_object_operation(o, name) == NULL && o->pull && o->pull->fetch &&
+			 strcmp(name, "fetch") == 0)
 		se_fetch_request(m, o->pull, jv_get_text(c, "id") ? jv_get_text(c, "id") : "", ctx, &r);
-	else if (se_object_operation(o, name) == NULL && o->pull && o->pull->more && strcmp(name, "more") == 0)
+	else if (se_object_operation(o, name) == NULL && o->pull && o->pull->more &&
+			 strcmp(name, "more") == 0)
 		se_more_request(m, o->pull, jv_to_jsonb(jv_get(c, "record")), ctx, &r);
 	else
 		se_render(m, find_operation(m, o, name), ctx ? ctx : jv_to_jsonb(NULL), &refs, &r);
@@ -360,9 +365,9 @@ se_test_map(PG_FUNCTION_ARGS)
 	static const char *const names[] = {"ok", "skip", "wait", "invalid"};
 	SeManifest *m = arg_manifest(fcinfo);
 	const SePull *pull = arg_pull(fcinfo, m);
-	SeRefs		refs = {test_to_remote, test_to_ours, arg_jsonb(fcinfo, 4)};
+	SeRefs refs = {test_to_remote, test_to_ours, arg_jsonb(fcinfo, 4)};
 	JsonbParseState *state = begin_result();
-	SeMapped	r;
+	SeMapped r;
 
 	se_map_record(m, pull, arg_jsonb(fcinfo, 2), arg_jsonb(fcinfo, 3), &refs, &r);
 	add_text(&state, "status", names[r.status]);
@@ -401,7 +406,7 @@ add_verdict(JsonbParseState **state, const SeVerdict *v)
 static void
 add_extract(JsonbParseState **state, const SeExtract *x)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	add_text(state, "error", x->error);
 	if (x->matches >= 0)
@@ -414,12 +419,13 @@ add_extract(JsonbParseState **state, const SeExtract *x)
 		return;
 	jv_push_key(state, "differences");
 	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-	foreach(lc, x->differences)
+	foreach (lc, x->differences)
 	{
 		SeDifference *d = lfirst(lc);
 
-		add_text(state, d->name, psprintf("theirs %s, ours %s", d->remote ? d->remote : "(none)",
-										  d->ours ? d->ours : "(none)"));
+		add_text(state, d->name,
+				 psprintf("theirs %s, ours %s", d->remote ? d->remote : "(none)",
+						  d->ours ? d->ours : "(none)"));
 	}
 	pushJsonbValue(state, WJB_END_OBJECT, NULL);
 }
@@ -431,9 +437,9 @@ se_test_answer(PG_FUNCTION_ARGS)
 	SeManifest *m = arg_manifest(fcinfo);
 	const SeOperation *op = NULL;
 	JsonbParseState *state = begin_result();
-	SeVerdict	v;
-	SeExtract	x;
-	SeAnswer   *a;
+	SeVerdict v;
+	SeExtract x;
+	SeAnswer *a;
 
 	if (!PG_ARGISNULL(1) && !PG_ARGISNULL(2))
 		op = find_operation(m, arg_object(fcinfo, m), text_to_cstring(PG_GETARG_TEXT_PP(2)));
@@ -470,17 +476,17 @@ se_test_page(PG_FUNCTION_ARGS)
 {
 	SeManifest *m = arg_manifest(fcinfo);
 	const SePull *pull = arg_pull(fcinfo, m);
-	SeAnswer   *a = make_answer(PG_ARGISNULL(3) ? 200 : PG_GETARG_INT32(3), arg_jsonb(fcinfo, 4),
-								PG_ARGISNULL(5) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(5)));
+	SeAnswer *a = make_answer(PG_ARGISNULL(3) ? 200 : PG_GETARG_INT32(3), arg_jsonb(fcinfo, 4),
+							  PG_ARGISNULL(5) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(5)));
 	JsonbParseState *state = begin_result();
-	ListCell   *lc;
-	SePage		page;
+	ListCell *lc;
+	SePage page;
 
 	se_list_page(m, pull, a, arg_jsonb(fcinfo, 2), arg_jsonb(fcinfo, 6), &page);
 	add_text(&state, "error", page.error);
 	jv_push_key(&state, "items");
 	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
-	foreach(lc, page.items)
+	foreach (lc, page.items)
 		jv_push_value(&state, false, jv_from_jsonb(item_json(lfirst(lc))));
 	pushJsonbValue(&state, WJB_END_ARRAY, NULL);
 	add_jsonb(&state, "next", page.next);
@@ -492,7 +498,7 @@ se_test_page(PG_FUNCTION_ARGS)
 static const char *
 test_secret(void *arg, const char *name, char **error)
 {
-	char	   *value = jv_get_text(jv_from_jsonb(arg), name);
+	char *value = jv_get_text(jv_from_jsonb(arg), name);
 
 	if (value == NULL)
 		*error = psprintf("secret \"%s\" is not set", name);
@@ -505,21 +511,22 @@ se_test_auth(PG_FUNCTION_ARGS)
 {
 	static const char *const names[] = {"ok", "need_login", "failed"};
 	SeManifest *m = arg_manifest(fcinfo);
-	SeSecrets	secrets = {test_secret, PG_ARGISNULL(1) ? jv_to_jsonb(NULL) : PG_GETARG_JSONB_P(1)};
-	Jsonb	   *param = arg_jsonb(fcinfo, 2);
+	SeSecrets secrets = {test_secret, PG_ARGISNULL(1) ? jv_to_jsonb(NULL) : PG_GETARG_JSONB_P(1)};
+	Jsonb *param = arg_jsonb(fcinfo, 2);
 	JsonbParseState *state = begin_result();
-	SeSession	session = {0};
-	SeRendered	login = {0};
-	SeVerdict	v;
-	List	   *headers;
-	char	   *error;
-	char	   *body = PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3));
+	SeSession session = {0};
+	SeRendered login = {0};
+	SeVerdict v;
+	List *headers;
+	char *error;
+	char *body = PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3));
 
 	if (se_login_request(m, &secrets, param, &login.request, &error))
 		add_jsonb(&state, "login", rendered_json(&login));
 	if (body && !se_login_answer(m, make_answer(200, NULL, body), &session, &v, &error))
 		add_text(&state, "login_error", error);
-	add_text(&state, "status", names[se_auth_headers(m, &session, &secrets, param, &headers, &error)]);
+	add_text(&state, "status",
+			 names[se_auth_headers(m, &session, &secrets, param, &headers, &error)]);
 	add_text(&state, "error", error);
 	add_jsonb(&state, "headers", headers_json(headers));
 	se_session_expire(&session);

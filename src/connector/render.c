@@ -12,7 +12,7 @@
 static void
 append_target_path(SeEval *ev, StringInfo buf, const SeExpr *x)
 {
-	int			i;
+	int i;
 
 	if (x->kind == SE_X_CONST)
 	{
@@ -22,7 +22,7 @@ append_target_path(SeEval *ev, StringInfo buf, const SeExpr *x)
 	for (i = 0; i < x->nitems && ev->status == SE_RENDER_OK; i++)
 	{
 		const SeExpr *item = x->items[i];
-		char	   *text = jv_text(se_eval(ev, item));
+		char *text = jv_text(se_eval(ev, item));
 
 		if (ev->status != SE_RENDER_OK)
 			return;
@@ -55,13 +55,13 @@ append_query(SeEval *ev, StringInfo buf, const SeRequestSpec *spec)
 static void
 add_headers(SeEval *ev, List *specs, List **headers)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, specs)
+	foreach (lc, specs)
 	{
 		SeNamedExpr *n = lfirst(lc);
-		char	   *value = jv_text(se_eval(ev, n->expr));
-		SeHeader   *h;
+		char *value = jv_text(se_eval(ev, n->expr));
+		SeHeader *h;
 
 		if (ev->status != SE_RENDER_OK)
 			return;
@@ -86,7 +86,7 @@ add_body(SeEval *ev, const SeRequestSpec *spec, SeRequestOut *out)
 {
 	JsonbValue *body;
 	StringInfoData buf;
-	char	   *utf8;
+	char *utf8;
 
 	if (spec->body == NULL)
 		return;
@@ -162,7 +162,7 @@ void
 se_render(const SeManifest *m, const SeOperation *op, Jsonb *ctx, const SeRefs *refs,
 		  SeRendered *out)
 {
-	SeEval		ev;
+	SeEval ev;
 
 	se_eval_init(&ev, m, ctx, se_make_vars(ctx, ctx, NULL, NULL));
 	ev.refs = refs;

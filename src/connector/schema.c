@@ -19,20 +19,20 @@
 
 typedef struct Check
 {
-	json_t	   *root;			/* for $ref */
+	json_t *root; /* for $ref */
 	SeSchemaError *error;
-	int			depth;
+	int depth;
 } Check;
 
 static bool check_node(Check *c, json_t *schema, json_t *doc, const char *at);
 
-static bool fault(Check *c, const char *at, const char *fmt,...)
-__attribute__((format(printf, 3, 4)));
+static bool fault(Check *c, const char *at, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 static bool
-fault(Check *c, const char *at, const char *fmt,...)
+fault(Check *c, const char *at, const char *fmt, ...)
 {
-	va_list		args;
+	va_list args;
 
 	snprintf(c->error->pointer, sizeof(c->error->pointer), "%s", at);
 	va_start(args, fmt);
@@ -45,7 +45,7 @@ fault(Check *c, const char *at, const char *fmt,...)
 static void
 child_pointer(char *out, size_t size, const char *at, const char *key)
 {
-	size_t		n = (size_t) snprintf(out, size, "%s/", at);
+	size_t n = (size_t) snprintf(out, size, "%s/", at);
 
 	for (; *key && n + 3 < size; key++)
 	{
@@ -82,15 +82,15 @@ has_type(json_t *doc, const char *type)
 static bool
 check_type(Check *c, json_t *schema, json_t *doc, const char *at)
 {
-	json_t	   *type = json_object_get(schema, "type");
-	json_t	   *one;
-	size_t		i;
+	json_t *type = json_object_get(schema, "type");
+	json_t *one;
+	size_t i;
 
 	if (json_is_string(type) && !has_type(doc, json_string_value(type)))
 		return fault(c, at, "must be of type %s", json_string_value(type));
 	if (json_is_array(type))
 	{
-		json_array_foreach(type, i, one)
+		json_array_foreach (type, i, one)
 		{
 			if (json_is_string(one) && has_type(doc, json_string_value(one)))
 				return true;
@@ -103,19 +103,19 @@ check_type(Check *c, json_t *schema, json_t *doc, const char *at)
 static bool
 check_enum(Check *c, json_t *schema, json_t *doc, const char *at)
 {
-	json_t	   *values = json_object_get(schema, "enum");
-	json_t	   *constant = json_object_get(schema, "const");
-	json_t	   *one;
-	size_t		i;
-	char		list[300] = "";
+	json_t *values = json_object_get(schema, "enum");
+	json_t *constant = json_object_get(schema, "const");
+	json_t *one;
+	size_t i;
+	char list[300] = "";
 
 	if (constant && !json_equal(constant, doc))
 		return fault(c, at, "has a value that is not allowed here");
 	if (!json_is_array(values))
 		return true;
-	json_array_foreach(values, i, one)
+	json_array_foreach (values, i, one)
 	{
-		size_t		n = strlen(list);
+		size_t n = strlen(list);
 
 		if (json_equal(one, doc))
 			return true;
@@ -128,8 +128,8 @@ check_enum(Check *c, json_t *schema, json_t *doc, const char *at)
 static bool
 matches(const char *pattern, const char *text, bool *bad_pattern)
 {
-	regex_t		re;
-	bool		hit;
+	regex_t re;
+	bool hit;
 
 	*bad_pattern = regcomp(&re, pattern, REG_EXTENDED | REG_NOSUB) != 0;
 	if (*bad_pattern)
@@ -142,7 +142,7 @@ matches(const char *pattern, const char *text, bool *bad_pattern)
 static bool
 check_pattern(Check *c, json_t *pattern, const char *text, const char *at, const char *what)
 {
-	bool		bad;
+	bool bad;
 
 	if (!json_is_string(pattern) || matches(json_string_value(pattern), text, &bad))
 		return true;
@@ -154,7 +154,7 @@ check_pattern(Check *c, json_t *pattern, const char *text, const char *at, const
 static bool
 check_scalar(Check *c, json_t *schema, json_t *doc, const char *at)
 {
-	json_t	   *limit;
+	json_t *limit;
 
 	if (json_is_string(doc))
 	{
@@ -164,7 +164,8 @@ check_scalar(Check *c, json_t *schema, json_t *doc, const char *at)
 		limit = json_object_get(schema, "maxLength");
 		if (json_is_integer(limit) && json_string_length(doc) > (size_t) json_integer_value(limit))
 			return fault(c, at, "is too long");
-		return check_pattern(c, json_object_get(schema, "pattern"), json_string_value(doc), at, "value");
+		return check_pattern(c, json_object_get(schema, "pattern"), json_string_value(doc), at,
+							 "value");
 	}
 	if (json_is_number(doc))
 	{
@@ -181,16 +182,16 @@ check_scalar(Check *c, json_t *schema, json_t *doc, const char *at)
 static bool
 check_members(Check *c, json_t *schema, json_t *doc, const char *at)
 {
-	json_t	   *properties = json_object_get(schema, "properties");
-	json_t	   *additional = json_object_get(schema, "additionalProperties");
-	json_t	   *names = json_object_get(json_object_get(schema, "propertyNames"), "pattern");
+	json_t *properties = json_object_get(schema, "properties");
+	json_t *additional = json_object_get(schema, "additionalProperties");
+	json_t *names = json_object_get(json_object_get(schema, "propertyNames"), "pattern");
 	const char *key;
-	json_t	   *value;
+	json_t *value;
 
-	json_object_foreach(doc, key, value)
+	json_object_foreach (doc, key, value)
 	{
-		json_t	   *known = json_object_get(properties, key);
-		char		pointer[512];
+		json_t *known = json_object_get(properties, key);
+		char pointer[512];
 
 		child_pointer(pointer, sizeof(pointer), at, key);
 		if (!check_pattern(c, names, key, pointer, "name"))
@@ -211,14 +212,14 @@ check_members(Check *c, json_t *schema, json_t *doc, const char *at)
 static bool
 check_object(Check *c, json_t *schema, json_t *doc, const char *at)
 {
-	json_t	   *required = json_object_get(schema, "required");
-	json_t	   *least = json_object_get(schema, "minProperties");
-	json_t	   *name;
-	size_t		i;
+	json_t *required = json_object_get(schema, "required");
+	json_t *least = json_object_get(schema, "minProperties");
+	json_t *name;
+	size_t i;
 
 	if (!check_members(c, schema, doc, at))
 		return false;
-	json_array_foreach(required, i, name)
+	json_array_foreach (required, i, name)
 	{
 		if (json_is_string(name) && !json_object_get(doc, json_string_value(name)))
 			return fault(c, at, "needs \"%s\"", json_string_value(name));
@@ -231,17 +232,16 @@ check_object(Check *c, json_t *schema, json_t *doc, const char *at)
 static bool
 check_array(Check *c, json_t *schema, json_t *doc, const char *at)
 {
-	json_t	   *items = json_object_get(schema, "items");
-	json_t	   *least = json_object_get(schema, "minItems");
-	json_t	   *one;
-	size_t		i,
-				j;
+	json_t *items = json_object_get(schema, "items");
+	json_t *least = json_object_get(schema, "minItems");
+	json_t *one;
+	size_t i, j;
 
 	if (json_is_integer(least) && json_array_size(doc) < (size_t) json_integer_value(least))
 		return fault(c, at, "needs at least %d items", (int) json_integer_value(least));
-	json_array_foreach(doc, i, one)
+	json_array_foreach (doc, i, one)
 	{
-		char		pointer[512];
+		char pointer[512];
 
 		snprintf(pointer, sizeof(pointer), "%s/%zu", at, i);
 		if (json_is_object(items) && !check_node(c, items, one, pointer))
@@ -258,7 +258,7 @@ check_array(Check *c, json_t *schema, json_t *doc, const char *at)
 static int
 pointer_depth(const char *pointer)
 {
-	int			n = 0;
+	int n = 0;
 
 	for (; *pointer; pointer++)
 		n += *pointer == '/';
@@ -272,11 +272,11 @@ check_alternatives(Check *c, json_t *list, bool exactly_one, json_t *doc, const 
 	SeSchemaError *outer = c->error;
 	SeSchemaError deepest = {.pointer = "", .message = ""};
 	SeSchemaError mine;
-	json_t	   *one;
-	size_t		i;
-	int			hits = 0;
+	json_t *one;
+	size_t i;
+	int hits = 0;
 
-	json_array_foreach(list, i, one)
+	json_array_foreach (list, i, one)
 	{
 		c->error = &mine;
 		if (check_node(c, one, doc, at))
@@ -297,11 +297,11 @@ check_alternatives(Check *c, json_t *list, bool exactly_one, json_t *doc, const 
 static bool
 check_combined(Check *c, json_t *schema, json_t *doc, const char *at)
 {
-	json_t	   *list;
-	json_t	   *one;
-	size_t		i;
+	json_t *list;
+	json_t *one;
+	size_t i;
 
-	json_array_foreach(json_object_get(schema, "allOf"), i, one)
+	json_array_foreach (json_object_get(schema, "allOf"), i, one)
 	{
 		if (!check_node(c, one, doc, at))
 			return false;
@@ -314,7 +314,7 @@ check_combined(Check *c, json_t *schema, json_t *doc, const char *at)
 	{
 		SeSchemaError *outer = c->error;
 		SeSchemaError ignored;
-		bool		hit;
+		bool hit;
 
 		c->error = &ignored;
 		hit = check_node(c, one, doc, at);
@@ -340,12 +340,12 @@ resolve(Check *c, json_t *schema)
 static bool
 check_node(Check *c, json_t *schema, json_t *doc, const char *at)
 {
-	bool		ok;
-	int			hops = 0;
+	bool ok;
+	int hops = 0;
 
 	while (json_object_get(schema, "$ref"))
 	{
-		json_t	   *target = resolve(c, schema);
+		json_t *target = resolve(c, schema);
 
 		/* A chain of references longer than this goes in a circle. */
 		if (!json_is_object(target) || ++hops > 32)
@@ -358,7 +358,7 @@ check_node(Check *c, json_t *schema, json_t *doc, const char *at)
 		return fault(c, at, "is nested too deeply");
 	}
 	ok = check_type(c, schema, doc, at) && check_enum(c, schema, doc, at) &&
-		check_scalar(c, schema, doc, at);
+		 check_scalar(c, schema, doc, at);
 	if (ok && json_is_object(doc))
 		ok = check_object(c, schema, doc, at);
 	if (ok && json_is_array(doc))
@@ -372,10 +372,10 @@ bool
 se_schema_check(const char *schema_text, const char *doc_text, SeSchemaError *error)
 {
 	json_error_t problem;
-	json_t	   *schema = json_loads(schema_text, 0, &problem);
-	json_t	   *doc = schema ? json_loads(doc_text, JSON_DECODE_ANY, &problem) : NULL;
-	Check		c = {.root = schema,.error = error};
-	bool		ok = false;
+	json_t *schema = json_loads(schema_text, 0, &problem);
+	json_t *doc = schema ? json_loads(doc_text, JSON_DECODE_ANY, &problem) : NULL;
+	Check c = {.root = schema, .error = error};
+	bool ok = false;
 
 	error->pointer[0] = error->message[0] = '\0';
 	if (doc)

@@ -13,8 +13,8 @@
 
 typedef struct SeSchemaError
 {
-	char		pointer[512];	/* JSON pointer into the document, "" for its root */
-	char		message[512];
+	char pointer[512]; /* JSON pointer into the document, "" for its root */
+	char message[512];
 } SeSchemaError;
 
 /*
@@ -26,4 +26,4 @@ typedef struct SeSchemaError
  */
 extern bool se_schema_check(const char *schema, const char *doc, SeSchemaError *error);
 
-#endif							/* SE_SCHEMA_H */
+#endif /* SE_SCHEMA_H */

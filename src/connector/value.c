@@ -20,7 +20,7 @@
 void
 jv_iter_init(JvIter *i, JsonbValue *container)
 {
-	JsonbValue	ignored;
+	JsonbValue ignored;
 
 	memset(i, 0, sizeof(*i));
 	i->index = -1;
@@ -137,9 +137,9 @@ jv_numeric(const char *text)
 	JsonbValue *v = palloc0(sizeof(JsonbValue));
 
 	v->type = jbvNumeric;
-	v->val.numeric = DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(text),
-														 ObjectIdGetDatum(InvalidOid),
-														 Int32GetDatum(-1)));
+	v->val.numeric =
+		DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(text),
+											ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 	return v;
 }
 
@@ -153,7 +153,8 @@ jv_text(JsonbValue *v)
 		case jbvString:
 			return pnstrdup(v->val.string.val, v->val.string.len);
 		case jbvNumeric:
-			return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)));
+			return DatumGetCString(
+				DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)));
 		case jbvBool:
 			return pstrdup(v->val.boolean ? "true" : "false");
 		case jbvBinary:
@@ -166,7 +167,7 @@ jv_text(JsonbValue *v)
 char *
 jv_json(JsonbValue *v)
 {
-	Jsonb	   *jb = jv_to_jsonb(v);
+	Jsonb *jb = jv_to_jsonb(v);
 
 	return JsonbToCString(NULL, &jb->root, VARSIZE(jb));
 }
@@ -196,6 +197,19 @@ jv_push_member(JsonbParseState **state, const char *key, JsonbValue *v)
 	jv_push_value(state, true, v);
 }
 
+bool
+jv_is_null(JsonbValue *v)
+{
+	return v == NULL || v->type == jbvNull;
+}
+
+bool
+jv_is_empty(JsonbValue *v)
+{
+	return jv_is_null(v) || (v->type == jbvString && v->val.string.len == 0) ||
+		   (v->type == jbvBinary && jv_count(v) == 0);
+}
+
 /* Whether ISO text says its offset; without one it is taken as UTC, never as the session's zone. */
 static bool
 has_offset(const char *text)
@@ -209,20 +223,21 @@ has_offset(const char *text)
 bool
 se_parse_time(const char *text, TimestampTz *at)
 {
-	char	   *field[MAXDATEFIELDS];
-	int			ftype[MAXDATEFIELDS];
-	char		work[128];
-	char		copy[80];
-	int			nf,
-				dtype,
-				tz = 0;
+	char *field[MAXDATEFIELDS];
+	int ftype[MAXDATEFIELDS];
+	char work[128];
+	char copy[80];
+	int nf, dtype, tz = 0;
 	struct pg_tm tm;
-	fsec_t		fsec;
+	fsec_t fsec;
 
-	if (strlen(text) > 60 || strspn(text, "0123456789") < 4 || text[strspn(text, "0123456789")] != '-')
+	if (strlen(text) > 60 || strspn(text, "0123456789") < 4 ||
+		text[strspn(text, "0123456789")] != '-')
 		return false;
 	snprintf(copy, sizeof(copy), "%s%s", text,
-			 strpbrk(text, "T ") == NULL ? " 00:00:00Z" : has_offset(text) ? "" : "Z");
+			 strpbrk(text, "T ") == NULL ? " 00:00:00Z"
+			 : has_offset(text)			 ? ""
+										 : "Z");
 	if (ParseDateTime(copy, work, sizeof(work), field, ftype, MAXDATEFIELDS, &nf) != 0)
 		return false;
 	if (DecodeDateTime(field, ftype, nf, &dtype, &tm, &fsec, &tz) != 0 || dtype != DTK_DATE)
@@ -235,8 +250,8 @@ char *
 se_format_time(TimestampTz at)
 {
 	struct pg_tm tm;
-	fsec_t		fsec;
-	char	   *text;
+	fsec_t fsec;
+	char *text;
 
 	if (timestamp2tm(at, NULL, &tm, &fsec, NULL, NULL) != 0)
 		return NULL;
@@ -244,7 +259,7 @@ se_format_time(TimestampTz at)
 					tm.tm_min, tm.tm_sec);
 	if (fsec != 0)
 	{
-		char	   *end;
+		char *end;
 
 		text = psprintf("%s.%06d", text, (int) fsec);
 		for (end = text + strlen(text) - 1; *end == '0'; end--)
