@@ -323,7 +323,7 @@ se_decide(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight)
 			/* A reference by value of a column has no remote id to wait for; it is tried again. */
 			if (item->map.wait_by != NULL || item->map.wait_object == NULL)
 				break;
-			item->wait_object_id = se_object_id(item->map.wait_object);
+			item->wait_object_id = se_pull_object_id(item->map.wait_object);
 			item->wait_remote_id = item->map.wait_remote_id;
 			break;
 		case SE_MAP_INVALID:

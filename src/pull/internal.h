@@ -153,7 +153,7 @@ extern Jsonb *se_fields_with_lines(Jsonb *fields, Jsonb *lines);
 typedef struct SeRefCache SeRefCache;
 extern SeRefCache *se_ref_cache(int system_id);
 extern void se_map_all(const SeTarget *target, SeRefCache *cache, SeItem **items, int n);
-extern int se_object_id(const char *object); /* 0: none of that name */
+extern int se_pull_object_id(const char *object); /* 0: none of that name */
 
 /* ---- identity.c ---- */
 extern void se_identify(const SeTarget *target, SeTable *table, SeItem **items, int n);

@@ -141,7 +141,7 @@ static void
 look_up_column(SeRefCache *cache, List *refs)
 {
 	SeRef *first = linitial(refs);
-	int object_id = se_object_id(first->object);
+	int object_id = se_pull_object_id(first->object);
 	SeTable *table;
 	SeColumn *column;
 	bool textual;
@@ -266,7 +266,7 @@ se_map_all(const SeTarget *target, SeRefCache *cache, SeItem **items, int n)
 }
 
 int
-se_object_id(const char *object)
+se_pull_object_id(const char *object)
 {
 	static SPIPlanPtr plan = NULL;
 	Oid types[] = {TEXTOID};
