@@ -11,7 +11,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     NEW.table_oid := to_regclass(format('%I.%I', NEW.schema_name, NEW.table_name));
-    NEW.line_oid := to_regclass(format('%I.%I', NEW.line_schema, NEW.line_table));
+    NEW.line_oid := CASE WHEN NEW.line_table IS NOT NULL THEN to_regclass(format('%I.%I', NEW.line_schema, NEW.line_table)) END;
     NEW.attributes := jsonb_build_object(
         'table', (SELECT coalesce(jsonb_object_agg(a.attname, a.attnum), '{}') FROM pg_attribute a
                    WHERE a.attrelid = NEW.table_oid AND a.attnum > 0 AND NOT a.attisdropped

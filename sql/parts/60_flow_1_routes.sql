@@ -17,13 +17,13 @@ RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('SELECT coalesce((%s' || E'\n' || '), false)
+    SELECT format('SELECT (%s' || E'\n' || ') IS TRUE
   FROM (SELECT e.n, e.body, e.op, e.old,
                ARRAY(SELECT k FROM pg_catalog.jsonb_object_keys(e.old) k) AS changed, e.body -> ''lines'' AS lines
           FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.jsonb[]), pg_catalog.unnest($2::pg_catalog.text[]),
-                          pg_catalog.unnest($3::pg_catalog.jsonb[])) WITH ORDINALITY e (body, op, old, n)) AS _event (_n, _body, op, old, changed, lines)
- CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(NULL::%I.%I, _event._body) AS record
- ORDER BY _event._n',
+                          pg_catalog.unnest($3::pg_catalog.jsonb[])) WITH ORDINALITY e (body, op, old, n)) AS event (_n, _body, op, old, changed, lines)
+ CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(NULL::%I.%I, event._body) AS record
+ ORDER BY event._n',
                   condition, o.schema_name, o.table_name)
       FROM sync.object o
      WHERE o.id = _condition_sql.object_id
@@ -51,7 +51,7 @@ EXCEPTION
         RAISE EXCEPTION 'invalid condition: %', message
             USING ERRCODE = state,
                   DETAIL = format('Condition: %s', left(condition, 500)),
-                  HINT = 'It is a boolean expression over the columns of the object''s table, and op (insert, update, delete), old (jsonb), changed (text[]) and lines (jsonb); functions outside pg_catalog need their schema. A column of one of these names is written record.name.';
+                  HINT = 'It is a boolean expression over the columns of the object''s table, and op (insert, update, delete), old (jsonb), changed (text[]) and lines (jsonb); functions outside pg_catalog need their schema. A column of one of these names is written record.name, and what it hides event.name.';
 END
 $$;
 COMMENT ON FUNCTION sync._condition_check(text, text) IS 'An error, with the reason, when a condition cannot be evaluated by the caller';
@@ -150,7 +150,7 @@ BEGIN
     IF FOUND OR cardinality(operations) = 0 THEN
         RAISE EXCEPTION 'invalid operations for a route'
             USING ERRCODE = 'invalid_parameter_value',
-                  DETAIL = coalesce(format('"%s" is not an operation.', wrong), 'The list is empty or holds NULL.'),
+                  DETAIL = CASE WHEN wrong IS NULL THEN 'The list is empty or holds NULL.' ELSE format('"%s" is not an operation.', wrong) END,
                   HINT = 'Operations are insert, update and delete.';
     END IF;
     IF max_lag IS NULL OR max_lag < interval '1 minute' THEN

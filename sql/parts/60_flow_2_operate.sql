@@ -70,20 +70,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._open_claim(integer, bigint, timestamptz) IS 'Whether an attempt of a delivery has no outcome yet';
 
--- Events of this very transaction: no worker can see them before it commits.
-CREATE FUNCTION sync._uncommitted(object_id integer, record_id text)
-RETURNS boolean
-LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT pg_current_xact_id_if_assigned() IS NOT NULL
-       AND EXISTS (SELECT FROM sync.outbox e
-                    WHERE e.xid = pg_current_xact_id_if_assigned()
-                      AND (_uncommitted.object_id IS NULL
-                           OR e.object_id = _uncommitted.object_id AND e.record_id = _uncommitted.record_id))
-$$;
-COMMENT ON FUNCTION sync._uncommitted(integer, text) IS 'Whether the current transaction wrote events, of one record or (NULL) any';
-
 -- ---- systems ----
 
 CREATE FUNCTION sync.pause(system text, reason text DEFAULT NULL)
@@ -163,25 +149,25 @@ LANGUAGE c STRICT
 AS 'MODULE_PATHNAME', 'se_fetch_now';
 COMMENT ON FUNCTION sync._fetch_now(text, text, text, integer) IS 'Reads one remote record now, in this backend';
 
+-- fetch is a reserved word, so it cannot qualify the parameters.
 CREATE FUNCTION sync.fetch(system text, object text, id text, wait interval DEFAULT '10 s')
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    the_system integer := sync._system_id(fetch.system);
-    the_object integer := sync._object_id(fetch.object);
+    the_system integer := sync._system_id($1);
+    the_object integer := sync._object_id($2);
     remote text;
 BEGIN
-    PERFORM sync._manifest_object(fetch.system, fetch.object, 'pull');
-    IF fetch.id IS NULL OR wait IS NULL OR wait <= interval '0' OR wait > interval '5 min' THEN
+    PERFORM sync._manifest_object($1, $2, 'pull');
+    IF $3 IS NULL OR wait IS NULL OR wait <= interval '0' OR wait > interval '5 min' THEN
         RAISE EXCEPTION 'fetch needs an id, and a wait of at most five minutes'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'For instance: sync.fetch(''erp'', ''customer'', id::text, ''10 s'').';
     END IF;
     SELECT x.remote_id INTO remote FROM sync.external_id x
-     WHERE x.system_id = the_system AND x.object_id = the_object AND x.record_id = fetch.id;
-    RETURN sync._fetch_now(fetch.system, fetch.object, coalesce(remote, fetch.id),
-                           ceil(extract(epoch FROM wait) * 1000)::integer);
+     WHERE x.system_id = the_system AND x.object_id = the_object AND x.record_id = $3;
+    RETURN sync._fetch_now($1, $2, coalesce(remote, $3), ceil(extract(epoch FROM wait) * 1000)::integer);
 END
 $$;
 COMMENT ON FUNCTION sync.fetch(text, text, text, interval) IS 'Reads a record from a system now, by our id or the remote one; changes nothing';
@@ -210,7 +196,7 @@ BEGIN
          ORDER BY f.at DESC LIMIT 1;
         RAISE EXCEPTION 'delivery "%" is not held', delivery
             USING ERRCODE = 'undefined_object',
-                  DETAIL = coalesce(format('It has ended: %s.', ended), 'It is queued, in flight, or does not exist.'),
+                  DETAIL = coalesce('It has ended: ' || ended || '.', 'It is queued, in flight, or does not exist.'),
                   HINT = 'Views sync.dead_letter and sync.delivery list what is held.';
     END IF;
     RETURN found_id;

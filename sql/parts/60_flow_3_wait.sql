@@ -26,28 +26,30 @@ END
 $$;
 COMMENT ON FUNCTION sync.remote_id(text, text, text) IS 'Id that a system knows a record by; NULL when it is not bound there';
 
--- Each look needs a snapshot of its own, which only READ COMMITTED gives.
-CREATE FUNCTION sync._check_can_wait(object_id integer, record_id text)
+-- Each look needs a snapshot of its own, which only READ COMMITTED gives. And what this transaction
+-- wrote is sent after its commit only; captured events are still in this session's memory, so any
+-- write counts.
+CREATE FUNCTION sync._check_can_wait()
 RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'cannot wait in a transaction with isolation %', current_setting('transaction_isolation')
-            USING ERRCODE = 'object_not_in_prerequisite_state',
+            USING ERRCODE = 'active_sql_transaction',
                   DETAIL = 'Its snapshot never shows what the workers do meanwhile.',
                   HINT = 'Wait in a READ COMMITTED transaction.';
     END IF;
-    IF sync._uncommitted(object_id, record_id) THEN
-        RAISE EXCEPTION 'cannot wait for changes of this very transaction'
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                  DETAIL = 'They are sent after it has committed.',
+    IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot wait in a transaction that has written'
+            USING ERRCODE = 'active_sql_transaction',
+                  DETAIL = 'Its changes are sent after it has committed.',
                   HINT = 'COMMIT first, then wait.';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync._check_can_wait(integer, text) IS 'An error when waiting in this transaction could never end';
+COMMENT ON FUNCTION sync._check_can_wait() IS 'An error when waiting in this transaction could never end';
 
 CREATE FUNCTION sync.wait_for(object text, id text, system text, timeout interval DEFAULT '30 s')
 RETURNS TABLE (outcome text, remote_id text, code text, message text)
@@ -56,8 +58,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    the_object integer := sync._object_id(wait_for.object);
-    the_system integer := sync._system_id(wait_for.system);
+    the_object integer;
+    the_system integer;
     the_route integer;
     target bigint;
     first record;
@@ -65,13 +67,15 @@ DECLARE
     deadline timestamptz := clock_timestamp() + wait_for.timeout;
     pause_s double precision := 0.01;
 BEGIN
+    PERFORM sync._check_can_wait();
+    the_object := sync._object_id(wait_for.object);
+    the_system := sync._system_id(wait_for.system);
     SELECT r.id INTO the_route FROM sync.route r
      WHERE r.state <> 'dropped' AND r.system_id = the_system AND r.object_id = the_object;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'object "%" has no route to system "%"', wait_for.object, wait_for.system
             USING ERRCODE = 'undefined_object', HINT = 'Create one with sync.create_route().';
     END IF;
-    PERFORM sync._check_can_wait(the_object, wait_for.id);
 
     -- What is unfinished now is waited for; later changes of the record do not prolong the wait.
     SELECT max(u.seq) INTO target FROM sync._unfinished u
@@ -167,7 +171,7 @@ DECLARE
     pause_s double precision := 0.01;
     busy text;
 BEGIN
-    PERFORM sync._check_can_wait(NULL, NULL);
+    PERFORM sync._check_can_wait();
     LOOP
         busy := sync._busy();
         IF busy IS NULL THEN

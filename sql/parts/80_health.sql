@@ -171,12 +171,12 @@ BEGIN
            CASE WHEN r.problem IS NULL THEN NULL
                 WHEN n.ref IS NULL THEN format('CREATE USER MAPPING FOR PUBLIC SERVER %I OPTIONS (%s ''file:%s'').', check_system.system, n.name, n.name)
                 ELSE 'The file is secrets_dir/SYSTEM/NAME, with mode 0600, of the server''s user.' END
-      FROM (SELECT s.key AS name, secrets ->> s.key AS ref, s.value ->> 'required' = 'false' AS optional
+      FROM (SELECT s.key AS name, secrets ->> s.key AS ref, s.value ->> 'required' IS DISTINCT FROM 'true' AS optional
               FROM jsonb_each(CASE jsonb_typeof(manifest -> 'secrets') WHEN 'object' THEN manifest -> 'secrets' ELSE '{}' END) s) n
      CROSS JOIN LATERAL (SELECT CASE WHEN n.ref IS NULL THEN 'not given'
                                      WHEN n.name = 'user' AND n.ref !~ '^(file|env):' THEN NULL
                                      ELSE sync._secret_ok(check_system.system, n.ref) END AS problem) r
-     WHERE NOT (n.ref IS NULL AND coalesce(n.optional, false));
+     WHERE NOT (n.ref IS NULL AND n.optional);
     SELECT string_agg(k, ', ' ORDER BY k) INTO missing FROM jsonb_object_keys(secrets) k
      WHERE k <> 'user' AND NOT coalesce(manifest -> 'secrets' ? k, false);
     IF missing IS NOT NULL THEN
