@@ -4,9 +4,7 @@
 #ifndef SE_VERSION_H
 #define SE_VERSION_H
 
-/* Set by the Makefile from sync_ext.control. */
-#ifndef SE_VERSION
-#define SE_VERSION "0.1.0"
-#endif
+/* The Makefile defines SYNC_EXT_VERSION from sync_ext.control. */
+#define SE_VERSION SYNC_EXT_VERSION
 
 #endif

@@ -99,6 +99,7 @@ se_slot_make(Oid database)
 			slot->restart_at = 0;
 			slot->hold_until = 0;
 			slot->latch = NULL;
+			memset(slot->fetches, 0, sizeof(slot->fetches));
 			slot->reason[0] = '\0';
 			return slot;
 		}

@@ -23,6 +23,8 @@ typedef enum SeHubState
 	SE_HUB_IDLE						/* runs, but does not speak: see reason */
 } SeHubState;
 
+#define SE_MAX_FETCHES 16
+
 typedef struct SeHubSlot
 {
 	Oid			database;
@@ -36,6 +38,7 @@ typedef struct SeHubSlot
 	pg_atomic_uint32 wake;			/* 1: somebody asked for a look and set the latch */
 	pg_atomic_uint32 changes;		/* counts changes of configuration and of pending deliveries */
 	Latch	   *latch;				/* of the running hub; NULL when none */
+	uint32		fetches[SE_MAX_FETCHES];	/* DSM handles of reads that backends wait for; 0: free */
 	char		reason[256];
 } SeHubSlot;
 

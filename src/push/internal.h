@@ -187,6 +187,7 @@ extern TimestampTz se_hub_suspect_before;
 extern SeRoute *se_route_by_id(int id);
 extern const char *se_object_name(int object_id);
 extern int	se_object_id(const char *name);
+extern void se_registry_load(void);
 extern void se_routes_load(void);
 extern void se_routes_reset(void);
 /* wanted[i] for n events of the route; errors[i] set where the condition failed. In a transaction. */

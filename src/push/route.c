@@ -121,6 +121,14 @@ load_objects(void)
 	MemoryContextSwitchTo(old);
 }
 
+/* Identity of the hub and names of objects; in a transaction. */
+void
+se_registry_load(void)
+{
+	load_hub();
+	load_objects();
+}
+
 /* A scanner of the same system that is idle at the same place, or a new one. */
 static SeScanner *
 scanner_at(SeSystem *system, int incarnation, const char *finished, int64 finished_seq)
@@ -219,8 +227,7 @@ se_routes_load(void)
 {
 	Bitmapset  *present = NULL;
 
-	load_hub();
-	load_objects();
+	se_registry_load();
 	if (SPI_execute(ROUTE_SQL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read sync.route");
 	for (uint64 i = 0; i < SPI_processed; i++)

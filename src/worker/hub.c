@@ -38,6 +38,7 @@
 #include "core/wake.h"
 #include "pull/pull.h"
 #include "push/push.h"
+#include "worker/fetch.h"
 #include "worker/notice.h"
 #include "worker/system.h"
 #include "worker/upkeep.h"
@@ -173,6 +174,7 @@ forget_all(void)
 {
 	se_txn_abort();
 	se_exchange_reset();
+	se_fetch_reset();
 	se_push_reset();
 	se_pull_reset();
 	se_systems_reset();
@@ -271,6 +273,7 @@ work(void)
 		busy = se_exchange_drive(now);
 		busy |= se_push_step(now);
 		busy |= se_pull_step(now);
+		busy |= se_fetch_step(slot);
 		busy |= se_exchange_drive(now);
 	} while (busy);
 	se_upkeep_step(now);

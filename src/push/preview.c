@@ -1,0 +1,216 @@
+/*
+ * preview.c: sync.preview(): the requests that would be sent for a record as it stands, its
+ * uncommitted changes included. Sends and stores nothing.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "core/errors.h"
+#include "core/json.h"
+#include "core/spi.h"
+#include "push/internal.h"
+#include "push/record_body.h"
+
+PG_FUNCTION_INFO_V1(se_preview);
+
+#define NCOLUMNS 8
+
+/*
+ * The function runs with its owner's rights, so it must ask for the caller's: who may not read the
+ * table may not read it here either.
+ */
+static void
+check_may_read(int object_id)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1];
+	char	   *name;
+	Oid			relation;
+	bool		isnull;
+	Datum		value;
+
+	values[0] = Int32GetDatum(object_id);
+	if (SPI_execute_with_args("SELECT pg_catalog.format('%I.%I', schema_name, table_name)::"
+							  "pg_catalog.regclass::pg_catalog.oid FROM sync.object WHERE id = $1",
+							  1, types, values, NULL, true, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "object %d is not registered", object_id);
+	value = se_spi_datum(0, 1, &isnull);
+	relation = DatumGetObjectId(value);
+	name = get_rel_name(relation);
+	if (pg_class_aclcheck(relation, GetOuterUserId(), ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, name);
+}
+
+static SeSystem *
+find_system(const char *name)
+{
+	SeSystem   *system = se_system_build(name);
+
+	if (system == NULL)
+	{
+		/* A server that nothing refers to yet has no row in sync.system. */
+		Oid			types[1] = {TEXTOID};
+		Datum		values[1];
+
+		values[0] = CStringGetTextDatum(name);
+		if (SPI_execute_with_args("SELECT sync._system_id($1)", 1, types, values, NULL, false, 1)
+			!= SPI_OK_SELECT)
+			elog(ERROR, "could not look up system \"%s\"", name);
+		CommandCounterIncrement();
+		system = se_system_build(name);
+	}
+	if (system == NULL || !system->usable)
+		ereport(ERROR,
+				(errcode(SE_ERRCODE_UNKNOWN_SYSTEM),
+				 errmsg("system \"%s\" cannot be used", name),
+				 errdetail("%s", system && system->problem ? system->problem : "It is not known."),
+				 errhint("SELECT * FROM sync.check_system(%s) tells what is missing.",
+						 quote_literal_cstr(name))));
+	return system;
+}
+
+static void
+put_text(Datum *values, bool *nulls, int i, const char *text)
+{
+	nulls[i] = text == NULL;
+	values[i] = text ? CStringGetTextDatum(text) : (Datum) 0;
+}
+
+static Jsonb *
+headers_object(const SeRequestOut *request)
+{
+	SeObjBuilder b;
+	ListCell   *cell;
+
+	se_obj_begin(&b);
+	foreach(cell, request->headers)
+		se_obj_text(&b, ((SeHeader *) lfirst(cell))->name, ((SeHeader *) lfirst(cell))->value);
+	se_obj_text(&b, "Content-Type", request->content_type);
+	return se_obj_end(&b);
+}
+
+static const char *
+status_word(SeRenderStatus status)
+{
+	switch (status)
+	{
+		case SE_RENDER_OK:
+			return "ready";
+		case SE_RENDER_SKIP:
+			return "skipped";
+		case SE_RENDER_WAIT:
+			return "waiting";
+		case SE_RENDER_INVALID:
+			return "invalid";
+	}
+	return "invalid";
+}
+
+static char *
+explain(const SeRendered *r)
+{
+	if (r->status == SE_RENDER_WAIT)
+		return psprintf("waits for %s %s to be %s", r->wait_object, r->wait_key,
+						r->wait_state ? r->wait_state : "known in the system");
+	return r->status == SE_RENDER_INVALID ? r->message : NULL;
+}
+
+/* (n, step, state, method, url, headers, body, message) */
+static void
+put_step(ReturnSetInfo *rsinfo, int n, SeSystem *system, const SeOperation *op, Jsonb *ctx)
+{
+	Datum		values[NCOLUMNS] = {0};
+	bool		nulls[NCOLUMNS];
+	SeRendered	r;
+
+	memset(nulls, true, sizeof(nulls));
+	memset(&r, 0, sizeof(r));
+	se_render(system->manifest, op, ctx, se_context_refs(system), &r);
+	values[0] = Int32GetDatum(n);
+	nulls[0] = false;
+	put_text(values, nulls, 1, op->name);
+	put_text(values, nulls, 2, status_word(r.status));
+	if (r.status == SE_RENDER_OK)
+	{
+		put_text(values, nulls, 3, r.request.method);
+		put_text(values, nulls, 4, psprintf("%s%s", system->base_url, r.request.target));
+		values[5] = PointerGetDatum(headers_object(&r.request));
+		nulls[5] = false;
+		if (r.request.body != NULL)
+			put_text(values, nulls, 6,
+					 pg_any_to_server(pnstrdup(r.request.body, r.request.body_len),
+									  (int) r.request.body_len, PG_UTF8));
+	}
+	put_text(values, nulls, 7, explain(&r));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/*
+ * sync.preview(system, object, id): a row for each step of the plan that the record's state calls
+ * for: create when it is not bound in the system, else update. Later steps are shown as far as they
+ * can be rendered without the answers of earlier ones.
+ */
+PGDLLEXPORT Datum
+se_preview(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	char	   *system_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *object = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *id = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	SeRoute		route = {0};
+	SeDelivery	d = {0};
+	SeDelivery *batch[1] = {&d};
+	const SeManifestObject *mo;
+	int			n = 0;
+	ListCell   *cell;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	se_registry_load();
+	route.object_id = se_object_id(object);
+	if (route.object_id == 0)
+		ereport(ERROR,
+				(errcode(SE_ERRCODE_UNKNOWN_OBJECT),
+				 errmsg("object \"%s\" does not exist", object),
+				 errhint("Declare its table with sync.track().")));
+	check_may_read(route.object_id);
+	route.system = find_system(system_name);
+	route.object = object;
+	mo = se_manifest_object(route.system->manifest, object);
+	if (mo == NULL || !mo->can_push)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("connector \"%s\" cannot push object \"%s\"", route.system->manifest->name,
+						object)));
+	d.cxt = CurrentMemoryContext;
+	d.route = &route;
+	d.event.op = 'U';
+	d.event.object_id = route.object_id;
+	d.event.record_id = id;
+	d.event.at = GetCurrentTransactionStartTimestamp();
+	d.event.seq = PG_INT64_MAX;
+	d.event.body = se_record_body(route.object_id, id);
+	if (d.event.body == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA_FOUND),
+				 errmsg("record \"%s\" of object \"%s\" does not exist", id, object)));
+	se_context_begin();
+	se_context_preload(batch, 1);
+	se_context_build(&d);
+	foreach(cell, mo->plan[d.change])
+		put_step(rsinfo, ++n, route.system, lfirst(cell), d.ctx);
+	SPI_finish();
+	return (Datum) 0;
+}
