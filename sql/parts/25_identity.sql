@@ -48,7 +48,7 @@ END
 $$;
 COMMENT ON FUNCTION sync._enable() IS 'Marks this database as one with a hub and has the launcher look';
 
-CREATE FUNCTION sync.adopt_cluster(same boolean DEFAULT false)
+CREATE FUNCTION sync.adopt_cluster(same boolean DEFAULT false, hub_id uuid DEFAULT NULL)
 RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -65,16 +65,21 @@ BEGIN
         RAISE EXCEPTION 'a standby cannot be adopted'
             USING ERRCODE = 'SE002', HINT = 'Promote it first; with the permit in place it then speaks by itself.';
     END IF;
+    -- One adoption at a time.
     LOCK TABLE sync.hub IN SHARE ROW EXCLUSIVE MODE;
     SELECT h.* INTO hub FROM sync.hub h;
 
+    IF adopt_cluster.hub_id <> hub.hub_id THEN
+        RAISE EXCEPTION 'this is hub %, not hub %', hub.hub_id, adopt_cluster.hub_id
+            USING ERRCODE = 'SE002', HINT = 'hub_id is for a new hub whose permit was written beforehand; leave it out.';
+    END IF;
     IF hub.hub_id IS NULL AND same THEN
         RAISE EXCEPTION 'there is nothing to adopt again: this database never was a hub'
             USING ERRCODE = 'SE002', HINT = 'Run SELECT sync.adopt_cluster() without arguments.';
     ELSIF hub.hub_id IS NULL THEN
         -- Rows that a restore without sync.hub brought along keep older numbers than ours.
         SELECT coalesce(max(c.incarnation), 0) INTO taken FROM sync.checkpoint c;
-        hub.hub_id := gen_random_uuid();
+        hub.hub_id := coalesce(adopt_cluster.hub_id, gen_random_uuid());
         hub.incarnation := taken + 1;
         said := 'adopted as a new hub';
     ELSIF here.state IN ('ok', 'promoted') AND here.permit THEN
@@ -120,7 +125,7 @@ BEGIN
     RETURN format('%s: hub %s, incarnation %s', said, hub.hub_id, hub.incarnation);
 END
 $$;
-COMMENT ON FUNCTION sync.adopt_cluster(boolean) IS 'Lets this database speak: a new hub, a copy that takes over, or (same) the hub after pg_upgrade or a move';
+COMMENT ON FUNCTION sync.adopt_cluster(boolean, uuid) IS 'Lets this database speak: a new hub, a copy that takes over, or (same) the hub after pg_upgrade or a move';
 
 CREATE FUNCTION sync.hub_status(OUT speaks boolean, OUT reason text, OUT hint text, OUT hub_id uuid, OUT incarnation integer)
 LANGUAGE sql STABLE SECURITY DEFINER

@@ -195,6 +195,9 @@ permit_add(const char *hub_id)
 	/* The empty line before it: a file edited by hand may lack its last line feed. */
 	int length = snprintf(line, sizeof(line), "\n%s\n", hub_id);
 
+	/* Somebody may have written it by hand, where the server itself may not write. */
+	if (permit_given(hub_id, reason, sizeof(reason)))
+		return;
 	ok = permit_path(path, sizeof(path), reason, sizeof(reason));
 	if (ok)
 	{
@@ -222,9 +225,9 @@ permit_add(const char *hub_id)
 			ERROR,
 			(errcode(SE_ERRCODE_NOT_ADOPTED), errmsg("could not write the permit of this hub"),
 			 errdetail("%s.", reason),
-			 errhint("%s Or write this line into its file hub_id yourself, as the server's user "
-					 "with mode 0600, and try again: %s",
-					 PERMIT_HINT, hub_id)));
+			 errhint("%s Or write the line %s into its file hub_id yourself, as the server's user "
+					 "with mode 0600, and run SELECT sync.adopt_cluster(hub_id => '%s').",
+					 PERMIT_HINT, hub_id, hub_id)));
 }
 
 /* ---- the timeline ---- */

@@ -1,0 +1,66 @@
+-- Shape of the public API: names, arguments and results that applications rely on.
+BEGIN;
+SELECT no_plan();
+
+SELECT has_schema('sync');
+SELECT has_extension('sync_ext');
+SELECT has_role(r) FROM unnest('{sync_admin,sync_operator,sync_approver,sync_auditor,sync_analyst,sync_app,sync_worker}'::name[]) r;
+
+-- Functions with the types of their arguments and of their result.
+SELECT function_returns('sync', f.name::name, f.arguments, f.result)
+  FROM (VALUES
+    ('track', '{regclass,text,name[],name,name[],text,boolean,regclass,name[],name[],boolean,boolean,boolean}'::text[], 'text'),
+    ('untrack', '{text,boolean}', 'void'),
+    ('register_connector', '{jsonb}', 'text'),
+    ('check_system', '{text}', 'setof record'),
+    ('adopt_cluster', '{boolean,uuid}', 'text'),
+    ('start_workers', '{}', 'void'),
+    ('create_route', '{text,text,text,text,text,text[],interval,date}', 'integer'),
+    ('drop_route', '{text,boolean}', 'void'),
+    ('drop_route', '{integer,boolean}', 'void'),
+    ('create_stream', '{text,text,text,"timestamp with time zone"}', 'integer'),
+    ('drop_stream', '{text,text}', 'void'),
+    ('forget_system', '{text}', 'void'),
+    ('request_pull', '{text,text}', 'void'),
+    ('pause', '{text,text}', 'void'),
+    ('resume', '{text}', 'void'),
+    ('call', '{text,text,jsonb}', 'bigint'),
+    ('fetch', '{text,text,text,interval}', 'jsonb'),
+    ('retry', '{text,boolean}', 'void'),
+    ('retry', '{bigint,boolean}', 'void'),
+    ('discard', '{text,text}', 'void'),
+    ('discard', '{bigint,text}', 'void'),
+    ('wait_for', '{text,text,text,interval}', 'setof record'),
+    ('wait_idle', '{interval}', 'boolean'),
+    ('remote_id', '{text,text,text}', 'text'),
+    ('find', '{text}', 'setof record'),
+    ('health', '{}', 'setof record'),
+    ('hub_status', '{}', 'record'),
+    ('check_invariants', '{}', 'setof record')) f (name, arguments, result);
+
+-- Views and the columns that scripts select.
+SELECT has_view('sync', v.name::name, 'view sync.' || v.name) FROM unnest('{record_status,system_status,route_status,stream_status,delivery,delivery_attempt,
+    dead_letter,conflict,progress,task}'::text[]) v (name);
+SELECT columns_are('sync', 'record_status', '{object,record_id,record_number,system,state,waiting_for,remote_id,remote_number,last_error,
+    next_attempt_at,last_event_at,last_done_at,delivery}'::name[]);
+SELECT has_column('sync', t.relation::name, c.name::name, format('sync.%s has column %s', t.relation, c.name))
+  FROM (VALUES
+    ('system_status', '{system,connector,mode,queued,in_flight,retry,waiting,ambiguous,behind,dead,conflict,inbox}'::text[]),
+    ('route_status', '{route,system,object,state,lag_events,lag_time,queued,in_flight,dead,cursor}'),
+    ('stream_status', '{system,object,every,schedule,state,requested_at,finished_at,failures,last_error}'),
+    ('delivery', '{delivery,route,system,object,record_id,record_number,state,issue,attempts,code,message}'),
+    ('delivery_attempt', '{delivery,attempt_id,step,method,target,request,outcome,status,latency_ms,message,response}'),
+    ('dead_letter', '{id,delivery,system,object,record_number,message,request,response,how_to_retry}'),
+    ('conflict', '{id,delivery,system,object,record_number,message}'),
+    ('task', '{database,pid,state,started_at,failures,restart_at,reason}'),
+    ('external_id', '{system_id,object_id,record_id,remote_id,remote_number}')) t (relation, columns)
+ CROSS JOIN LATERAL unnest(t.columns) c (name);
+
+-- Every member function and relation that people use is commented.
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'sync'::regnamespace AND p.proname !~ '^_'
+                     AND obj_description(p.oid, 'pg_proc') IS NULL$$, 'every public function has a comment');
+SELECT fdw_privs_are('sync_ext', 'sync_admin', '{USAGE}');
+SELECT function_privs_are('sync', 'pause', '{text,text}', 'sync_operator', '{EXECUTE}');
+SELECT function_privs_are('sync', 'pause', '{text,text}', 'sync_app', '{}'::text[]);
+SELECT * FROM finish();
+ROLLBACK;
