@@ -288,7 +288,7 @@ se_classify(const SeManifest *m, const SeOperation *op, const SeAnswer *a, SeVer
 	se_classify_with(m, op ? op->classify : NULL, a, out);
 
 	/* Success that cannot be read is not known to be one: a proxy's page, a cut-off body. */
-	if (out->outcome == SE_DONE && a->json == NULL && r &&
+	if (out->outcome == SE_DONE && a->json == NULL && a->body_len > 0 && r &&
 		(r->items || r->remote_id || r->record || r->compare))
 	{
 		out->outcome = SE_AMBIGUOUS;
@@ -386,12 +386,20 @@ extract(SeEval *ev, const SeOperation *op, const SeResponseSpec *r, Jsonb *ctx, 
 		return;
 	if (r->items)
 	{
-		JsonbValue *items = se_eval_path_array(ev, r->items);
+		JsonbValue *items;
 
-		out->matches = jv_count(items);
+		ev->at = r->at;
+		items = se_eval_list(ev, r->items);
+		out->matches = items ? jv_count(items) : -1;
 		if (out->matches != 1)
 			return;
 		ev->root = jv_to_jsonb(getIthJsonbValueFromContainer(items->val.binary.data, 0));
+	}
+	else if (r->compare && JB_ROOT_IS_SCALAR(ev->root))
+	{
+		ev->at = r->at;
+		se_eval_fail(ev, "bad_answer", "the answer holds nothing to compare");
+		return;
 	}
 	compare(ev, r, ctx, out);
 	read_identity(ev, r, out);

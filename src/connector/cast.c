@@ -102,8 +102,7 @@ shifted(SeEval *ev, const char *text, int places, bool integer, const char *unit
 		case SE_SHIFT_OK:
 			return jv_numeric(out);
 		case SE_SHIFT_FRACTION:
-			se_eval_fail(ev, "not_representable", "amount %s cannot be said in whole %s", text,
-						 unit);
+			se_eval_fail(ev, "not_representable", "%s cannot be said in whole %s", text, unit);
 			return NULL;
 		default:
 			return se_cast_fault(ev, "not_a_number", text, "is not a number");
@@ -121,6 +120,7 @@ currency_digits(SeEval *ev, const SeExpr *x, char **currency)
 
 	if (ev->status != SE_RENDER_OK)
 		return -1;
+	ev->at = x->at;
 	if (code == NULL)
 	{
 		se_eval_fail(ev, "no_currency", "the amount has no currency");
@@ -155,6 +155,7 @@ cast_money(SeEval *ev, const SeExpr *x, SeCast cast, JsonbValue *v)
 	if (text == NULL)
 		return NULL;
 	digits = currency_digits(ev, x, &currency);
+	ev->at = x->at;
 	if (digits < 0)
 		return NULL;
 	if (cast == CAST_MAJOR)

@@ -45,6 +45,7 @@ zone_of(SeEval *ev, const SeExpr *x, bool entity)
 		name = jv_get_text(jv_get(jv_from_jsonb(ev->vars), "entity"), "timezone");
 	if (ev->status != SE_RENDER_OK)
 		return NULL;
+	ev->at = x->at;
 	zone = name ? pg_tzset(name) : NULL;
 	if (zone == NULL)
 		se_eval_fail(ev, "no_zone", "%s",

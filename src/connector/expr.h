@@ -304,6 +304,7 @@ extern void se_eval_init(SeEval *ev, const SeManifest *m, Jsonb *root, Jsonb *va
 extern Jsonb *se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a);
 extern Jsonb *se_eval_path(SeEval *ev, JsonPath *path);
 extern JsonbValue *se_eval_path_array(SeEval *ev, JsonPath *path);
+extern JsonbValue *se_eval_list(SeEval *ev, JsonPath *path);
 extern bool se_eval_predicate(SeEval *ev, JsonPath *path);
 extern JsonbValue *se_eval(SeEval *ev, const SeExpr *x);
 extern char *se_eval_text(SeEval *ev, const SeExpr *x); /* NULL expr: NULL */

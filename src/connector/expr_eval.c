@@ -170,6 +170,21 @@ se_eval_path_array(SeEval *ev, JsonPath *path)
 	return v;
 }
 
+/*
+ * The list that a path names; NULL and a failure when there is none. No list is
+ * no empty list: a mark must not move over it, nor a create follow from it.
+ */
+JsonbValue *
+se_eval_list(SeEval *ev, JsonPath *path)
+{
+	JsonbValue *list = se_eval_path_array(ev, path);
+
+	if (list && (jv_count(list) > 0 || se_eval_path(ev, path) != NULL))
+		return list;
+	se_eval_fail(ev, "bad_answer", "the answer holds no list of items");
+	return NULL;
+}
+
 /* A boolean result is the answer; any other result means 'found'; null and none are false. */
 bool
 se_eval_predicate(SeEval *ev, JsonPath *path)

@@ -231,15 +231,11 @@ static bool
 read_items(Reader *r, SePage *out)
 {
 	SeEval *ev = r->ev;
-	JsonbValue *items = se_eval_path_array(ev, r->w.spec->items);
+	JsonbValue *items = se_eval_list(ev, r->w.spec->items);
 	JvIter i;
 
-	/* No list at all is no empty page: the mark must not move over it. */
-	if (items == NULL || (jv_count(items) == 0 && se_eval_path(ev, r->w.spec->items) == NULL))
-	{
-		se_eval_fail(ev, "bad_answer", "the answer holds no list of items");
+	if (items == NULL)
 		return false;
-	}
 	jv_iter_init(&i, items);
 	while (jv_iter_next(&i))
 	{
@@ -459,9 +455,9 @@ read_fetched(SeEval *ev, const SePull *pull, SePageItem *out)
 
 	if (spec->items)
 	{
-		v = se_eval_path_array(ev, spec->items);
-		out->deleted = jv_count(v) == 0;
-		if (out->deleted)
+		v = se_eval_list(ev, spec->items);
+		out->deleted = v && jv_count(v) == 0;
+		if (v == NULL || out->deleted)
 			return;
 		v = getIthJsonbValueFromContainer(v->val.binary.data, 0);
 	}

@@ -1,0 +1,100 @@
+-- The connectors that come with the extension, against records and answers as the vendors send them.
+SET client_min_messages = warning;
+DROP DATABASE IF EXISTS sync_connector_shipped;
+CREATE DATABASE sync_connector_shipped;
+\c sync_connector_shipped
+CREATE EXTENSION sync_ext;
+\set SHOW_CONTEXT never
+\pset format unaligned
+\pset tuples_only on
+
+SELECT sync.register_connector('stripe'), sync.register_connector('tryton');
+SELECT manifest AS stripe FROM sync.connector WHERE name = 'stripe' \gset
+SELECT manifest AS tryton FROM sync.connector WHERE name = 'tryton' \gset
+
+-- Stripe, push.
+CREATE FUNCTION push(manifest jsonb, object text, operation text, context jsonb, refs jsonb DEFAULT '{}') RETURNS SETOF text LANGUAGE sql AS $$
+    SELECT concat_ws(' ', r ->> 'status', r ->> 'method', r ->> 'target', r ->> 'body', r ->> 'message', CASE WHEN (r ->> 'takes_key')::boolean THEN '(key)' END)
+    FROM sync.test_render(manifest, object, operation, '{"param": {"company": "1", "api_version": "2025-03-31.basil", "days_until_due": "30", "receivable_account": "5", "revenue_account": "6", "tax_account": "7", "journal": "1", "user": "admin"}}'::jsonb || context, refs) r
+$$;
+SELECT push(:'stripe', 'customer', 'create', '{"id": "c1", "new": {"name": "Ünï & Co", "billing_email": null, "tax_exempt": "none", "number": "C-1", "billing_address": {"line1": "1 High St", "city": "London", "country": "GB"}}}');
+SELECT push(:'stripe', 'customer', 'update', '{"id": "c1", "remote": {"id": "cus_1"}, "new": {"name": "Co", "billing_email": null, "tax_exempt": "reverse", "number": "C-1"}}');
+SELECT push(:'stripe', 'customer', 'lookup', '{"id": "c''1"}');
+SELECT push(:'stripe', 'customer', 'delete', '{"id": "c1", "remote": {"id": "cus_1"}}');
+SELECT push(:'stripe', 'price', 'create', jsonb_build_object('id', 'p1', 'new', jsonb_build_object('active', true, 'code', 'B', 'product_id', 'pr1', 'currency', c, 'unit_price', a, 'model', 'flat', 'tax_behavior', 'exclusive', 'billing_interval', 'month', 'interval_count', 1)), '{"product": {"pr1": "prod_1"}}')
+FROM (VALUES ('USD', 19.990), ('USD', 0.0125), ('JPY', 980.00), ('BHD', 1.234)) v(c, a);
+SELECT push(:'stripe', 'price', 'create', '{"id": "p1", "new": {"currency": "USD", "unit_price": 1, "model": "tiered", "product_id": "pr1"}}', '{"product": {"pr1": "prod_1"}}');
+SELECT push(:'stripe', 'subscription', 'create', '{"id": "s1", "new": {"customer_id": "c1", "status": "active", "collection_method": "send_invoice", "lines": [{"id": "i1", "price_id": "p1", "quantity": 3.0000}]}}', '{"customer": {"c1": "cus_1"}, "price": {"p1": "price_1"}}');
+SELECT push(:'stripe', 'subscription', 'create', '{"id": "s1", "new": {"customer_id": "c1", "lines": [{"id": "i1", "price_id": "p1", "quantity": 1}]}}', '{"customer": {"c1": "cus_1"}}');
+SELECT push(:'stripe', 'subscription', 'create', '{"id": "s1", "new": {"customer_id": "c1", "lines": [{"id": "i1", "price_id": "p1", "quantity": 1.5}]}}', '{"customer": {"c1": "cus_1"}, "price": {"p1": "price_1"}}');
+-- One item kept, one new, one gone: remote item ids come from the mirror.
+SELECT push(:'stripe', 'subscription', 'update', '{"id": "s1", "remote": {"id": "sub_1"}, "changed": ["lines"], "new": {"status": "active", "lines": [{"id": "i1", "price_id": "p1", "quantity": 4}, {"id": "i3", "price_id": "p1", "quantity": 1}]}, "mirror": {"status": "active", "items": {"data": [{"id": "si_1", "metadata": {"sync_id": "i1"}}, {"id": "si_2", "metadata": {"sync_id": "i2"}}]}}}', '{"price": {"p1": "price_1"}}');
+SELECT op, push(:'stripe', 'subscription', op, '{"id": "s1", "remote": {"id": "sub_1"}, "new": {"status": "canceled"}, "mirror": {"status": "active"}}') FROM unnest('{cancel,update}'::text[]) op;
+
+-- Stripe, answers.
+SELECT s, sync.test_answer(:'stripe', 'customer', op, s, h::jsonb, b) FROM (VALUES
+    ('create', 200, '{"Request-Id": "req_1"}', '{"id": "cus_1", "metadata": {"number": "C-1"}}'),
+    ('create', 409, '{}', '{"error": {"type": "invalid_request_error", "code": "idempotency_key_in_use", "message": "in use"}}'),
+    ('create', 400, '{}', '{"error": {"type": "idempotency_error", "message": "other parameters"}}'),
+    ('create', 402, '{}', '{"error": {"type": "card_error", "code": "card_declined", "decline_code": "lost_card", "message": "declined"}}'),
+    ('create', 429, '{"Retry-After": "2"}', '{"error": {"type": "invalid_request_error", "code": "rate_limit"}}'),
+    ('create', 409, '{"Stripe-Should-Retry": "true"}', '{"error": {"type": "invalid_request_error"}}'),
+    ('create', 500, '{"Idempotent-Replayed": "true"}', '{"error": {"type": "api_error"}}'),
+    ('create', 401, '{}', '{"error": {"type": "invalid_request_error", "message": "Invalid API Key"}}'),
+    ('delete', 404, '{}', '{"error": {"code": "resource_missing"}}'),
+    ('lookup', 200, '{}', '{"data": []}'), ('lookup', 200, '{}', '{"data": [{"id": "cus_1"}, {"id": "cus_2"}]}'), ('lookup', 200, '{}', '{}'),
+    ('fetch', 404, '{}', '{"error": {"code": "resource_missing"}}')) v(op, s, h, b);
+
+-- Stripe, pull: the list first, then the journal from when the list was read.
+SELECT push(:'stripe', 'customer', 'list', '{"cursor": {}}');
+SELECT sync.test_page(:'stripe', 'customer', '{}', 200, '{"date": "Sat, 31 Jan 2026 23:30:00 GMT"}', '{"has_more": true, "data": [{"id": "cus_2"}, {"id": "cus_1"}]}') - 'items';
+SELECT push(:'stripe', 'customer', 'list', '{"cursor": {"full": true, "page": {"kind": "list", "last_id": "cus_1", "answered": "2026-01-31T23:30:00Z"}}}');
+SELECT sync.test_page(:'stripe', 'customer', '{"full": true, "page": {"kind": "list", "last_id": "cus_1", "answered": "2026-01-31T23:30:00Z"}}', 200, '{}', '{"has_more": false, "data": []}');
+SELECT push(:'stripe', 'customer', 'list', '{"cursor": {"time": "2026-01-31T23:30:00Z"}}');
+-- Two changes in one second: nobody knows which came last.
+SELECT jsonb_path_query(p, '$.items[*]') - 'record' FROM sync.test_page(:'stripe', 'customer', '{"time": "2026-01-31T23:30:00Z"}', 200, '{}', '{"has_more": false, "data": [
+    {"type": "customer.deleted", "created": 1769902300, "data": {"object": {"id": "cus_0"}}},
+    {"type": "customer.updated", "created": 1769902201, "data": {"object": {"id": "cus_1"}}},
+    {"type": "customer.updated", "created": 1769902201, "data": {"object": {"id": "cus_1"}}}]}') p;
+CREATE FUNCTION invoice(currency text, zone text, line text DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_build_object('id', 'in_1', 'customer', 'cus_1', 'currency', currency, 'status', 'open', 'number', 'A-1', 'total', 1100, 'total_excluding_tax', 1000, 'amount_paid', 0, 'amount_remaining', 1100,
+        'due_date', 1772494199, 'total_discount_amounts', '[{"amount": 20}, {"amount": 30}]'::jsonb, 'parent', '{"subscription_details": {"subscription": "sub_1"}}'::jsonb, 'status_transitions', '{"finalized_at": 1769902200}'::jsonb,
+        'lines', jsonb_build_object('has_more', false, 'data', jsonb_build_array('{"amount": 1050, "quantity": 2, "description": "Seats", "period": {"start": 1767225600, "end": 1769904000}, "pricing": {"unit_amount_decimal": "525", "price_details": {"price": "price_1", "product": "prod_x"}}, "discount_amounts": [{"amount": 20}, {"amount": 30}], "taxes": [{"amount": 100, "tax_behavior": "exclusive"}]}'::jsonb || line::jsonb)))
+$$;
+SELECT z, c, jsonb_pretty(m - 'remote_id' - 'remote_number') FROM (VALUES ('Etc/GMT+8', 'usd'), ('Pacific/Tongatapu', 'jpy'), ('UTC', 'bhd')) v(z, c),
+    sync.test_map(:'stripe', 'invoice', invoice(c, z), jsonb_build_object('entity', jsonb_build_object('id', 'e1', 'timezone', z)), '{"customer": {"cus_1": "c1"}, "subscription": {"sub_1": "s1"}, "price": {"price_1": "p1"}}') m;
+SELECT sync.test_map(:'stripe', 'invoice', invoice('usd', ''), '{"entity": {"timezone": "UTC"}}', '{}');
+SELECT sync.test_map(:'stripe', 'invoice', invoice('usd', ''), '{}', '{"customer": {"cus_1": "c1"}, "subscription": {"sub_1": "s1"}}') - 'fields';
+SELECT sync.test_map(:'stripe', 'invoice', invoice('usd', '') || '{"status": "on_the_moon"}', '{"entity": {"timezone": "UTC"}}', '{"customer": {"cus_1": "c1"}, "subscription": {"sub_1": "s1"}}') - 'fields';
+SELECT push(:'stripe', 'invoice', 'more', jsonb_build_object('record', jsonb_set(invoice('usd', '', '{"id": "il_9"}'), '{lines,has_more}', 'true')));
+SELECT push(:'stripe', 'invoice', 'more', jsonb_build_object('record', invoice('usd', '')));
+SELECT s, e, (sync.test_map(:'stripe', 'payment', jsonb_build_object('id', 'pi_1', 'status', s, 'amount', 1234, 'amount_received', 1234, 'currency', 'bhd', 'created', 1769902200, 'last_payment_error', e::jsonb)) -> 'fields') - 'attempted_at' - 'kind' - 'customer_id' - 'processor_ref' - 'method'
+FROM (VALUES ('requires_payment_method', NULL), ('requires_payment_method', '{"code": "card_declined", "decline_code": "lost_card"}'), ('processing', NULL), ('succeeded', NULL), ('canceled', NULL)) v(s, e);
+SELECT sync.test_auth(:'stripe', '{"api_key": "sk_test_1"}');
+
+-- Tryton: session, party, invoice.
+SELECT jsonb_pretty(sync.test_auth(:'tryton', '{"password": "pw"}', '{"user": "admin"}', '{"id": 1, "result": [1, "abc"]}'));
+SELECT sync.test_auth(:'tryton', '{"password": "pw"}', '{"user": "admin"}', '{"id": 1, "result": null}') -> 'login_error';
+SELECT push(:'tryton', 'customer', op, '{"id": "c1", "remote": {"id": "2"}, "new": {"name": "Acme", "number": "C-1", "billing_email": "a@b.example", "billing_address": {"line1": "1 High", "line2": "Floor 2", "city": "London", "country": "GB"}}, "response": {"result": [{"id": 10, "code3": "GBR"}]}, "mirror": {"addresses.": [{"id": 4}], "contact_mechanisms.": [{"id": 8, "type": "phone"}, {"id": 9, "type": "email"}]}}')
+FROM unnest('{lookup,country,create,read,update,deactivate}'::text[]) op;
+CREATE FUNCTION erp_invoice(more jsonb) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_build_object('id', 'i1', 'remote', '{"id": "7"}'::jsonb, 'response', '{"result": [{"id": 2, "code": "EUR"}]}'::jsonb, 'new', '{"customer_id": "c1", "number": "INV-1", "issue_date": "2026-11-20", "currency": "EUR", "net_amount": 100.01, "tax_amount": 20.00, "total_amount": 120.01,
+        "lines": [{"line_no": 1, "description": "Seats", "quantity": 3, "unit_price": 33.3333, "net_amount": 99.9999}, {"line_no": 2, "description": "Odd", "quantity": 0.333, "unit_price": 0.03, "net_amount": 0.01}]}'::jsonb || more)
+$$;
+SELECT push(:'tryton', 'invoice', op, erp_invoice('{}'), '{"customer": {"c1": {"id": "2", "raw": {"addresses.": [{"id": 4}]}}}}') FROM unnest('{lookup,currency,create,verify,post,confirm}'::text[]) op;
+SELECT push(:'tryton', 'invoice', 'create', erp_invoice('{"currency": "SEK"}'), '{"customer": {"c1": {"id": "2", "raw": {"addresses.": [{"id": 4}]}}}}');
+SELECT push(:'tryton', 'invoice', 'create', erp_invoice('{}'), '{"customer": {"c1": {"id": "2"}}}');
+\set answer '{"id": 1, "result": [{"id": 7, "number": null, "state": "draft", "invoice_date": {"__class__": "date", "year": 2026, "month": 11, "day": 20}, "currency.": {"code": "EUR"}, "untaxed_amount": {"__class__": "Decimal", "decimal": "100.01"}, "tax_amount": {"__class__": "Decimal", "decimal": "20"}, "total_amount": {"__class__": "Decimal", "decimal": "120.01"}, "write_date": null, "create_date": {"__class__": "datetime", "year": 2026, "month": 11, "day": 20, "hour": 6, "minute": 1, "second": 2, "microsecond": 3}}]}'
+SELECT sync.test_answer(:'tryton', 'invoice', 'verify', 200, '{}', :'answer', erp_invoice('{}'));
+SELECT sync.test_answer(:'tryton', 'invoice', 'verify', 200, '{}', :'answer', erp_invoice('{"total_amount": 120.02, "issue_date": "2026-12-01"}'));
+SELECT sync.test_answer(:'tryton', 'invoice', 'confirm', 200, '{}', :'answer', erp_invoice('{}')) -> 'differences';
+SELECT sync.test_answer(:'tryton', 'customer', op, s, '{}', b) FROM (VALUES
+    ('create', 200, '{"id": 1, "result": [2]}'), ('update', 200, '{"id": 1, "result": null}'),
+    ('create', 200, '{"error": ["UserError", ["The code on party must be unique.", "", null]]}'),
+    ('update', 200, '{"error": ["ConcurrencyException", "Records were modified in the meanwhile"]}'),
+    ('update', 200, '{"error": ["''nosuch''", ""]}'), ('update', 401, ''), ('update', 500, '<html>'), ('lookup', 200, '{"id": 1, "result": []}')) v(op, s, b);
+SELECT push(:'tryton', 'customer', 'list', jsonb_build_object('cursor', c::jsonb)) FROM (VALUES ('{}'), ('{"time": "2026-01-31T23:30:00Z", "page": {"kind": "list", "since": "2026-01-31T23:28:00Z", "last_id": "17"}}')) v(c);
+SELECT sync.test_map(:'tryton', 'invoice', '{"id": 7, "number": "2026/00001", "state": "posted", "invoice_date": {"year": 2026, "month": 11, "day": 20}, "accounting_date": null, "move.": {"period.": {"start_date": {"year": 2026, "month": 11, "day": 1}}}}');
+SELECT sync.test_map(:'tryton', 'customer', '{"id": 2, "code": "C-1", "name": "Acme", "email": "", "active": 0, "addresses.": [{"id": 4, "street": "1 High\nFloor 2", "city": "London", "country.": {"code": "GB"}, "write_date": {"year": 2026, "month": 11, "day": 20, "hour": 6}}]}');
+\c postgres
+DROP DATABASE sync_connector_shipped;
