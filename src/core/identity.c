@@ -3,6 +3,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -70,8 +72,8 @@ state_name(SeIdentityState state)
 static bool
 permit_path(char *path, size_t size, char *reason, size_t reason_size)
 {
-	char real[MAXPGPATH];
-	char data[MAXPGPATH];
+	char real[PATH_MAX];
+	char data[PATH_MAX];
 	struct stat st;
 	size_t length;
 

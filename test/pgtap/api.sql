@@ -25,6 +25,9 @@ SELECT function_returns('sync', f.name::name, f.arguments, f.result)
     ('pause', '{text,text}', 'void'),
     ('resume', '{text}', 'void'),
     ('call', '{text,text,jsonb}', 'bigint'),
+    ('retry_inbox', '{bigint}', 'integer'),
+    ('discard_inbox', '{bigint,text}', 'void'),
+    ('preview', '{text,text,text}', 'setof record'),
     ('fetch', '{text,text,text,interval}', 'jsonb'),
     ('retry', '{text,boolean}', 'void'),
     ('retry', '{bigint,boolean}', 'void'),
@@ -60,7 +63,7 @@ SELECT has_column('sync', t.relation::name, c.name::name, format('sync.%s has co
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'sync'::regnamespace AND p.proname !~ '^_'
                      AND obj_description(p.oid, 'pg_proc') IS NULL$$, 'every public function has a comment');
 SELECT fdw_privs_are('sync_ext', 'sync_admin', '{USAGE}');
-SELECT function_privs_are('sync', 'pause', '{text,text}', 'sync_operator', '{EXECUTE}');
-SELECT function_privs_are('sync', 'pause', '{text,text}', 'sync_app', '{}'::text[]);
+SELECT function_privs_are('sync', 'pause', '{text,text}'::name[], 'sync_operator', '{EXECUTE}'::name[], 'sync_operator may pause');
+SELECT function_privs_are('sync', 'pause', '{text,text}'::name[], 'sync_app', '{}'::name[], 'sync_app may not pause');
 SELECT * FROM finish();
 ROLLBACK;
