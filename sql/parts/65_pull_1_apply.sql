@@ -13,6 +13,8 @@ COMMENT ON FUNCTION sync._apply_page(integer, jsonb, timestamptz, boolean, boole
 REVOKE ALL ON FUNCTION sync._apply_page(integer, jsonb, timestamptz, boolean, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sync._apply_page(integer, jsonb, timestamptz, boolean, boolean) TO sync_admin;
 
+COMMENT ON COLUMN sync.mirror.pushed_at IS 'When our last push of the record ended, or our last read of it by id began: a page asked for earlier, or a journal entry from before, may be older';
+
 CREATE VIEW sync.inbox_status AS
 SELECT i.id, y.name AS system, o.name AS object, i.remote_id,
        i.mapped ->> o.number_column::text AS record_number,

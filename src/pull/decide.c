@@ -200,6 +200,19 @@ take_changes(const SeTarget *target, SeTable *table, SeItem *item)
 }
 
 /*
+ * A journal holds records as they were, so when it was asked says nothing; when the change was made
+ * does, by the other side's clock. Near our last push or read the order is anybody's guess.
+ */
+static bool
+is_near_push(const SeTarget *target, const SeItem *item)
+{
+	int64 margin = Max(target->pull->lookback_ms, target->pull->resolution_ms) * 1000;
+
+	return item->journal && !item->fetched && item->pushed_at != 0 &&
+		   (!item->has_at || item->at <= item->pushed_at + margin);
+}
+
+/*
  * May the item be older than a push of ours? Its request then began before that push ended, or the
  * push is still out. A version that is newer than what the push left behind settles it.
  */
@@ -209,6 +222,8 @@ may_be_stale(const SeTarget *target, const SeItem *item, bool in_flight)
 	if (in_flight)
 		return true;
 	if (item->refetch && !item->fetched)
+		return true;
+	if (is_near_push(target, item))
 		return true;
 	if (item->pushed_at != 0 && item->pushed_at >= item->began_at)
 		return !(item->map.has_version_at && item->mirror_version_at != 0 &&
@@ -246,8 +261,8 @@ decide_deleted(const SeTarget *target, SeTable *table, SeItem *item, bool in_fli
 		item->fate = SE_FATE_NOTHING;
 	else if (item->mirror_deleted || is_older(item))
 		item->fate = SE_FATE_NOTHING;
-	else if (!item->fetched &&
-			 (in_flight || (item->pushed_at != 0 && item->pushed_at >= item->began_at)))
+	else if (!item->fetched && (in_flight || is_near_push(target, item) ||
+								(item->pushed_at != 0 && item->pushed_at >= item->began_at)))
 		item->fate = target->pull->fetch != NULL ? SE_FATE_READ_AGAIN : SE_FATE_HOLD;
 	else
 	{

@@ -143,7 +143,7 @@ static void
 refuse(SeItem *item, const char *sqlstate, char *reason)
 {
 	item->fate = SE_FATE_INBOX;
-	item->sqlstate = pstrdup(sqlstate);
+	item->sqlstate = sqlstate != NULL ? pstrdup(sqlstate) : NULL;
 	item->reason = reason;
 }
 
@@ -200,7 +200,7 @@ settle(const SeTarget *target, List *open, List *candidates, SeItem **items, int
 		if (unbound == 1)
 			bind_to(item, only->record_id);
 		else if (unbound > 1)
-			refuse(item, "SE060", psprintf("several match: %d records could be this one", unbound));
+			refuse(item, NULL, psprintf("several match: %d records could be this one", unbound));
 		else if (taken && by_id)
 			refuse(item, "23505",
 				   psprintf("carries our id %s, which is bound to another remote record",
@@ -346,7 +346,7 @@ se_identify(const SeTarget *target, SeTable *table, SeItem **items, int n)
 				item->fate = SE_FATE_NOTHING;
 				break;
 			case SE_MISSING_INBOX:
-				refuse(item, "SE061", pstrdup("no record of ours matches"));
+				refuse(item, NULL, pstrdup("no record of ours matches"));
 				break;
 		}
 	}

@@ -89,6 +89,9 @@ typedef struct SeItem
 	char *remote_id;
 	bool deleted;
 	bool refetch;
+	bool journal; /* from a journal: the record as it was at `at`, not as it is */
+	bool has_at;
+	TimestampTz at;		  /* when it changed, as the list or journal says */
 	bool fetched;		  /* read by id: order against other reads does not matter */
 	TimestampTz began_at; /* when its request began */
 

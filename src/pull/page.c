@@ -194,6 +194,11 @@ map_items(const SeTarget *target, SeItem **items, int n)
 		if (item->remote_id == NULL)
 			item->remote_id = item->map.remote_id;
 		item->deleted |= item->map.deleted;
+		if (!item->map.has_version_at && item->has_at)
+		{
+			item->map.has_version_at = true;
+			item->map.version_at = item->at;
+		}
 	}
 }
 

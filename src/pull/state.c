@@ -201,13 +201,14 @@ void
 se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid types[] = {INT4OID,		  INT4OID,		 INT8OID,	   TEXTARRAYOID,		TEXTARRAYOID,
-				   JSONBARRAYOID, JSONBARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, BOOLARRAYOID,
-				   BOOLARRAYOID};
-	Datum values[11];
-	SeArg columns[8];
-	const Oid column_types[] = {TEXTOID, TEXTOID,		 JSONBOID, JSONBOID,
-								TEXTOID, TIMESTAMPTZOID, BOOLOID,  BOOLOID};
+	Oid types[] = {INT4OID,		  INT4OID,		INT8OID,
+				   TEXTARRAYOID,  TEXTARRAYOID, JSONBARRAYOID,
+				   JSONBARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID,
+				   BOOLARRAYOID,  BOOLARRAYOID, TIMESTAMPTZARRAYOID};
+	Datum values[12];
+	SeArg columns[9];
+	const Oid column_types[] = {TEXTOID,		TEXTOID, JSONBOID, JSONBOID,	  TEXTOID,
+								TIMESTAMPTZOID, BOOLOID, BOOLOID,  TIMESTAMPTZOID};
 
 	if (n == 0)
 		return;
@@ -217,6 +218,8 @@ se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq
 	{
 		SeItem *item = items[i];
 		bool gone = item->fate == SE_FATE_DELETE;
+		/* A journal may still hold older states than one that was read directly. */
+		bool direct = item->fetched || (target->pull->events != NULL && !item->journal);
 
 		arg_text(&columns[0], item->remote_id);
 		arg_text(&columns[1], item->record_id);
@@ -227,6 +230,7 @@ se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq
 		arg_add(&columns[5], TimestampTzGetDatum(item->map.version_at), !item->map.has_version_at);
 		arg_add(&columns[6], BoolGetDatum(gone), false);
 		arg_add(&columns[7], BoolGetDatum(item->fate != SE_FATE_MIRROR), false);
+		arg_add(&columns[8], TimestampTzGetDatum(item->began_at), !direct);
 	}
 	values[0] = Int32GetDatum(target->system_id);
 	values[1] = Int32GetDatum(target->object_id);
@@ -236,11 +240,11 @@ se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq
 	se_spi_execute(
 		&plan,
 		"INSERT INTO sync.mirror AS m (system_id, object_id, remote_id, record_id, fields,"
-		" raw, version, version_at, applied_seq, deleted)"
+		" raw, version, version_at, applied_seq, deleted, pushed_at)"
 		" SELECT $1, $2, u.remote_id, u.record_id, coalesce(u.fields, '{}'), u.raw,"
-		" u.version, u.version_at, CASE WHEN u.changed THEN $3 END, u.gone"
-		" FROM unnest($4, $5, $6, $7, $8, $9, $10, $11) u (remote_id, record_id,"
-		" fields, raw, version, version_at, gone, changed)"
+		" u.version, u.version_at, CASE WHEN u.changed THEN $3 END, u.gone, u.as_of"
+		" FROM unnest($4, $5, $6, $7, $8, $9, $10, $11, $12) u (remote_id, record_id,"
+		" fields, raw, version, version_at, gone, changed, as_of)"
 		" ON CONFLICT (system_id, object_id, remote_id) DO UPDATE"
 		" SET record_id = excluded.record_id,"
 		" fields = CASE WHEN excluded.deleted THEN m.fields ELSE excluded.fields END,"
@@ -249,7 +253,8 @@ se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq
 		" version_at = CASE WHEN excluded.deleted"
 		" THEN coalesce(excluded.version_at, m.version_at) ELSE excluded.version_at END,"
 		" applied_seq = coalesce(excluded.applied_seq, m.applied_seq),"
-		" seen_at = excluded.seen_at, deleted = excluded.deleted",
+		" seen_at = excluded.seen_at, deleted = excluded.deleted,"
+		" pushed_at = greatest(m.pushed_at, excluded.pushed_at)",
 		lengthof(types), types, values, NULL, false, 0);
 }
 

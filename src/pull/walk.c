@@ -267,6 +267,9 @@ take_page(SeExchange *exchange, SeReply *reply)
 		item->remote_id = listed->remote_id;
 		item->deleted = listed->deleted;
 		item->refetch = listed->refetch;
+		item->journal = target.pull->events != NULL && !job->page.full;
+		item->has_at = listed->has_at;
+		item->at = listed->at;
 		item->began_at = reply->began_at;
 	}
 	/* the page may point into the answer, which goes when this returns */
