@@ -150,12 +150,30 @@ read_session(SeEval *ev, const SeAuthSpec *auth, int64 *lifetime_ms)
 	return jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
+/* read_session() with its errors caught; a function of its own, so that longjmp clobbers nothing. */
+static Jsonb *
+try_read_session(SeEval *ev, const SeAuthSpec *auth, int64 *lifetime_ms)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	Jsonb *volatile values = NULL;
+
+	PG_TRY();
+	{
+		values = read_session(ev, auth, lifetime_ms);
+	}
+	PG_CATCH();
+	{
+		se_eval_caught(ev, cxt);
+	}
+	PG_END_TRY();
+	return values;
+}
+
 bool
 se_login_answer(const SeManifest *m, const SeAnswer *a, SeSession *session, SeVerdict *verdict,
 				char **error)
 {
-	MemoryContext cxt = CurrentMemoryContext;
-	Jsonb *volatile values = NULL;
+	Jsonb *values;
 	int64 lifetime_ms = 0;
 	SeEval ev;
 
@@ -171,15 +189,7 @@ se_login_answer(const SeManifest *m, const SeAnswer *a, SeSession *session, SeVe
 	}
 	se_eval_init(&ev, m, a->json, se_make_vars(NULL, NULL, NULL, a));
 	ev.inbound = true;
-	PG_TRY();
-	{
-		values = read_session(&ev, m->auth, &lifetime_ms);
-	}
-	PG_CATCH();
-	{
-		se_eval_caught(&ev, cxt);
-	}
-	PG_END_TRY();
+	values = try_read_session(&ev, m->auth, &lifetime_ms);
 	if (ev.status != SE_RENDER_OK)
 	{
 		*error = ev.message;
