@@ -330,7 +330,7 @@ insert_claims(SeDelivery **deliveries, int n)
 				   "object_id, record_id, issue, attempt, step, idempotency_key, connector_id, "
 				   "method, target, request_hash, request) "
 				   "SELECT a, pg_catalog.clock_timestamp(), b, c, d, e, f, g, h, i, j, k, l, m, n, "
-				   "o, p FROM pg_catalog.unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, "
+				   "o, p FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, "
 				   "$13, $14, $15, $16) u(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)",
 				   NCOLUMNS, types, values, NULL, false, 0);
 }

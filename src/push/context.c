@@ -60,7 +60,7 @@ se_context_preload(SeDelivery **deliveries, int n)
 	values[2] = PointerGetDatum(construct_array(ids, n, TEXTOID, -1, false, TYPALIGN_INT));
 	se_spi_execute(&plan,
 				   "SELECT k.i, e.remote_id, e.remote_number, e.remote_version, m.raw, m.applied_seq "
-				   "FROM pg_catalog.unnest($1, $2, $3) WITH ORDINALITY k(s, o, r, i) "
+				   "FROM unnest($1, $2, $3) WITH ORDINALITY k(s, o, r, i) "
 				   "JOIN sync.external_id e ON e.system_id = k.s AND e.object_id = k.o "
 				   "AND e.record_id = k.r "
 				   "LEFT JOIN sync.mirror m ON m.system_id = k.s AND m.object_id = k.o "

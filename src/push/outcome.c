@@ -225,7 +225,7 @@ insert_outcomes(SeDelivery **deliveries, int n)
 				   "INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state, "
 				   "status, latency_us, code, message, request_id, response) "
 				   "SELECT a, pg_catalog.clock_timestamp(), b, c, d, e, f, g, h, i, j, k, l "
-				   "FROM pg_catalog.unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) "
+				   "FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) "
 				   "u(a, b, c, d, e, f, g, h, i, j, k, l)",
 				   12, types, arrays, NULL, false, 0);
 }

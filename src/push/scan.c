@@ -205,7 +205,7 @@ recall(Candidate *candidates, int n)
 				   "AND o.seq = c.seq AND o.attempt_id = c.attempt_id)) "
 				   "FROM sync.claim c WHERE c.route_id = k.route_id AND c.seq = k.seq "
 				   "AND c.event_at = k.event_at ORDER BY c.attempt_id DESC LIMIT 1) "
-				   "FROM pg_catalog.unnest($1, $2, $3) WITH ORDINALITY k(route_id, seq, event_at, i) "
+				   "FROM unnest($1, $2, $3) WITH ORDINALITY k(route_id, seq, event_at, i) "
 				   "ORDER BY k.i",
 				   3, types, values, NULL, true, 0);
 	for (int i = 0; i < n; i++)
