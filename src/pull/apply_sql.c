@@ -31,13 +31,14 @@ read_target(int stream_id, SeTarget *target)
 	Datum manifest;
 	bool isnull;
 
-	if (se_spi_execute(&plan,
-					   "SELECT t.system_id, t.object_id, o.name, sync._manifest(y.name),"
-					   " jsonb_build_object('param', coalesce(sync._system_options(y.name), '{}'),"
-					   " 'entity', jsonb '{}'), y.name"
-					   " FROM sync.stream t JOIN sync.system y ON y.id = t.system_id"
-					   " JOIN sync.object o ON o.id = t.object_id WHERE t.id = $1",
-					   1, types, values, NULL, true, 0) != 1)
+	if (se_spi_execute(
+			&plan,
+			"SELECT t.system_id, t.object_id, o.name, sync._manifest(y.name),"
+			" jsonb_build_object('param', coalesce(sync._system_options(y.name) -> 'param', '{}'),"
+			" 'entity', jsonb '{}'), y.name"
+			" FROM sync.stream t JOIN sync.system y ON y.id = t.system_id"
+			" JOIN sync.object o ON o.id = t.object_id WHERE t.id = $1",
+			1, types, values, NULL, true, 0) != 1)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
 						errmsg("there is no stream with id %d", stream_id)));
 	target->system_id = DatumGetInt32(se_spi_datum(0, 1, &isnull));

@@ -123,11 +123,12 @@ mark_bound(const SeTarget *target, List *candidates)
 	values[0] = Int32GetDatum(target->system_id);
 	values[1] = Int32GetDatum(target->object_id);
 	values[2] = PointerGetDatum(construct_array(ids, n, TEXTOID, -1, false, TYPALIGN_INT));
-	rows = se_spi_execute(&plan,
-						  "SELECT r.n::int FROM unnest($3) WITH ORDINALITY r (record_id, n)"
-						  " JOIN sync.external_id e ON e.system_id = $1 AND e.object_id = $2"
-						  " AND e.record_id = r.record_id",
-						  3, types, values, NULL, false, 0);
+	rows =
+		se_spi_execute(&plan,
+					   "SELECT r.n::int FROM unnest($3) WITH ORDINALITY r (record_id, n)"
+					   " CROSS JOIN LATERAL (SELECT FROM sync.external_id x WHERE x.system_id = $1"
+					   " AND x.object_id = $2 AND x.record_id = r.record_id LIMIT 1) e",
+					   3, types, values, NULL, false, 0);
 	for (uint64 i = 0; i < rows; i++)
 	{
 		bool isnull;

@@ -118,14 +118,15 @@ look_up_remote_ids(SeRefCache *cache, List *refs)
 					  text_array(refs, false)};
 	uint64 rows;
 
-	rows = se_spi_execute(&plan,
-						  "SELECT r.ordinality::int, e.record_id"
-						  " FROM unnest($2, $3) WITH ORDINALITY r (object, remote_id, ordinality)"
-						  " JOIN sync.object o ON o.name = r.object"
-						  " JOIN sync.external_id e ON e.system_id = $1"
-						  " AND e.object_id = o.id"
-						  " AND e.remote_id = r.remote_id",
-						  3, types, values, NULL, false, 0);
+	rows = se_spi_execute(
+		&plan,
+		"SELECT r.ordinality::int, e.record_id"
+		" FROM unnest($2, $3) WITH ORDINALITY r (object, remote_id, ordinality)"
+		" JOIN sync.object o ON o.name = r.object"
+		" CROSS JOIN LATERAL (SELECT x.record_id FROM sync.external_id x"
+		" WHERE x.system_id = $1 AND x.object_id = o.id AND x.remote_id = r.remote_id"
+		" LIMIT 1) e",
+		3, types, values, NULL, false, 0);
 	for (uint64 i = 0; i < rows; i++)
 	{
 		bool isnull;
