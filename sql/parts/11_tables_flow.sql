@@ -158,6 +158,7 @@ CREATE TABLE sync.external_id (
     PRIMARY KEY (system_id, object_id, record_id),
     UNIQUE (system_id, object_id, remote_id)
 );
+CREATE INDEX external_id_number_idx ON sync.external_id (remote_number) WHERE remote_number IS NOT NULL;
 CREATE INDEX external_id_object_idx ON sync.external_id (object_id, record_id);
 COMMENT ON TABLE sync.external_id IS 'Cross-reference of canonical and remote records; neither side is ever bound twice';
 

@@ -164,7 +164,8 @@ SELECT h.id, h.delivery, h.system, h.object, h.record_id, h.record_number, h.cod
  WHERE h.state = 'conflict';
 COMMENT ON VIEW sync.conflict IS 'Financial documents whose remote copy differs from ours and stays a draft; the message names the differences';
 
--- Runs as the caller: canonical tables that the caller may not read are not searched.
+-- Runs as the caller: canonical tables that the caller may not read are not searched. Every look-up
+-- has an index, but for number columns that have none of their own.
 CREATE FUNCTION sync.find(text text)
 RETURNS TABLE (object text, record_id text, record_number text, system text, remote_id text, found_by text)
 LANGUAGE plpgsql STABLE
@@ -174,17 +175,23 @@ AS $$
 DECLARE
     o record;
     key_expression text;
+    objects integer[];
+    records text[];
+    hows text[];
+    more text[];
 BEGIN
-    RETURN QUERY
-    SELECT b.name, x.record_id, coalesce(m.fields ->> b.number_column, sync._record_number(b.id, x.record_id)),
-           y.name, x.remote_id,
-           CASE find.text WHEN x.record_id THEN 'id' WHEN x.remote_id THEN 'remote id' WHEN x.remote_number THEN 'remote number'
-                     ELSE 'number' END
-      FROM sync.external_id x
-      JOIN sync.object b ON b.id = x.object_id
-      JOIN sync.system y ON y.id = x.system_id
-      LEFT JOIN sync.mirror m ON m.system_id = x.system_id AND m.object_id = x.object_id AND m.remote_id = x.remote_id
-     WHERE find.text IN (x.record_id, x.remote_id, x.remote_number, m.fields ->> b.number_column);
+    SELECT array_agg(f.object_id), array_agg(f.record_id), array_agg(f.how) INTO objects, records, hows
+      FROM (SELECT x.object_id, x.record_id, 'id' AS how
+              FROM sync.object b JOIN sync.external_id x ON x.object_id = b.id AND x.record_id = find.text
+            UNION ALL
+            SELECT p.object_id, p.record_id, 'id'
+              FROM sync.route r JOIN sync.pending p ON p.route_id = r.id AND p.record_id = find.text
+            UNION ALL
+            SELECT x.object_id, x.record_id, 'remote id'
+              FROM sync.object b CROSS JOIN sync.system y
+              JOIN sync.external_id x ON x.system_id = y.id AND x.object_id = b.id AND x.remote_id = find.text
+            UNION ALL
+            SELECT x.object_id, x.record_id, 'remote number' FROM sync.external_id x WHERE x.remote_number = find.text) f;
 
     FOR o IN SELECT c.* FROM sync._object_columns c WHERE c.number_column IS NOT NULL ORDER BY c.name LOOP
         CONTINUE WHEN NOT (has_schema_privilege(o.schema_name, 'USAGE') AND has_table_privilege(o.table_oid, 'SELECT'));
@@ -193,25 +200,25 @@ BEGIN
                  ELSE 'jsonb_build_array(' || string_agg(format('format(''%%s'', t.%I)', k.name), ', ' ORDER BY k.n) || ')::text' END
           INTO key_expression FROM unnest(o.key_columns) WITH ORDINALITY k (name, n);
         -- A textual number column is compared as it is, so that its index serves.
-        RETURN QUERY EXECUTE format(
-            'SELECT $1, %1$s, format(''%%s'', t.%2$I), NULL::text, NULL::text, ''number'' FROM %3$I.%4$I t
-              WHERE %5$s = $2
-                AND NOT EXISTS (SELECT FROM sync.external_id x WHERE x.object_id = $3 AND x.record_id = %1$s)',
-            key_expression, o.number_column, o.schema_name, o.table_name,
+        EXECUTE format('SELECT array_agg(%1$s) FROM %2$I.%3$I t WHERE %4$s = $1',
+            key_expression, o.schema_name, o.table_name,
             CASE WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = o.table_oid AND a.attname = o.number_column
                                  AND a.atttypid IN ('text'::regtype, 'varchar'::regtype))
                  THEN format('t.%I', o.number_column) ELSE format('format(''%%s'', t.%I)', o.number_column) END)
-          USING o.name, find.text, o.id;
+           INTO more USING find.text;
+        objects := objects || array_fill(o.id, ARRAY[coalesce(cardinality(more), 0)]);
+        records := records || more;
+        hows := hows || array_fill('number'::text, ARRAY[coalesce(cardinality(more), 0)]);
     END LOOP;
 
     RETURN QUERY
-    SELECT DISTINCT b.name, p.record_id, coalesce(p.body ->> b.number_column, sync._record_number(b.id, p.record_id)),
-           y.name, NULL::text, 'held delivery'
-      FROM sync.pending p
-      JOIN sync.object b ON b.id = p.object_id
-      JOIN sync.route r ON r.id = p.route_id
-      JOIN sync.system y ON y.id = r.system_id
-     WHERE p.record_id = find.text;
+    SELECT b.name, f.record_id, sync._record_number(b.id, f.record_id), y.name, x.remote_id, f.how
+      FROM (SELECT u.object_id, u.record_id, min(u.how) AS how
+              FROM unnest(objects, records, hows) u (object_id, record_id, how) GROUP BY u.object_id, u.record_id) f
+      JOIN sync.object b ON b.id = f.object_id
+      LEFT JOIN sync.external_id x ON x.object_id = f.object_id AND x.record_id = f.record_id
+      LEFT JOIN sync.system y ON y.id = x.system_id
+     ORDER BY b.name, f.record_id, y.name;
 END
 $$;
-COMMENT ON FUNCTION sync.find(text) IS 'Finds records by id, business number, remote id or remote number';
+COMMENT ON FUNCTION sync.find(text) IS 'Finds records by id, business number, remote id or remote number; a row for each system that a record is bound in';
