@@ -67,7 +67,8 @@ BEGIN
     FROM (SELECT format('route "%s"', r.name) AS u FROM sync.route r WHERE r.object_id = old.id AND r.state <> 'dropped'
           UNION ALL
           SELECT format('stream of system "%s"', y.name)
-          FROM sync.stream s JOIN sync.system y ON y.id = s.system_id WHERE s.object_id = old.id) AS used;
+          FROM sync.stream s JOIN sync.system y ON y.id = s.system_id
+          WHERE s.object_id = old.id AND s.state <> 'dropped') AS used;
     IF users IS NOT NULL THEN
         RAISE EXCEPTION 'object "%" is in use', object
             USING ERRCODE = 'SE013', DETAIL = format('It is used by %s.', users),
@@ -76,6 +77,7 @@ BEGIN
     IF force THEN
         DELETE FROM sync.pending WHERE route_id IN (SELECT id FROM sync.route WHERE object_id = old.id);
         DELETE FROM sync.route WHERE object_id = old.id;
+        DELETE FROM sync.stream WHERE object_id = old.id;
         DELETE FROM sync.inbox WHERE object_id = old.id;
         DELETE FROM sync.mirror WHERE object_id = old.id;
         DELETE FROM sync.external_id WHERE object_id = old.id;
@@ -153,6 +155,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     key name[];
+    partition_key name[];
 BEGIN
     IF wanted IS NULL THEN
         SELECT array_agg(a.attname ORDER BY k.n) INTO key
@@ -166,17 +169,26 @@ BEGIN
         END IF;
         RETURN key;
     END IF;
-    IF NOT EXISTS (
+    -- A unique index of a partitioned table must contain the partition key; a record keeps its
+    -- identity on a move between partitions only if the key can do without that.
+    partition_key := ARRAY(
+        SELECT a.attname
+        FROM pg_partition_tree(relation) t JOIN pg_partitioned_table p ON p.partrelid = t.relid
+        CROSS JOIN unnest(p.partattrs) AS k(attnum) JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.attnum);
+    IF cardinality(wanted) = 0 OR NOT EXISTS (
         SELECT FROM pg_index i
+        CROSS JOIN LATERAL (
+            SELECT array_agg(a.attname) AS columns, bool_and(a.attnotnull) AS all_set
+            FROM unnest(i.indkey) WITH ORDINALITY AS k(attnum, n)
+            JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+            WHERE k.n <= i.indnkeyatts) c
         WHERE i.indrelid = relation AND i.indisunique AND i.indimmediate AND i.indisvalid
           AND i.indpred IS NULL AND i.indexprs IS NULL
-          AND (SELECT array_agg(a.attname ORDER BY a.attname) FROM unnest(i.indkey) WITH ORDINALITY AS k(attnum, n)
-               JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND a.attnotnull
-               WHERE k.n <= i.indnkeyatts) = (SELECT array_agg(w ORDER BY w) FROM unnest(wanted) AS w)
-          AND i.indnkeyatts = cardinality(wanted)) THEN
+          AND c.all_set AND c.columns @> wanted AND c.columns <@ (wanted || partition_key)) THEN
         RAISE EXCEPTION 'columns % are no key of %', wanted, relation
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'A key needs a unique index over exactly these columns, all NOT NULL, without condition and not deferrable.';
+                  HINT = 'A key needs a unique index over these columns (of a partitioned table, the partition key may be left out), '
+                         'all NOT NULL, without condition and not deferrable.';
     END IF;
     RETURN wanted;
 END
@@ -314,7 +326,7 @@ BEGIN
     volatile_columns := coalesce(volatile_columns, '{}');
     number_column := coalesce(number_column,
         (SELECT w FROM unnest('{number,code}'::name[]) WITH ORDINALITY AS c(w, n) WHERE sync._has_columns(relation, ARRAY[w]) ORDER BY n LIMIT 1));
-    IF NOT sync._has_columns(relation, array_remove(volatile_columns, 'updated_at') || coalesce(ARRAY[number_column], '{}')) THEN
+    IF NOT sync._has_columns(relation, array_remove(array_remove(volatile_columns, 'updated_at') || number_column, NULL)) THEN
         RAISE EXCEPTION 'number_column or volatile_columns name a column that % does not have', relation USING ERRCODE = 'undefined_column';
     END IF;
     financial := coalesce(financial, object IN (

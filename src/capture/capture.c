@@ -164,10 +164,14 @@ plain_updated(SeTable *table, Row *old, Row *new, const bool *changed)
 		add_plain(table, 'I', se_table_record_id(table, new->values, new->nulls), new, NULL);
 		return;
 	}
+	char *record_id = se_table_record_id(table, new->values, new->nulls);
+
 	if (se_row_fits(table->shape, old->values, old->nulls))
 		before = se_render_some(table->shape, old->values, old->nulls, changed);
-	add_plain(table, before ? 'U' : 'K', se_table_record_id(table, new->values, new->nulls), new,
-			  before);
+	if (before == NULL)
+		se_event_add(table->object_id, 'K', record_id, render_key(table, new), NULL);
+	else
+		add_plain(table, 'U', record_id, new, before);
 }
 
 /*
@@ -175,34 +179,47 @@ plain_updated(SeTable *table, Row *old, Row *new, const bool *changed)
  */
 
 static void
-note(SeTable *table, char op, Row *row, Jsonb *value)
+note(SeTable *table, char op, Row *row, Jsonb *value, bool partial)
 {
 	char **texts = palloc(sizeof(char *) * Max(table->key_count, 1));
 
 	/* A line that belongs to no document is nobody's business. */
 	if (!se_table_key_texts(table, row->values, row->nulls, texts))
 		return;
-	se_document_note(table, op, se_record_id_from_texts(table->key_count, texts), texts, value);
+	se_document_note(table, op, se_record_id_from_texts(table->key_count, texts), texts, value,
+					 partial);
+}
+
+static void
+header_deleted(SeTable *table, Row *row)
+{
+	Jsonb *body = render(table, row);
+
+	note(table, 'D', row, body ? body : render_key(table, row), body == NULL);
 }
 
 static void
 header_updated(SeTable *table, Row *old, Row *new, const bool *changed)
 {
+	Jsonb *before = NULL;
+
 	if (key_changed(table, changed))
 	{
-		note(table, 'D', old, render(table, old));
-		note(table, 'I', new, NULL);
+		header_deleted(table, old);
+		note(table, 'I', new, NULL, false);
+		return;
 	}
-	else
-		note(table, 'U', new, se_render_some(table->shape, old->values, old->nulls, changed));
+	if (se_row_fits(table->shape, old->values, old->nulls))
+		before = se_render_some(table->shape, old->values, old->nulls, changed);
+	note(table, 'U', new, before, before == NULL);
 }
 
 static void
 line_updated(SeTable *table, Row *old, Row *new, const bool *changed)
 {
 	if (key_changed(table, changed))
-		note(table, 'L', old, NULL);
-	note(table, 'L', new, NULL);
+		note(table, 'L', old, NULL, false);
+	note(table, 'L', new, NULL, false);
 }
 
 /*
@@ -230,7 +247,7 @@ row_inserted(SeTable *table, Row *row, bool is_partition)
 	if (table->role == SE_TABLE_PLAIN)
 		plain_inserted(table, row, is_partition);
 	else
-		note(table, table->role == SE_TABLE_HEADER ? 'I' : 'L', row, NULL);
+		note(table, table->role == SE_TABLE_HEADER ? 'I' : 'L', row, NULL, false);
 }
 
 static void
@@ -239,9 +256,9 @@ row_deleted(SeTable *table, Row *row, bool moved)
 	if (table->role == SE_TABLE_PLAIN)
 		plain_deleted(table, row, moved);
 	else if (table->role == SE_TABLE_HEADER)
-		note(table, 'D', row, render(table, row));
+		header_deleted(table, row);
 	else
-		note(table, 'L', row, NULL);
+		note(table, 'L', row, NULL, false);
 }
 
 static void

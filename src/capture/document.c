@@ -30,6 +30,7 @@ typedef struct Note
 	const char *object;
 	const char *record_id;
 	char **key_texts;
+	bool partial; /* of the value */
 	Jsonb *value;
 } Note;
 
@@ -171,7 +172,8 @@ remember_line(const Note *note)
 }
 
 void
-se_document_note(SeTable *table, char op, const char *record_id, char **key_texts, Jsonb *value)
+se_document_note(SeTable *table, char op, const char *record_id, char **key_texts, Jsonb *value,
+				 bool partial)
 {
 	Note *note;
 	MemoryContext old;
@@ -191,6 +193,7 @@ se_document_note(SeTable *table, char op, const char *record_id, char **key_text
 	note->key_texts = palloc(sizeof(char *) * table->key_count);
 	for (int i = 0; i < table->key_count; i++)
 		note->key_texts[i] = pstrdup(key_texts[i]);
+	note->partial = partial;
 	note->value = NULL;
 	if (value != NULL)
 	{
@@ -245,6 +248,7 @@ add_note(SeDocument *document, const Note *note)
 		document->existed_before = note->op != 'I';
 	}
 	document->header_written = true;
+	document->partial = document->partial || note->partial;
 	document->exists = note->op != 'D';
 	if (note->op == 'D')
 		document->deleted = note->value;
@@ -318,7 +322,7 @@ add_deleted(SeDocument *document)
 	if (!document->existed_before)
 		return;
 	se_origin_system = document->origin;
-	se_event_add(document->object_id, document->deleted ? 'D' : 'K', document->record_id,
+	se_event_add(document->object_id, document->partial ? 'K' : 'D', document->record_id,
 				 document->deleted, NULL);
 	se_origin_system = origin;
 }

@@ -10,10 +10,11 @@
 
 /*
  * Remembers a change: I, U and D of the header row, L of a line. `value` is the old row of a D and
- * the old values of the changed columns of a U. Everything is copied.
+ * the old values of the changed columns of a U; partial: they were too large, so that it is not all
+ * of them. Everything is copied.
  */
 extern void se_document_note(SeTable *table, char op, const char *record_id, char **key_texts,
-							 Jsonb *value);
+							 Jsonb *value, bool partial);
 
 extern bool se_documents_pending(void);
 

@@ -115,12 +115,11 @@ prepare(Relation rel, List *key, List *order, const char *tail)
 	for (int i = 0; i < count; i++)
 	{
 		types[i] = TEXTARRAYOID;
-		appendStringInfo(&arrays, "%s$%d", i == 0 ? "" : ", ", i + 1);
+		appendStringInfo(&arrays, "%spg_catalog.unnest($%d)", i == 0 ? "" : ", ", i + 1);
 		appendStringInfo(&names, "k%d, ", i + 1);
 	}
 	appendStringInfo(
-		&sql,
-		"SELECT k.n, t.* FROM pg_catalog.unnest(%s) WITH ORDINALITY AS k(%sn) JOIN %s AS t ON",
+		&sql, "SELECT k.n, t.* FROM ROWS FROM (%s) WITH ORDINALITY AS k(%sn) JOIN %s AS t ON",
 		arrays.data, names.data,
 		quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 								   RelationGetRelationName(rel)));
@@ -275,7 +274,7 @@ add_event(SeTable *table, SeDocument *document, SeShape *shape, SPITupleTable *h
 	char op = 'U';
 
 	deform(headers, row, &values, &nulls);
-	if (lines != NULL && se_row_fits(shape, values, nulls))
+	if (lines != NULL && !document->partial && se_row_fits(shape, values, nulls))
 		body = se_render_row(shape, values, nulls, lines);
 
 	if (body == NULL)

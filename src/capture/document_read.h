@@ -23,6 +23,7 @@ typedef struct SeDocument
 	bool exists;		 /* header is there, as far as we know */
 	bool header_written; /* so that its row lock is ours already */
 	bool lines_changed;
+	bool partial;	/* some old row was too large to be kept: a key-only event */
 	List *olds;		/* Jsonb, earliest first */
 	Jsonb *deleted; /* last row seen deleted */
 } SeDocument;

@@ -563,9 +563,13 @@ int
 se_pin_settings(SeShape *shape)
 {
 	static const char *const settings[][2] = {
-		{"bytea_output", "hex"},	 {"DateStyle", "ISO, YMD"},
-		{"extra_float_digits", "1"}, {"IntervalStyle", "postgres"},
-		{"lc_monetary", "C"},		 {"search_path", "pg_catalog, pg_temp"},
+		{"bytea_output", "hex"},
+		{"DateStyle", "ISO, YMD"},
+		{"extra_float_digits", "1"},
+		{"IntervalStyle", "postgres"},
+		{"lc_monetary", "C"},
+		{"quote_all_identifiers", "off"},
+		{"search_path", "pg_catalog, pg_temp"},
 		{"TimeZone", "UTC"},
 	};
 	int nest_level;
