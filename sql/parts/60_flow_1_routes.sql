@@ -221,6 +221,17 @@ COMMENT ON FUNCTION sync._route_id(text) IS 'Id of a route by name, or by id as 
 
 -- ---- streams ----
 
+-- What pg_cron calls: by id, so that a renamed system goes on being pulled.
+CREATE FUNCTION sync._pull(stream integer)
+RETURNS void
+LANGUAGE sql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE sync.stream_cursor c SET requested_at = clock_timestamp() WHERE c.stream_id = stream;
+    SELECT sync._change();
+$$;
+COMMENT ON FUNCTION sync._pull(integer) IS 'Has the hub read a stream, given by id';
+
 CREATE FUNCTION sync.create_stream(system text, object text, schedule text DEFAULT NULL, since timestamptz DEFAULT NULL)
 RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
@@ -275,7 +286,7 @@ BEGIN
     IF cron_line IS NOT NULL THEN
         EXECUTE format('SELECT %I.schedule_in_database($1, $2, $3, $4)', cron_schema)
           USING format('sync_ext %s stream %s', current_database(), made), cron_line,
-                format('SELECT sync.request_pull(%L, %L)', create_stream.system, create_stream.object),
+                format('SELECT sync._pull(%s)', made),
                 current_database()::text;
     END IF;
     RETURN made;
