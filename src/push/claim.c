@@ -161,6 +161,13 @@ render(SeDelivery *d, const SeOperation *op)
 	const char *parts[3];
 
 	se_render(system->manifest, op, d->ctx, se_context_refs(system), r);
+	/* A frozen request needs no rendering but for its headers. */
+	if (r->status != SE_RENDER_OK && d->frozen != NULL && !d->recover &&
+		strcmp(d->frozen_step, op->name) == 0 && se_obj_get(d->frozen, "request") != NULL)
+	{
+		memset(r, 0, sizeof(*r));
+		r->status = SE_RENDER_OK;
+	}
 	if (r->status == SE_RENDER_OK)
 	{
 		SeRequestOut fresh = r->request;
@@ -236,7 +243,9 @@ prepare(SeDelivery *d)
 				return false;
 		}
 	}
-	if (d->step == NULL && object->plan[d->change] == NIL)
+	if (d->step == NULL && object->plan_empty[d->change])
+		end_unsent(d, SE_END_DONE, "done", NULL, NULL);
+	else if (d->step == NULL && object->plan[d->change] == NIL)
 		end_unsent(d, SE_END_IGNORED, "ignored", "not_supported",
 				   "the connector has no operation for this change");
 	else

@@ -168,7 +168,8 @@ se_context_build(SeDelivery *d)
 		se_obj_value(&b, "changed", se_obj_keys(d->event.old));
 	}
 	se_obj_value(&b, "remote", remote_object(binding));
-	se_obj_value(&b, "mirror", binding->raw);
+	se_obj_value(&b, "mirror", d->record_there != NULL ? d->record_there : binding->raw);
+	se_obj_value(&b, "response", d->answer);
 	se_obj_value(&b, "param", d->route->system->param);
 	se_obj_value(&b, "entity", d->route->system->entity);
 	old = MemoryContextSwitchTo(d->cxt);

@@ -150,6 +150,8 @@ struct SeDelivery
 	SeRendered	rendered;
 	SeExchange	exchange;
 	Jsonb	   *ctx;
+	Jsonb	   *answer;			/* answer of the step before; NULL: none, or of an earlier process */
+	Jsonb	   *record_there;	/* remote record as the last step saw it; NULL: as the mirror has it */
 	char	   *remote_id;		/* the binding as of the claim; NULL: none */
 	char	   *key;
 	char	   *target;

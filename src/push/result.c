@@ -10,6 +10,7 @@
 #include "utils/timestamp.h"
 
 #include "core/guc.h"
+#include "core/json.h"
 #include "govern/retry.h"
 #include "push/internal.h"
 
@@ -193,13 +194,12 @@ looked_up(SeDelivery *d, TimestampTz now)
 	}
 	else
 	{
-		const SeOperation *create = creating_operation(object);
-
+		/* It never happened: the plan begins again, because later steps need earlier answers. */
 		d->recover = false;
 		d->frozen = NULL;
 		d->lookups = 2;
 		d->ending = SE_END_STEP;
-		d->step = create ? MemoryContextStrdup(d->cxt, create->name) : NULL;
+		d->step = NULL;
 	}
 }
 
@@ -228,6 +228,9 @@ static void
 done(SeDelivery *d, SeReply *reply, TimestampTz now)
 {
 	se_extract(d->route->system->manifest, d->op, &reply->answer, d->ctx, &d->extract);
+	d->answer = reply->answer.json == NULL ? NULL : se_obj_copy(reply->answer.json);
+	if (d->extract.record != NULL)
+		d->record_there = d->extract.record;
 	if (d->extract.error != NULL)
 	{
 		/* A good status with an answer that cannot be read: something happened, we know not what. */

@@ -217,17 +217,39 @@ recall(Candidate *candidates, int n)
 	}
 }
 
+/* Whether no operation before `op` in its plan changes anything at the other side. */
+static bool
+only_questions_before(SeDelivery *d, const SeManifestObject *object, const SeOperation *op)
+{
+	ListCell   *cell;
+
+	foreach(cell, object->plan[SE_CREATE])
+	{
+		const SeOperation *before = lfirst(cell);
+
+		if (before == op)
+			return true;
+		if (before->kind != SE_OP_LOOKUP && before->kind != SE_OP_READ &&
+			before->kind != SE_OP_VERIFY)
+			return false;
+	}
+	return true;
+}
+
 /*
  * Goes on where the last attempt left off. Without an outcome it is ambiguous; otherwise its step is
- * done, or has to be done again.
+ * done, or has to be done again. A plan that has only asked so far begins again: its later steps
+ * need answers that died with the process that had them.
  */
 void
 se_delivery_resume(SeDelivery *d, Jsonb *claim)
 {
 	MemoryContext old = MemoryContextSwitchTo(d->cxt);
+	const SeManifestObject *object = se_delivery_object(d);
 	char	   *outcome = se_obj_get_text(claim, "outcome");
 	char	   *step = se_obj_get_text(claim, "step");
 	char	   *at = se_obj_get_text(claim, "at");
+	const SeOperation *op = object ? se_object_operation(object, step) : NULL;
 
 	d->issue = (int) se_obj_get_int(claim, "issue", 1);
 	d->attempts = (int) se_obj_get_int(claim, "attempt", 1);
@@ -235,14 +257,17 @@ se_delivery_resume(SeDelivery *d, Jsonb *claim)
 		DirectFunctionCall3(timestamptz_in, CStringGetDatum(at), ObjectIdGetDatum(InvalidOid),
 							Int32GetDatum(-1)));
 	d->op = NULL;
-	if (outcome != NULL && strcmp(outcome, "done") == 0)
+	if (op != NULL && (op->kind == SE_OP_LOOKUP || op->kind == SE_OP_READ) &&
+		only_questions_before(d, object, op))
+		d->step = NULL;
+	else if (outcome != NULL && strcmp(outcome, "done") == 0)
 	{
-		const SeManifestObject *object = se_delivery_object(d);
-		const SeOperation *op = object ? se_object_operation(object, step) : NULL;
 		const SeOperation *next = op ? se_plan_next(d, op) : NULL;
 
 		d->step = next ? pstrdup(next->name) : NULL;
 	}
+	else if (outcome != NULL && op != NULL && only_questions_before(d, object, op))
+		d->step = NULL;
 	else
 	{
 		d->step = step;

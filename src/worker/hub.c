@@ -249,7 +249,11 @@ answer_wakes(void)
 	if (pg_atomic_read_u32(&slot->changes) == seen_changes)
 		return;
 	seen_changes = pg_atomic_read_u32(&slot->changes);
-	AcceptInvalidationMessages();
+	/*
+	 * A committing session wakes us before it has sent its invalidation messages, so what the caches
+	 * hold of servers and user mappings may be older than what woke us.
+	 */
+	InvalidateSystemCaches();
 	se_systems_load();
 	se_push_load();
 	se_pull_load();
