@@ -323,8 +323,8 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 					result->held = true;
 				break;
 		}
-		if (item->in_mirror && full && !item->deleted && item->fate != SE_FATE_APPLY &&
-			item->fate != SE_FATE_MIRROR)
+		if (item->in_mirror && (full || item->fetched) && !item->deleted &&
+			item->fate != SE_FATE_APPLY && item->fate != SE_FATE_MIRROR)
 			seen[nseen++] = item;
 		if (item->in_inbox && item->fate <= SE_FATE_DELETE)
 			cleared[ncleared++] = item;
