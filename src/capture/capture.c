@@ -157,6 +157,7 @@ static void
 plain_updated(SeTable *table, Row *old, Row *new, const bool *changed)
 {
 	Jsonb *before = NULL;
+	char *record_id;
 
 	if (key_changed(table, changed))
 	{
@@ -164,8 +165,7 @@ plain_updated(SeTable *table, Row *old, Row *new, const bool *changed)
 		add_plain(table, 'I', se_table_record_id(table, new->values, new->nulls), new, NULL);
 		return;
 	}
-	char *record_id = se_table_record_id(table, new->values, new->nulls);
-
+	record_id = se_table_record_id(table, new->values, new->nulls);
 	if (se_row_fits(table->shape, old->values, old->nulls))
 		before = se_render_some(table->shape, old->values, old->nulls, changed);
 	if (before == NULL)
