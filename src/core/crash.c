@@ -30,6 +30,19 @@ read_action(const char *path, char *action, int size)
 	return true;
 }
 
+/* A test that armed `wait` sees by this file that somebody waits. */
+static void
+tell_reached(const char *path)
+{
+	char		reached[MAXPGPATH + 16];
+	FILE	   *file;
+
+	snprintf(reached, sizeof(reached), "%s.reached", path);
+	file = fopen(reached, "w");
+	if (file != NULL)
+		fclose(file);
+}
+
 void
 se_crash_point(const char *name)
 {
@@ -64,6 +77,7 @@ se_crash_point(const char *name)
 	}
 	else
 	{
+		tell_reached(path);
 		while (access(path, F_OK) == 0)
 		{
 			CHECK_FOR_INTERRUPTS();
