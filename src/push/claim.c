@@ -6,6 +6,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "common/cryptohash.h"
@@ -14,6 +15,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "core/crash.h"
@@ -355,6 +357,53 @@ next_attempt_id(void)
 	return nextval_internal(sequence, false);
 }
 
+/*
+ * As prepare(), but an error is the delivery's own: one record that cannot be read or rendered (its
+ * table was dropped, say) must not stop the others.
+ */
+static bool
+safe_prepare(SeDelivery *d)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool ready = false;
+	char	   *volatile message = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		ready = prepare(d);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		message = error->message;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	if (message != NULL)
+		end_unsent(d, SE_END_DEAD, "rejected", "not_rendered", message);
+	return ready;
+}
+
+/* Takes a delivery out of memory that is not to be sent any more. */
+static void
+drop(SeDelivery *d)
+{
+	d->record->in_flight = false;
+	se_cursor_finished(d);
+	se_pending_forget(d);
+	se_delivery_free(d);
+}
+
 /* Ready deliveries that their systems can take now. */
 static int
 collect(SeDelivery **batch, TimestampTz now)
@@ -377,10 +426,32 @@ collect(SeDelivery **batch, TimestampTz now)
 
 			if (d == NULL)
 				break;
-			batch[n++] = d;
+			if (se_route_by_id(d->route->id) == NULL)
+				drop(d);		/* the route was dropped while it waited here */
+			else
+				batch[n++] = d;
 		}
 	}
 	return n;
+}
+
+/*
+ * Deliveries that came from sync.pending, whose row a person may have discarded meanwhile. The lock
+ * makes him and us take turns: whoever comes second sees what the first has done.
+ */
+static int
+keep_existing(SeDelivery **batch, int n)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (batch[i]->pending_id == 0 || se_pending_lock(batch[i]))
+			batch[kept++] = batch[i];
+		else
+			drop(batch[i]);
+	}
+	return kept;
 }
 
 static void
@@ -410,6 +481,7 @@ se_claim(TimestampTz now)
 		return false;
 	se_txn_begin("claiming deliveries");
 	claimed = palloc(sizeof(SeDelivery *) * n);
+	n = keep_existing(batch, n);
 	se_context_begin();
 	se_context_preload(batch, n);
 	for (int i = 0; i < n; i++)
@@ -417,7 +489,7 @@ se_claim(TimestampTz now)
 		SeDelivery *d = batch[i];
 
 		d->claimed_at = now;
-		if (!prepare(d))
+		if (!safe_prepare(d))
 			continue;
 		d->attempt_id = next_attempt_id();
 		claimed[nclaimed++] = d;

@@ -211,6 +211,8 @@ extern void se_delivery_resume(SeDelivery *delivery, Jsonb *claim);	/* goes on a
 extern void se_queue_init(void);
 extern void se_queue_reset(void);
 extern SeRecord *se_record_get(int route_id, const char *record_id, bool make);
+extern void se_records_unblock(void);	/* before what is blocked is read again */
+extern void se_records_sweep(void);	/* forgets those of which nothing is known */
 extern void se_record_release(SeRecord *record);	/* forgets it when nothing is known of it */
 extern SeDelivery *se_delivery_make(SeRoute *route, const SeEvent *event);
 extern void se_delivery_enqueue(SeDelivery *delivery);
@@ -251,6 +253,8 @@ extern void se_pending_park(SeDelivery *delivery, const char *state, TimestampTz
 extern void se_pending_behind(SeRoute *route, const SeEvent *event);
 extern void se_pending_finish(SeDelivery **deliveries, int n);	/* delete rows, promote the next */
 extern bool se_pending_release(TimestampTz now);	/* waiting ones whose record is bound now */
+extern bool se_pending_lock(SeDelivery *delivery);	/* false: its row is gone; in a transaction */
+extern void se_pending_forget(SeDelivery *delivery);	/* its row may be loaded again */
 extern void se_pending_reset(void);
 
 /* ---- call.c ---- */

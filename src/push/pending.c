@@ -319,11 +319,42 @@ se_pending_finish(SeDelivery **deliveries, int n)
 	}
 }
 
+bool
+se_pending_lock(SeDelivery *d)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[1] = {INT8OID};
+	Datum		values[1];
+
+	values[0] = Int64GetDatum(d->pending_id);
+	return se_spi_execute(&plan,
+						  "SELECT FROM sync.pending WHERE id = $1 AND state IN ('retry', "
+						  "'ambiguous', 'waiting') FOR UPDATE", 1, types, values, NULL, false, 1) > 0;
+}
+
+void
+se_pending_forget(SeDelivery *d)
+{
+	if (d->pending_id != 0)
+		forget_loaded(d->pending_id);
+	se_pending_dirty = true;
+}
+
 /* ---- loading ---- */
 
 void
 se_pending_load_blocked(void)
 {
+	se_records_unblock();
+	/*
+	 * A row that was put behind one that a person discarded at that moment has nothing before it,
+	 * and nobody to promote it but us.
+	 */
+	if (SPI_execute("UPDATE sync.pending p SET state = 'retry', "
+					"next_attempt_at = pg_catalog.clock_timestamp() WHERE p.state = 'behind' "
+					"AND NOT EXISTS (SELECT FROM sync.pending q WHERE q.route_id = p.route_id "
+					"AND q.record_id = p.record_id AND q.seq < p.seq)", false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not promote rows of sync.pending");
 	if (SPI_execute("SELECT route_id, record_id, bool_or(state = 'ambiguous'), "
 					"bool_or(state = 'waiting') FROM sync.pending GROUP BY 1, 2", true, 0)
 		!= SPI_OK_SELECT)
@@ -341,7 +372,9 @@ se_pending_load_blocked(void)
 		record->ambiguous = DatumGetBool(se_spi_datum(i, 3, &isnull));
 		have_waiting |= DatumGetBool(se_spi_datum(i, 4, &isnull));
 	}
+	se_records_sweep();
 	se_pending_dirty = true;
+	release_wanted = true;
 }
 
 static Jsonb *

@@ -128,6 +128,28 @@ se_record_release(SeRecord *record)
 	pfree(text);
 }
 
+void
+se_records_unblock(void)
+{
+	HASH_SEQ_STATUS seq;
+	SeRecord   *record;
+
+	hash_seq_init(&seq, records);
+	while ((record = hash_seq_search(&seq)) != NULL)
+		record->blocked = record->ambiguous = false;
+}
+
+void
+se_records_sweep(void)
+{
+	HASH_SEQ_STATUS seq;
+	SeRecord   *record;
+
+	hash_seq_init(&seq, records);
+	while ((record = hash_seq_search(&seq)) != NULL)
+		se_record_release(record);
+}
+
 SeDelivery *
 se_delivery_make(SeRoute *route, const SeEvent *event)
 {

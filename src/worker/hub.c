@@ -46,6 +46,7 @@
 #define IDLE_CHECK_MS 5000		/* a hub that may not speak looks again this often, and when woken */
 #define DRAIN_MS 2000			/* how long a hub that must leave waits for answers */
 #define MAX_ERROR_PAUSE_MS 60000
+#define LOCK_RETRY_MS 5000
 
 extern PGDLLEXPORT void se_hub_main(Datum arg);
 
@@ -241,12 +242,31 @@ until(TimestampTz due, TimestampTz now)
 
 /* ---- one round ---- */
 
+/* A system whose lock another process held, an earlier hub on its way out, is asked for again. */
+static bool
+lock_is_missing(void)
+{
+	static TimestampTz asked_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	ListCell   *cell;
+
+	if (!TimestampDifferenceExceeds(asked_at, now, LOCK_RETRY_MS))
+		return false;
+	asked_at = now;
+	foreach(cell, se_systems())
+	{
+		if (!((SeSystem *) lfirst(cell))->held)
+			return true;
+	}
+	return false;
+}
+
 static void
 answer_wakes(void)
 {
 	if (pg_atomic_exchange_u32(&slot->wake, 0) != 0)
 		se_push_look();
-	if (pg_atomic_read_u32(&slot->changes) == seen_changes)
+	if (pg_atomic_read_u32(&slot->changes) == seen_changes && !lock_is_missing())
 		return;
 	seen_changes = pg_atomic_read_u32(&slot->changes);
 	/*
