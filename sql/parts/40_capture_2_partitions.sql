@@ -99,6 +99,7 @@ ELSE
                 WHERE c.route_id = p.route_id AND (c.finished_seq IS NULL OR p.seq > c.finished_seq))'
 END
 $$;
+COMMENT ON FUNCTION sync._keep_condition(text) IS 'Condition that a row of a partition past retention must still be kept';
 
 -- Drops what is past retention and finished. The scan runs without a strong lock; only what was
 -- written since it began is looked at again under the lock, which a late writer may have waited for.
