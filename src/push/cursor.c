@@ -148,6 +148,9 @@ wants_window(SeScanner *scanner)
 	return last->scanned && last->end != NULL;
 }
 
+/* A sequence that nobody has drawn from shows 1, which is yet to come. */
+#define LAST_DRAWN "last_value - CASE WHEN is_called THEN 0 ELSE 1 END"
+
 bool
 se_cursor_open_windows(void)
 {
@@ -172,12 +175,12 @@ se_cursor_open_windows(void)
 	 * its own, because it is not read-only; whatever is finished in it drew its numbers before
 	 * `after` was read.
 	 */
-	se_spi_execute(&before_plan, "SELECT last_value FROM sync.outbox_seq", 0, NULL, NULL, NULL,
-				   true, 1);
+	se_spi_execute(&before_plan, "SELECT " LAST_DRAWN " FROM sync.outbox_seq", 0, NULL, NULL,
+				   NULL, true, 1);
 	before = DatumGetInt64(se_spi_datum(0, 1, &isnull));
 	add_sample(U64FromFullTransactionId(ReadNextFullTransactionId()), before);
 	se_spi_execute(&now_plan, "SELECT s::text, pg_catalog.pg_snapshot_xmax(s)::text::bigint, "
-				   "last_value FROM sync.outbox_seq, pg_catalog.pg_current_snapshot() s",
+				   LAST_DRAWN " FROM sync.outbox_seq, pg_catalog.pg_current_snapshot() s",
 				   0, NULL, NULL, NULL, false, 1);
 	now = se_spi_text(0, 1);
 	bound = sample_bound((uint64) DatumGetInt64(se_spi_datum(0, 2, &isnull)));
