@@ -524,6 +524,8 @@ se_render_text(SeColumn *column, Datum value)
 	switch (type)
 	{
 		case JENTRY_ISSTRING:
+			/* Not every writer ends its bytes with a zero: jsonb needs none. */
+			appendStringInfoChar(&w.buf, '\0');
 			return w.buf.data + VARHDRSZ;
 		case JENTRY_ISNUMERIC:
 			return DatumGetCString(

@@ -1,6 +1,10 @@
 -- Pages of remote records applied to tables: sync._apply_page() is what the hub runs.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS sync_ext;
+DROP DATABASE IF EXISTS sync_pull_apply;
+CREATE DATABASE sync_pull_apply;
+\c sync_pull_apply
+SET client_min_messages = warning;
+CREATE EXTENSION sync_ext;
 RESET client_min_messages;
 
 CREATE SCHEMA pull;
@@ -261,3 +265,6 @@ DROP SERVER remote;
 DROP SCHEMA pull CASCADE;
 DROP OWNED BY pull_owner;
 DROP ROLE pull_owner;
+\c regression
+SET client_min_messages = warning;
+DROP DATABASE sync_pull_apply;

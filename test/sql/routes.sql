@@ -3,6 +3,8 @@ SET client_min_messages = warning;
 DROP DATABASE IF EXISTS sync_routes;
 CREATE DATABASE sync_routes;
 \c sync_routes
+SET DateStyle = 'ISO';
+SET IntervalStyle = 'postgres';
 CREATE EXTENSION sync_ext;
 RESET client_min_messages;
 \set SHOW_CONTEXT never

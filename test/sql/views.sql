@@ -3,6 +3,8 @@ SET client_min_messages = warning;
 DROP DATABASE IF EXISTS sync_views;
 CREATE DATABASE sync_views;
 \c sync_views
+SET DateStyle = 'ISO';
+SET IntervalStyle = 'postgres';
 CREATE EXTENSION sync_ext;
 \set SHOW_CONTEXT never
 \pset null '-'
