@@ -156,6 +156,8 @@ se_context_build(SeDelivery *d)
 	if (d->step == NULL)
 		d->change = d->event.op == 'D' ? SE_DELETE :
 			binding->remote_id != NULL ? SE_UPDATE : SE_CREATE;
+	else
+		se_delivery_find_plan(d);
 	se_obj_begin(&b);
 	se_obj_text(&b, "object", d->route->object);
 	se_obj_text(&b, "id", d->event.record_id);

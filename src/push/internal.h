@@ -141,6 +141,7 @@ struct SeDelivery
 	char	   *frozen_step;	/* step whose request was frozen */
 	Jsonb	   *frozen;			/* request to be repeated as it was; NULL: render */
 	int			lookups;		/* answered 'not found' since the ambiguity */
+	int64		last_attempt_id;	/* before this attempt, as far as an earlier process made it */
 	bool		unanswered;		/* an earlier process claimed it and recorded no outcome */
 	bool		recover;		/* the next request is a look-up that settles an ambiguity */
 	TimestampTz first_claim_at;
@@ -235,6 +236,7 @@ extern void se_delivery_key(SeDelivery *delivery, const char *step, char *key, i
 /* ---- result.c ---- */
 extern void se_result_done(SeExchange *exchange, SeReply *reply);
 extern const SeManifestObject *se_delivery_object(const SeDelivery *delivery);
+extern void se_delivery_find_plan(SeDelivery *delivery);	/* of the step that it goes on at */
 extern const SeOperation *se_plan_next(SeDelivery *delivery, const SeOperation *after);
 extern void se_delivery_ambiguous(SeDelivery *delivery, TimestampTz now);
 extern char *se_bounded_text(SeSystem *system, const char *text, size_t len);

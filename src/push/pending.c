@@ -108,14 +108,14 @@ speaking_routes(TimestampTz now)
 static Jsonb *
 freeze(SeDelivery *d, const char *state)
 {
+	static const char *const kept[] = {"step", "method", "target", "content_type", "request",
+		"connector_id"};
 	SeObjBuilder b;
 
 	if (strcmp(state, "ambiguous") != 0)
 		return NULL;
-	if (d->frozen != NULL && d->attempt_id == 0)
-		return d->frozen;
 	se_obj_begin(&b);
-	if (!d->recover && d->op != NULL && d->attempt_id != 0)
+	if (d->attempt_id != 0 && d->op != NULL && !d->recover)
 	{
 		se_obj_text(&b, "step", d->op->name);
 		se_obj_text(&b, "method", d->rendered.request.method);
@@ -123,6 +123,11 @@ freeze(SeDelivery *d, const char *state)
 		se_obj_text(&b, "content_type", d->rendered.request.content_type);
 		se_obj_text(&b, "request", d->request_text);
 		se_obj_int(&b, "connector_id", d->connector_id);
+	}
+	else if (d->frozen != NULL && !d->recover)
+	{
+		for (size_t i = 0; i < lengthof(kept); i++)
+			se_obj_text(&b, kept[i], se_obj_get_text(d->frozen, kept[i]));
 	}
 	se_obj_bool(&b, "recover", d->recover);
 	se_obj_int(&b, "lookups", d->lookups);
@@ -183,7 +188,8 @@ write_row(SeDelivery *d, const char *state, TimestampTz due)
 	set_text(values, nulls, 16, d->wait_key);
 	set_text(values, nulls, 17, d->wait_state);
 	set_value(values, nulls, 18, TimestampTzGetDatum(due), due == 0);
-	set_value(values, nulls, 19, Int64GetDatum(d->attempt_id), d->attempt_id == 0);
+	set_value(values, nulls, 19, Int64GetDatum(d->attempt_id ? d->attempt_id : d->last_attempt_id),
+			  d->attempt_id == 0 && d->last_attempt_id == 0);
 	set_value(values, nulls, 20, TimestampTzGetDatum(d->first_claim_at), d->first_claim_at == 0);
 	set_text(values, nulls, 21, d->code);
 	set_text(values, nulls, 22, d->message);

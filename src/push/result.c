@@ -41,6 +41,16 @@ plan_with(SeDelivery *d, const SeManifestObject *object, const SeOperation *op)
 	return NIL;
 }
 
+void
+se_delivery_find_plan(SeDelivery *d)
+{
+	const SeManifestObject *object = se_delivery_object(d);
+	const SeOperation *op = object ? se_object_operation(object, d->step) : NULL;
+
+	if (op != NULL)
+		(void) plan_with(d, object, op);
+}
+
 const SeOperation *
 se_plan_next(SeDelivery *d, const SeOperation *after)
 {

@@ -217,6 +217,13 @@ recall(Candidate *candidates, int n)
 	}
 }
 
+/* Whether a request of this operation may have changed something. */
+static bool
+has_effect(const SeOperation *op)
+{
+	return op->kind != SE_OP_LOOKUP && op->kind != SE_OP_VERIFY && op->kind != SE_OP_READ;
+}
+
 /* Whether no operation before `op` in its plan changes anything at the other side. */
 static bool
 only_questions_before(SeDelivery *d, const SeManifestObject *object, const SeOperation *op)
@@ -229,11 +236,25 @@ only_questions_before(SeDelivery *d, const SeManifestObject *object, const SeOpe
 
 		if (before == op)
 			return true;
-		if (before->kind != SE_OP_LOOKUP && before->kind != SE_OP_READ &&
-			before->kind != SE_OP_VERIFY)
+		if (has_effect(before))
 			return false;
 	}
 	return true;
+}
+
+/* A question may be asked again, and must be where nobody knows what came of the answer. */
+static void
+resume_question(SeDelivery *d, const SeManifestObject *object, const SeOperation *op)
+{
+	if (d->recover)
+		return;
+	if (op == object->lookup && !list_member_ptr(object->plan[SE_CREATE], op))
+	{
+		/* It was no step of the plan: it asks whether a lost server had sent the record. */
+		d->recover = true;
+		d->lookups = 1;
+	}
+	d->step = only_questions_before(d, object, op) ? NULL : pstrdup(op->name);
 }
 
 /*
@@ -248,18 +269,19 @@ se_delivery_resume(SeDelivery *d, Jsonb *claim)
 	const SeManifestObject *object = se_delivery_object(d);
 	char	   *outcome = se_obj_get_text(claim, "outcome");
 	char	   *step = se_obj_get_text(claim, "step");
-	char	   *at = se_obj_get_text(claim, "at");
 	const SeOperation *op = object ? se_object_operation(object, step) : NULL;
+	char	   *at = se_obj_get_text(claim, "at");
 
 	d->issue = (int) se_obj_get_int(claim, "issue", 1);
-	d->attempts = (int) se_obj_get_int(claim, "attempt", 1);
-	d->first_claim_at = DatumGetTimestampTz(
-		DirectFunctionCall3(timestamptz_in, CStringGetDatum(at), ObjectIdGetDatum(InvalidOid),
-							Int32GetDatum(-1)));
+	d->attempts = (int) se_obj_get_int(claim, "attempt", 1) - (outcome != NULL ? 1 : 0);
+	d->last_attempt_id = se_obj_get_int(claim, "attempt_id", 0);
+	if (d->first_claim_at == 0)
+		d->first_claim_at = DatumGetTimestampTz(
+			DirectFunctionCall3(timestamptz_in, CStringGetDatum(at), ObjectIdGetDatum(InvalidOid),
+								Int32GetDatum(-1)));
 	d->op = NULL;
-	if (op != NULL && (op->kind == SE_OP_LOOKUP || op->kind == SE_OP_READ) &&
-		only_questions_before(d, object, op))
-		d->step = NULL;
+	if (op != NULL && !has_effect(op))
+		resume_question(d, object, op);
 	else if (outcome != NULL && strcmp(outcome, "done") == 0)
 	{
 		const SeOperation *next = op ? se_plan_next(d, op) : NULL;

@@ -196,6 +196,7 @@ sub wait_idle
 sub effects_of
 {
 	my ($self, $system) = @_;
+	my %body = map { $_->{id} => $_->{body} } @{ $self->{sandbox}->requests(limit => 5000) };
 	my %seen;
 
 	foreach my $effect (@{ $self->{sandbox}->effects })
@@ -203,13 +204,24 @@ sub effects_of
 		my $rest = $effect->{path} =~ m{^/rest/};
 		next if $rest != ($system eq 'crm' ? 1 : 0);
 		my $data = $rest ? { %{ $effect->{metadata} }, id => $effect->{external_id} }
-		  : { id => $effect->{metadata}{sync_id}, name => $effect->{request}{name} };
+		  : { id => $effect->{metadata}{sync_id}, name => _form_value($body{ $effect->{request} }, 'name') };
 		next if !defined $data->{id};
 		push @{ $seen{ $data->{id} } },
 		  { name => $data->{name}, method => $effect->{method}, remote => $effect->{id},
 			key => $effect->{idempotency_key} };
 	}
 	return \%seen;
+}
+
+sub _form_value
+{
+	my ($form, $name) = @_;
+	my ($value) = ($form // '') =~ /(?:^|&)\Q$name\E=([^&]*)/;
+
+	return undef if !defined $value;
+	$value =~ tr/+/ /;
+	$value =~ s/%([0-9A-Fa-f]{2})/chr(hex($1))/ge;
+	return $value;
 }
 
 # Everything that is wrong with one record at one system. Updates that waited
