@@ -399,13 +399,17 @@ CREATE FUNCTION sync._ensure_partitions() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    parent text;
 BEGIN
-    IF (SELECT count(*) FROM pg_inherits WHERE inhparent = 'sync.outbox'::regclass) < 2 THEN
-        PERFORM sync._make_partitions('outbox', 1);
-    END IF;
+    FOREACH parent IN ARRAY '{outbox,claim,outcome}'::text[] LOOP
+        IF (SELECT count(*) FROM pg_inherits WHERE inhparent = ('sync.' || parent)::regclass) < 2 THEN
+            PERFORM sync._make_partitions(parent, 1);
+        END IF;
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync._ensure_partitions() IS 'Makes the outbox ready for events before the first upkeep';
+COMMENT ON FUNCTION sync._ensure_partitions() IS 'Makes outbox and history ready for rows before the first upkeep';
 
 CREATE FUNCTION sync.untrack(object text, force boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql VOLATILE

@@ -189,6 +189,7 @@ static void
 load_all(void)
 {
 	seen_changes = pg_atomic_read_u32(&slot->changes);
+	se_upkeep_step(GetCurrentTimestamp());
 	se_exchange_init();
 	se_systems_load();
 	se_push_load();
@@ -333,6 +334,8 @@ round_trip(void)
 
 	if (!loaded)
 	{
+		/* Wakers set the latch only when the flag is down. */
+		pg_atomic_write_u32(&slot->wake, 0);
 		if (!may_speak(reason, sizeof(reason)))
 		{
 			set_state(SE_HUB_IDLE, reason);
