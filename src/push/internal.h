@@ -187,6 +187,7 @@ extern List *se_scanners;		/* SeScanner * */
 extern int	se_hub_incarnation;
 extern char se_hub_id[37];
 extern TimestampTz se_hub_suspect_before;
+extern uint64 se_hub_adopted_xid;
 extern SeRoute *se_route_by_id(int id);
 extern const char *se_object_name(int object_id);
 extern int	se_object_id(const char *name);
@@ -243,6 +244,7 @@ extern char *se_bounded_text(SeSystem *system, const char *text, size_t len);
 
 /* ---- outcome.c ---- */
 extern void se_outcome_add(SeDelivery *delivery);	/* it has ended, or its step has */
+extern void se_outcome_lost(SeDelivery *delivery);	/* nobody heard the answer to its last attempt */
 extern bool se_outcome_flush(TimestampTz now);	/* own transaction; false: nothing to do */
 extern void se_outcome_reset(void);
 

@@ -230,6 +230,25 @@ insert_outcomes(SeDelivery **deliveries, int n)
 				   12, types, arrays, NULL, false, 0);
 }
 
+/* The attempt of a process that died before its answer was on record; in a transaction. */
+void
+se_outcome_lost(SeDelivery *d)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[4] = {INT8OID, INT4OID, INT8OID, TEXTOID};
+	Datum		values[4];
+
+	values[0] = Int64GetDatum(d->last_attempt_id);
+	values[1] = Int32GetDatum(d->route->id);
+	values[2] = Int64GetDatum(d->event.seq);
+	values[3] = CStringGetTextDatum(state_word(d));
+	se_spi_execute(&plan,
+				   "INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state, "
+				   "code, message) VALUES ($1, pg_catalog.clock_timestamp(), $2, $3, false, "
+				   "'ambiguous', $4, 'no_answer', 'the server stopped before the answer came')",
+				   4, types, values, NULL, false, 0);
+}
+
 static void
 notify(SeDelivery *d)
 {

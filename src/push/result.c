@@ -155,8 +155,11 @@ se_delivery_ambiguous(SeDelivery *d, TimestampTz now)
 	if (d->attempts >= system->max_attempts)
 		d->ending = SE_END_DEAD;
 	d->due_at = TimestampTzPlusMilliseconds(now, pause);
-	if (d->attempt_id == 0)
-		se_pending_park(d, d->ending == SE_END_DEAD ? "dead" : "ambiguous", d->due_at);
+	if (d->attempt_id != 0)
+		return;
+	if (d->unanswered)
+		se_outcome_lost(d);
+	se_pending_park(d, d->ending == SE_END_DEAD ? "dead" : "ambiguous", d->due_at);
 }
 
 /* ---- done answers ---- */
