@@ -14,52 +14,38 @@ BEGIN
               FROM sync.checkpoint) old
      WHERE c.id = old.id AND old.n > 2;
 
-    -- A route that lags past max_lag stops pinning the outbox: what is financial is copied aside
-    -- first, the rest needs a backfill.
+    -- A route that lags past max_lag stops pinning the outbox and needs a backfill. A financial one
+    -- never does: its events exist nowhere else as they were, so it goes on pinning, with an alarm.
     FOR late IN
-        SELECT r.id, r.name, o.financial, o.id AS object_id, c.finished, c.incarnation
+        SELECT r.id, r.name, o.financial
           FROM sync.route r
           JOIN sync.object o ON o.id = r.object_id
-          JOIN LATERAL (SELECT k.finished, k.incarnation FROM sync.checkpoint k
-                         WHERE k.route_id = r.id ORDER BY k.id DESC LIMIT 1) c ON true
          WHERE r.state = 'active'
-           AND EXISTS (SELECT FROM sync.outbox e
-                        WHERE e.object_id = r.object_id
-                          AND e.at < clock_timestamp() - r.max_lag
-                          AND e.at >= coalesce(r.start_at, '-infinity')
-                          AND (e.incarnation > c.incarnation
-                               OR (e.incarnation = c.incarnation
-                                   AND NOT pg_visible_in_snapshot(e.xid, c.finished)))
-                          AND NOT EXISTS (SELECT FROM sync.outcome x
-                                           WHERE x.route_id = r.id AND x.seq = e.seq AND x.final)
-                          AND NOT EXISTS (SELECT FROM sync.pending p
-                                           WHERE p.route_id = r.id AND p.seq = e.seq))
+           AND EXISTS (SELECT FROM sync._queue q
+                        WHERE q.route_id = r.id AND q.at < clock_timestamp() - r.max_lag)
     LOOP
-        IF late.financial THEN
-            INSERT INTO sync.pending (route_id, seq, incarnation, event_at, object_id, record_id, op, origin,
-                                      body, old, context, state, next_attempt_at)
-            SELECT late.id, e.seq, e.incarnation, e.at, e.object_id, e.record_id, e.op, e.origin, e.body, e.old,
-                   e.context, 'behind', NULL
-              FROM sync.outbox e
-             WHERE e.object_id = late.object_id
-               AND (e.incarnation > late.incarnation
-                    OR (e.incarnation = late.incarnation AND NOT pg_visible_in_snapshot(e.xid, late.finished)))
-               AND NOT EXISTS (SELECT FROM sync.outcome x
-                                WHERE x.route_id = late.id AND x.seq = e.seq AND x.final)
-                ON CONFLICT (route_id, seq) DO NOTHING;
-            UPDATE sync.pending p
-               SET state = 'retry', next_attempt_at = clock_timestamp()
-             WHERE p.route_id = late.id AND p.state = 'behind'
-               AND NOT EXISTS (SELECT FROM sync.pending q
-                                WHERE q.route_id = p.route_id AND q.record_id = p.record_id AND q.seq < p.seq);
+        IF NOT late.financial THEN
+            UPDATE sync.route SET state = 'needs_backfill' WHERE id = late.id;
         END IF;
-        UPDATE sync.route SET state = 'needs_backfill' WHERE id = late.id;
         INSERT INTO sync.notice (key, severity, message, hint)
         VALUES ('lag:' || late.name, 'error',
-                format('route "%s" fell further behind than its max_lag and needs a backfill', late.name),
-                'Find out why it stood still (sync.route_status, sync.health()), then run sync.backfill().')
+                CASE WHEN late.financial
+                     THEN format('route "%s" is further behind than its max_lag; its financial events are kept', late.name)
+                     ELSE format('route "%s" fell further behind than its max_lag and needs a backfill', late.name) END,
+                CASE WHEN late.financial
+                     THEN 'Find out why it stands still (sync.route_status, sync.health()); the outbox grows until it moves.'
+                     ELSE 'Find out why it stood still (sync.health()), drop the route and create it again with start => ''all''.' END)
             ON CONFLICT (key) DO UPDATE SET last_at = clock_timestamp(), count = notice.count + 1;
     END LOOP;
+
+    DELETE FROM sync.notice n
+     WHERE n.key LIKE 'lag:%'
+       AND NOT EXISTS (SELECT FROM sync.route r
+                        WHERE n.key = 'lag:' || r.name
+                          AND (r.state = 'needs_backfill'
+                               OR (r.state = 'active'
+                                   AND EXISTS (SELECT FROM sync._queue q
+                                                WHERE q.route_id = r.id AND q.at < clock_timestamp() - r.max_lag))));
 END
 $$;
 COMMENT ON FUNCTION sync._upkeep_history() IS 'Prunes checkpoints and stops routes that lag past max_lag; run by the hub every ten minutes';

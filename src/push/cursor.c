@@ -151,6 +151,17 @@ wants_window(SeScanner *scanner)
 /* A sequence that nobody has drawn from shows 1, which is yet to come. */
 #define LAST_DRAWN "last_value - CASE WHEN is_called THEN 0 ELSE 1 END"
 
+static int
+next_incarnation(SeScanner *scanner)
+{
+	int			incarnation;
+	char	   *start;
+	int64		start_seq;
+
+	next_start(scanner, &incarnation, &start, &start_seq);
+	return incarnation;
+}
+
 bool
 se_cursor_open_windows(void)
 {
@@ -161,6 +172,7 @@ se_cursor_open_windows(void)
 	int64		before;
 	int64		after;
 	int64		bound;
+	uint64		oldest;
 	char	   *now;
 	ListCell   *cell;
 
@@ -185,11 +197,18 @@ se_cursor_open_windows(void)
 	now = se_spi_text(0, 1);
 	bound = sample_bound((uint64) DatumGetInt64(se_spi_datum(0, 2, &isnull)));
 	after = DatumGetInt64(se_spi_datum(0, 3, &isnull));
+	oldest = (uint64) DatumGetInt64(se_spi_datum(0, 4, &isnull));
 	foreach(cell, se_scanners)
 	{
 		SeScanner  *scanner = lfirst(cell);
 
 		if (!wants_window(scanner))
+			continue;
+		/*
+		 * Writers that were running at the adoption may still commit events of the incarnation
+		 * before. It is read once, so only when none of them is left.
+		 */
+		if (next_incarnation(scanner) != se_hub_incarnation && oldest <= se_hub_adopted_xid)
 			continue;
 		open_window(scanner, now, bound, after);
 		scanner->look = false;

@@ -203,7 +203,6 @@ extern void se_cursor_finished(SeDelivery *delivery);	/* takes it out of its win
 extern void se_cursor_settle(SeScanner *scanner);	/* drops finished windows, merges scanned ones */
 extern bool se_cursor_checkpoint_due(TimestampTz now, bool idle);
 extern void se_cursor_write(TimestampTz now);	/* in a transaction */
-extern void se_cursor_split(SeRoute *route);
 
 /* ---- scan.c ---- */
 extern bool se_scan(SeScanner *scanner);	/* one batch; own transaction */

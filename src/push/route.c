@@ -20,6 +20,7 @@ List	   *se_scanners = NIL;
 int			se_hub_incarnation = 0;
 char		se_hub_id[37];
 TimestampTz se_hub_suspect_before = 0;
+uint64		se_hub_adopted_xid = 0;
 
 typedef struct ObjectName
 {
@@ -86,7 +87,8 @@ load_hub(void)
 	bool		isnull;
 	Datum		value;
 
-	if (SPI_execute("SELECT hub_id::text, incarnation, suspect_before FROM sync.hub", true, 1)
+	if (SPI_execute("SELECT hub_id::text, incarnation, suspect_before, adopted_xid::text::bigint "
+					"FROM sync.hub", true, 1)
 		!= SPI_OK_SELECT)
 		elog(ERROR, "could not read sync.hub");
 	if (SPI_processed == 0)
@@ -95,6 +97,7 @@ load_hub(void)
 	se_hub_incarnation = DatumGetInt32(se_spi_datum(0, 2, &isnull));
 	value = se_spi_datum(0, 3, &isnull);
 	se_hub_suspect_before = isnull ? 0 : DatumGetTimestampTz(value);
+	se_hub_adopted_xid = (uint64) DatumGetInt64(se_spi_datum(0, 4, &isnull));
 }
 
 static void

@@ -265,6 +265,8 @@ lock_is_missing(void)
 static void
 answer_wakes(void)
 {
+	char		reason[256];
+
 	if (pg_atomic_exchange_u32(&slot->wake, 0) != 0)
 		se_push_look();
 	if (pg_atomic_read_u32(&slot->changes) == seen_changes && !lock_is_missing())
@@ -275,6 +277,12 @@ answer_wakes(void)
 	 * hold of servers and user mappings may be older than what woke us.
 	 */
 	InvalidateSystemCaches();
+	if (!may_speak(reason, sizeof(reason)))
+	{
+		/* What is in flight stays ambiguous; whoever takes over settles it. */
+		forget_all();
+		return;
+	}
 	se_systems_load();
 	se_push_load();
 	se_pull_load();
@@ -294,6 +302,8 @@ work(void)
 		if (ConfigReloadPending || must_leave())
 			return 0;
 		answer_wakes();
+		if (!loaded)
+			return 0;
 		now = GetCurrentTimestamp();
 		busy = se_exchange_drive(now);
 		busy |= se_push_step(now);
