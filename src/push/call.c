@@ -215,99 +215,131 @@ make_call(uint64 row)
 	return call;
 }
 
-/* Takes calls that are due, claims them, and hands them in after the flush. */
+/* Nobody can tell what became of it: sent, unanswered, and neither a question nor under a key. */
 static bool
-start_calls(TimestampTz now)
+is_lost(const Call *call)
 {
-	static SPIPlanPtr due_plan = NULL;
-	static SPIPlanPtr claim_plan = NULL;
-	static SPIPlanPtr next_plan = NULL;
+	return call->op->kind != SE_OP_READ && call->op->kind != SE_OP_LOOKUP &&
+		!(call->op->takes_key && call->system->manifest->idempotency.header != NULL);
+}
+
+/* One due row: rendered and in memory, or answered already; NULL: not to be sent now. */
+static Call *
+prepare_call(uint64 row, TimestampTz now, int taken)
+{
+	bool		isnull;
+	SeSystem   *system = se_system_by_id(DatumGetInt32(se_spi_datum(row, 2, &isnull)));
+	bool		was_sent = strcmp(se_spi_text(row, 6), "sent") == 0;
+	Call	   *call;
+
+	if (is_loaded(DatumGetInt64(se_spi_datum(row, 1, &isnull))) || system == NULL ||
+		se_system_capacity(system, now) <= taken)
+		return NULL;
+	call = make_call(row);
+	if (!render_call(call))
+		return NULL;
+	if (was_sent && is_lost(call))
+	{
+		answer(call, "ambiguous", "no_answer",
+			   "the server stopped before the answer came; it may have taken effect");
+		return NULL;
+	}
+	return call;
+}
+
+/* Due calls; one that an earlier process sent and never heard of is due, too. In a transaction. */
+static int
+read_due_calls(Call **calls, TimestampTz now)
+{
+	static SPIPlanPtr plan = NULL;
+	uint64		rows;
+	SPITupleTable *table;
+	int			n = 0;
+
+	rows = se_spi_execute(&plan,
+						  "SELECT id, system_id, operation, params, attempts, state "
+						  "FROM sync.api_call WHERE kind = 'call' AND state IN ('queued', 'sent') "
+						  "AND coalesce(next_attempt_at, '-infinity') <= "
+						  "pg_catalog.clock_timestamp() ORDER BY id LIMIT 50",
+						  0, NULL, NULL, NULL, false, 0);
+	table = SPI_tuptable;
+	for (uint64 i = 0; i < rows; i++)
+	{
+		Call	   *call;
+
+		/* Rendering runs queries of its own. */
+		SPI_tuptable = table;
+		call = prepare_call(i, now, n);
+		if (call != NULL)
+			calls[n++] = call;
+	}
+	return n;
+}
+
+static void
+claim_calls(Call **calls, int n)
+{
+	static SPIPlanPtr plan = NULL;
 	Oid			types[2] = {INT8OID, TEXTOID};
-	List	   *calls = NIL;
-	uint64		n;
-	SPITupleTable *rows;
-	ListCell   *cell;
+
+	for (int i = 0; i < n; i++)
+	{
+		Datum		values[2];
+
+		values[0] = Int64GetDatum(calls[i]->id);
+		values[1] = CStringGetTextDatum(calls[i]->key);
+		se_spi_execute(&plan, "UPDATE sync.api_call SET state = 'sent', idempotency_key = $2 "
+					   "WHERE id = $1", 2, types, values, NULL, false, 0);
+	}
+}
+
+static void
+read_next_due(void)
+{
+	static SPIPlanPtr plan = NULL;
 	bool		isnull;
 	Datum		value;
 
-	se_txn_begin("looking for calls");
-	/* A call that an earlier process sent and never heard of is due, too: 'sent', not in memory. */
-	n = se_spi_execute(&due_plan,
-					   "SELECT id, system_id, operation, params, attempts, state FROM sync.api_call "
-					   "WHERE kind = 'call' AND state IN ('queued', 'sent') AND "
-					   "coalesce(next_attempt_at, '-infinity') <= pg_catalog.clock_timestamp() "
-					   "ORDER BY id LIMIT 50", 0, NULL, NULL, NULL, false, 0);
-	rows = SPI_tuptable;
-	for (uint64 i = 0; i < n; i++)
-	{
-		SeSystem   *system;
-		Call	   *call;
-		bool		was_sent;
-
-		SPI_tuptable = rows;
-		system = se_system_by_id(DatumGetInt32(se_spi_datum(i, 2, &isnull)));
-		if (is_loaded(DatumGetInt64(se_spi_datum(i, 1, &isnull))) || system == NULL ||
-			se_system_capacity(system, now) <= list_length(calls))
-			continue;
-		was_sent = strcmp(se_spi_text(i, 6), "sent") == 0;
-		call = make_call(i);
-		if (!render_call(call))
-			continue;
-		if (was_sent && call->op->kind != SE_OP_READ && call->op->kind != SE_OP_LOOKUP &&
-			!(call->op->takes_key && system->manifest->idempotency.header != NULL))
-		{
-			answer(call, "ambiguous", "no_answer",
-				   "the server stopped before the answer came; it may have taken effect");
-			continue;
-		}
-		calls = lappend(calls, call);
-	}
-	foreach(cell, calls)
-	{
-		Call	   *call = lfirst(cell);
-		Datum		values[2];
-
-		values[0] = Int64GetDatum(call->id);
-		values[1] = CStringGetTextDatum(call->key);
-		se_spi_execute(&claim_plan, "UPDATE sync.api_call SET state = 'sent', "
-					   "idempotency_key = $2 WHERE id = $1", 2, types, values, NULL, false, 0);
-	}
-	se_spi_execute(&next_plan,
+	se_spi_execute(&plan,
 				   "SELECT min(next_attempt_at) FROM sync.api_call WHERE kind = 'call' "
 				   "AND state = 'queued' AND next_attempt_at > pg_catalog.clock_timestamp()",
 				   0, NULL, NULL, NULL, false, 1);
 	value = se_spi_datum(0, 1, &isnull);
 	next_due = isnull ? DT_NOEND : DatumGetTimestampTz(value);
-	calls = list_copy(calls);
-	{
-		List	   *kept = NIL;
-		MemoryContext old = MemoryContextSwitchTo(calls_cxt);
+}
 
-		foreach(cell, calls)
-			kept = lappend(kept, lfirst(cell));
-		MemoryContextSwitchTo(old);
-		se_txn_commit();
-		calls = kept;
-	}
-	if (calls != NIL)
+static void
+submit_call(Call *call)
+{
+	SeExchange *x = &call->exchange;
+
+	memset(x, 0, sizeof(*x));
+	x->system = call->system;
+	x->op = call->op;
+	x->request = call->rendered.request;
+	x->idempotency_key = call->key;
+	x->done = call_done;
+	x->arg = call;
+	se_exchange_submit(x);
+}
+
+/* claim → flush → HTTP, as for deliveries. */
+static bool
+start_calls(TimestampTz now)
+{
+	Call	   *calls[BATCH];
+	int			n;
+
+	se_txn_begin("looking for calls");
+	n = read_due_calls(calls, now);
+	claim_calls(calls, n);
+	read_next_due();
+	se_txn_commit();
+	if (n > 0)
 		se_txn_flush();
 	SE_CRASH_POINT("call-claimed");
-	foreach(cell, calls)
-	{
-		Call	   *call = lfirst(cell);
-		SeExchange *x = &call->exchange;
-
-		memset(x, 0, sizeof(*x));
-		x->system = call->system;
-		x->op = call->op;
-		x->request = call->rendered.request;
-		x->idempotency_key = call->key;
-		x->done = call_done;
-		x->arg = call;
-		se_exchange_submit(x);
-	}
-	n = list_length(calls);
-	list_free(calls);
+	for (int i = 0; i < n; i++)
+		submit_call(calls[i]);
 	return n > 0;
 }
 
