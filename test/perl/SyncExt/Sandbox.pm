@@ -15,7 +15,8 @@ SyncExt::Sandbox - starts the sandbox for a test and talks to it
   $sandbox->fault(kind => 'reset_after', match => { path => '/v1/customers' });
   is($sandbox->key('k1')->{executions}, 1);
 
-The server ends with the object, and with the test process at the latest.
+The server ends with the object, and with the test process at the latest,
+unless it was started with C<< keep => 1 >>.
 
 =cut
 
@@ -49,7 +50,8 @@ sub start
 	my ($class, %opt) = @_;
 	my $binary = delete $opt{binary} // binary();
 	my $key = $opt{key} // 'sk_test_sandbox';
-	my @command = ($binary, '--exit-with-parent');
+	my $keep = delete $opt{keep};
+	my @command = ($binary, $keep ? () : '--exit-with-parent');
 
 	-x $binary or croak "no sandbox at $binary; build it with 'make -C test/sandbox'";
 	foreach my $name (@server_options)
@@ -68,7 +70,7 @@ sub start
 	  or croak "the sandbox did not start: $line";
 
 	return bless {
-		pid => $pid, stdin => $in, owner => $$, url => $url, port => $port, key => $key,
+		pid => $pid, keep => $keep, stdin => $in, owner => $$, url => $url, port => $port, key => $key,
 		http => HTTP::Tiny->new(timeout => 30, max_redirect => 0, keep_alive => 1,
 			verify_SSL => 0),
 	}, $class;
@@ -92,7 +94,7 @@ sub stop
 	return;
 }
 
-sub DESTROY { $_[0]->stop; return; }
+sub DESTROY { $_[0]->stop if !$_[0]{keep}; return; }
 
 # One HTTP request. Returns HTTP::Tiny's answer; status 599 is a broken one.
 sub http

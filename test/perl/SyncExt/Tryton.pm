@@ -180,6 +180,7 @@ sub start
 	}
 	$self->{ids} = _read_json("$self->{dir}/ids.json");
 	$self->_serve;
+	$self->{attached} = 0;    # whoever started it before: now it is ours
 	return $self;
 }
 
