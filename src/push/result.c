@@ -352,6 +352,18 @@ judge(SeDelivery *d, SeReply *reply, TimestampTz now)
 	}
 }
 
+/* What a person reads when the vendor said nothing. */
+static char *
+plain_message(const SeReply *reply)
+{
+	int			status = (int) reply->answer.status;
+
+	if (reply->phase != SE_HTTP_ANSWERED || reply->verdict.outcome == SE_DONE)
+		return NULL;
+	return psprintf("the system answered with HTTP status %d%s", status,
+					status / 100 == 3 ? ", a redirect, which is not followed" : "");
+}
+
 /* Callback of the exchange: the answer lives in a context that is reset afterwards. */
 void
 se_result_done(SeExchange *exchange, SeReply *reply)
@@ -366,7 +378,8 @@ se_result_done(SeExchange *exchange, SeReply *reply)
 	d->latency_us = reply->latency_us;
 	d->code = reply->verdict.code ? pstrdup(reply->verdict.code) : NULL;
 	d->message = reply->verdict.message ?
-		se_bounded_text(system, reply->verdict.message, strlen(reply->verdict.message)) : NULL;
+		se_bounded_text(system, reply->verdict.message, strlen(reply->verdict.message)) :
+		plain_message(reply);
 	d->request_id = reply->verdict.request_id ? pstrdup(reply->verdict.request_id) : NULL;
 	d->response = se_bounded_text(system, reply->answer.body, reply->answer.body_len);
 	d->has_pushed = d->pushed_deleted = false;

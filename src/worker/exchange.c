@@ -443,6 +443,11 @@ receive(SeHttpResult *result, TimestampTz now)
 	make_reply(exchange, result, &reply);
 	if (relogin(exchange, &reply))
 		return;
+	if (reply.phase == SE_HTTP_ANSWERED && reply.verdict.outcome != SE_AUTH)
+	{
+		system->auth_failures = 0;
+		se_notice_clear(psprintf("auth:%s", system->name));
+	}
 	if (reply.verdict.outcome == SE_THROTTLED && reply.phase == SE_HTTP_ANSWERED)
 	{
 		int64		pause = reply.verdict.retry_after_ms >= 0 ? reply.verdict.retry_after_ms : 1000;
