@@ -28,6 +28,7 @@
 #include "core/role.h"
 #include "core/spi.h"
 #include "http/secrets.h"
+#include "worker/notice.h"
 #include "worker/system_build.h"
 
 #define DEFAULT_TIMEOUT_MS 30000
@@ -188,10 +189,18 @@ build_entity(const char *code)
 
 	if (code == NULL)
 		return se_obj_empty();
-	if (SPI_execute("SELECT coalesce((SELECT pg_catalog.format('%I.%I', schema_name, table_name) "
-					"FROM sync.object WHERE name = 'legal_entity'), 'canonical.legal_entity')::"
-					"pg_catalog.regclass", true, 1) != SPI_OK_SELECT || SPI_processed != 1)
-		elog(ERROR, "could not find the table of legal entities");
+	/* By catalog and not by a cast to regclass, which asks for a right on the schema. */
+	if (SPI_execute("SELECT c.oid FROM pg_catalog.pg_class c "
+					"JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+					"LEFT JOIN sync.object o ON o.name = 'legal_entity' "
+					"WHERE n.nspname = coalesce(o.schema_name, 'canonical') "
+					"AND c.relname = coalesce(o.table_name, 'legal_entity')", true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for the table of legal entities");
+	if (SPI_processed != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("there is no table of legal entities, which the server option legal_entity needs"),
+				 errhint("Create the canonical model, or track your own table as object legal_entity.")));
 	relation = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 											  &(bool){false}));
 	initStringInfo(&sql);
@@ -384,6 +393,7 @@ rebuild(SeSystem *system, const SeSystemSource *source, List *options, List *map
 		build(system, source, options, mapping);
 		system->usable = true;
 		ReleaseCurrentSubTransaction();
+		se_notice_clear(psprintf("config:%s", source->name));
 	}
 	PG_CATCH();
 	{
@@ -396,6 +406,9 @@ rebuild(SeSystem *system, const SeSystemSource *source, List *options, List *map
 		system->name = MemoryContextStrdup(system->cxt, source->name);
 		system->problem = MemoryContextStrdup(system->cxt, error->message);
 		system->usable = false;
+		se_notice_put(psprintf("config:%s", source->name), "error",
+					  psprintf("system \"%s\" cannot be used: %s", source->name, error->message),
+					  error->hint);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
