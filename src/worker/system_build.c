@@ -186,6 +186,7 @@ build_entity(const char *code)
 	SeRole		role;
 	Jsonb	   *entity = NULL;
 	StringInfoData sql;
+	MemoryContext caller = CurrentMemoryContext;
 
 	if (code == NULL)
 		return se_obj_empty();
@@ -215,8 +216,11 @@ build_entity(const char *code)
 		bool		isnull;
 		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 
+		/* SPI leaves us in a context of its own. */
+		MemoryContextSwitchTo(caller);
 		entity = se_obj_copy(DatumGetJsonbP(value));
 	}
+	MemoryContextSwitchTo(caller);
 	se_role_restore(&role);
 	if (entity == NULL)
 		ereport(ERROR,
