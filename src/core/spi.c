@@ -52,6 +52,8 @@ uint64
 se_spi_execute(SPIPlanPtr *plan, const char *sql, int nargs, Oid *types, Datum *values,
 			   const char *nulls, bool read_only, long limit)
 {
+	/* SPI goes back to a context of its own, not to the one it was called in. */
+	MemoryContext caller = CurrentMemoryContext;
 	int			rc;
 
 	if (*plan == NULL)
@@ -65,6 +67,7 @@ se_spi_execute(SPIPlanPtr *plan, const char *sql, int nargs, Oid *types, Datum *
 		*plan = fresh;
 	}
 	rc = SPI_execute_plan(*plan, values, nulls, read_only, limit);
+	MemoryContextSwitchTo(caller);
 	if (rc < 0)
 		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(rc));
 	return SPI_processed;
