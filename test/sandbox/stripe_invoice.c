@@ -294,6 +294,7 @@ record_payment(Call *call, const Obj *invoice, const Obj *intent)
 {
 	json_t	   *json = stripe_new_json(&invoice_payments);
 	int64_t		received = get_int(intent->json, "amount_received");
+	Obj		   *payment;
 	json_t	   *rest = json_pack("{s:I, s:I, s:O, s:s, s:b, s:{s:s, s:s}, s:s}",
 								 "amount_paid", (json_int_t) received,
 								 "amount_requested", (json_int_t) get_int(intent->json, "amount"),
@@ -303,7 +304,9 @@ record_payment(Call *call, const Obj *invoice, const Obj *intent)
 								 "status", received > 0 ? "paid" : "open");
 
 	add_missing(json, rest);
-	(void) stripe_insert(call, &invoice_payments, json);
+	payment = stripe_insert(call, &invoice_payments, json);
+	if (received > 0)
+		stripe_emit(call, "invoice_payment.paid", payment, NULL);
 }
 
 /* Tries to take the money. False: the payment failed, the invoice stays open. */
