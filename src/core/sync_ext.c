@@ -77,10 +77,12 @@ note_change(Node *statement)
 		case T_AlterUserMappingStmt:
 		case T_DropUserMappingStmt:
 		case T_AlterOwnerStmt:
+		case T_AlterExtensionStmt:
 			se_change_at_commit();
 			break;
 		case T_DropStmt:
-			if (((DropStmt *) statement)->removeType == OBJECT_FOREIGN_SERVER)
+			if (((DropStmt *) statement)->removeType == OBJECT_FOREIGN_SERVER ||
+				((DropStmt *) statement)->removeType == OBJECT_EXTENSION)
 				se_change_at_commit();
 			break;
 		case T_RenameStmt:
@@ -93,7 +95,7 @@ note_change(Node *statement)
 			break;
 		case T_CreatedbStmt:
 		case T_DropdbStmt:
-			se_wake_launcher(true);
+			se_rescan_at_commit();
 			break;
 		default:
 			break;
@@ -131,15 +133,7 @@ utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	}
 
 	se_hold_database(database, HOLD_MS);
-	PG_TRY();
-	{
-		run_utility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
-	}
-	PG_FINALLY();
-	{
-		se_release_database(database);
-	}
-	PG_END_TRY();
+	run_utility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 	note_change(statement);
 }
 

@@ -26,6 +26,12 @@ static shmem_startup_hook_type previous_shmem_startup = NULL;
 static bool wake_wanted = false;
 static bool change_wanted = false;
 static bool register_wanted = false;
+static bool rescan_wanted = false;
+
+static void release_database(Oid database);
+
+/* Databases that are held until this transaction ends, however it does; TopMemoryContext. */
+static List *held = NIL;
 
 static Size
 shared_size(void)
@@ -191,6 +197,24 @@ committed(void)
 	LWLockRelease(se_shared->lock);
 }
 
+void
+se_rescan_at_commit(void)
+{
+	rescan_wanted = true;
+}
+
+static void
+release_held(void)
+{
+	List	   *databases = held;
+	ListCell   *cell;
+
+	held = NIL;
+	foreach(cell, databases)
+		release_database(lfirst_oid(cell));
+	list_free(databases);
+}
+
 /*
  * A transaction that is prepared wakes nobody: its COMMIT PREPARED may come from another session,
  * which the utility hook sees.
@@ -203,10 +227,14 @@ at_xact_end(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 			if (se_shared != NULL && (wake_wanted || change_wanted || register_wanted))
 				committed();
+			if (rescan_wanted)
+				se_wake_launcher(true);
 			/* FALLTHROUGH */
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			wake_wanted = change_wanted = register_wanted = false;
+			wake_wanted = change_wanted = register_wanted = rescan_wanted = false;
+			if (held != NIL)
+				release_held();
 			break;
 		default:
 			break;
@@ -230,9 +258,13 @@ void
 se_hold_database(Oid database, int ms)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 5000);
+	MemoryContext old;
 
 	if (se_shared == NULL)
 		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	held = list_append_unique_oid(held, database);
+	MemoryContextSwitchTo(old);
 	for (;;)
 	{
 		SeHubSlot  *slot;
@@ -258,13 +290,11 @@ se_hold_database(Oid database, int ms)
 	}
 }
 
-void
-se_release_database(Oid database)
+static void
+release_database(Oid database)
 {
 	SeHubSlot  *slot;
 
-	if (se_shared == NULL)
-		return;
 	LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
 	slot = se_slot_find(database);
 	if (slot != NULL)

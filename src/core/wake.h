@@ -70,6 +70,9 @@ extern void se_change_at_commit(void);
 /* Likewise for CREATE EXTENSION: this database gets a slot and the launcher is woken. */
 extern void se_register_at_commit(void);
 
+/* Likewise when a database has come or gone. */
+extern void se_rescan_at_commit(void);
+
 /* Wakes the hub of a database, or the launcher, now. */
 extern void se_wake_hub(Oid database);
 extern void se_wake_launcher(bool rescan);
@@ -82,9 +85,8 @@ extern SeHubSlot *se_slot_make(Oid database);
 
 /*
  * Asks the hub of a database to leave and keeps it away for `ms`; waits until it is gone, at most
- * five seconds. se_release_database() lets it come back.
+ * five seconds. It may come back when this transaction has ended, however it does.
  */
 extern void se_hold_database(Oid database, int ms);
-extern void se_release_database(Oid database);
 
 #endif
