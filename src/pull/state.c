@@ -405,11 +405,14 @@ se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
 		" wait_remote_id = excluded.wait_remote_id,"
 		" received_at = CASE WHEN b.item = excluded.item THEN b.received_at"
 		" ELSE excluded.received_at END,"
-		" attempts = CASE WHEN b.item = excluded.item THEN b.attempts + 1 ELSE 1 END,"
+		/* A page that lists the same again neither counts as a try nor puts one off. */
+		" attempts = CASE WHEN b.item <> excluded.item THEN 1"
+		" WHEN b.item = 'null' OR b.retry_at > clock_timestamp() THEN b.attempts"
+		" ELSE b.attempts + 1 END,"
 		" retry_at = CASE WHEN b.item <> excluded.item THEN excluded.retry_at"
+		" WHEN b.item = 'null' OR b.retry_at > clock_timestamp() THEN b.retry_at"
 		" ELSE clock_timestamp() + power(2, least(b.attempts, 6))"
-		" * CASE WHEN excluded.item = 'null' THEN interval '1 s' ELSE interval '1 min' END"
-		" * (0.75 + random() / 2) END",
+		" * interval '1 min' * (0.75 + random() / 2) END",
 		lengthof(types), types, values, NULL, false, 0);
 }
 
