@@ -32,14 +32,17 @@ typedef struct SePushed
 	bool		has_version_at;
 	TimestampTz version_at;
 	Jsonb	   *record;			/* whole remote record from the answer; NULL: not in it */
-	Jsonb	   *sent;			/* canonical fields of the event; taken for the remote's when record is NULL */
+	Jsonb	   *ours;			/* canonical fields that the request was rendered from; NULL: a delete */
+	bool		sent;			/* they are the remote's too, should the answer hold no record */
 	bool		deleted;
 } SePushed;
 
 /*
  * Binds external ids and updates the mirror after pushes, set-wise, inside the caller's transaction.
- * With a record, mirror.fields is what the pull mapping reads from it; without, the sent fields that
- * the pull mapping knows are merged into it. The mirror's pushed_at becomes `now`.
+ * With a record, mirror.fields takes what the pull mapping reads from it as far as that agrees with
+ * ours: what the system made of the record by itself (a status, a number) is left for the next pull,
+ * which brings it into our table. Without, the sent fields that the pull mapping knows are merged
+ * into it. The mirror's pushed_at becomes `now`.
  * A remote id that is bound to another record (or a record bound to another remote id) raises
  * ERRCODE_UNIQUE_VIOLATION; callers bisect.
  */

@@ -90,6 +90,36 @@ take_sent(const SePull *pull, Jsonb *sent, SeMapped *map)
 		map->lines = known_lines(pull, &lines);
 }
 
+/*
+ * The fields in which both sides agree. What differs is the system's own doing: if the mirror said
+ * that we know it, no pull would ever bring it in.
+ */
+static Jsonb *
+agreed_fields(Jsonb *fields, Jsonb *ours)
+{
+	JsonbParseState *state = NULL;
+	JsonbIterator *it = JsonbIteratorInit(&fields->root);
+	JsonbIteratorToken token;
+	JsonbValue key;
+	JsonbValue theirs;
+	JsonbValue own;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	while ((token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
+	{
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&it, &theirs, true);
+		if (getKeyJsonValueFromContainer(&ours->root, key.val.string.val, key.val.string.len,
+										 &own) != NULL &&
+			!se_json_equal(&own, &theirs))
+			continue;
+		pushJsonbValue(&state, WJB_KEY, &key);
+		pushJsonbValue(&state, WJB_VALUE, &theirs);
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
 /* The last of several pushes of a record in one call says how it ended. */
 static bool
 is_superseded(SePushed *items, int n, int i)
@@ -133,8 +163,13 @@ record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
 		bool read =
 			item->record != NULL && item->map.fields != NULL && item->map.status == SE_MAP_OK;
 
-		if (!read && !item->deleted)
-			take_sent(target->pull, pushed[i]->sent, &item->map);
+		if (read && pushed[i]->ours != NULL)
+		{
+			item->map.fields = agreed_fields(item->map.fields, pushed[i]->ours);
+			read = false;
+		}
+		else if (!read && !item->deleted && pushed[i]->sent)
+			take_sent(target->pull, pushed[i]->ours, &item->map);
 		if (pushed[i]->remote_number != NULL)
 			item->map.remote_number = pstrdup(pushed[i]->remote_number);
 		if (pushed[i]->version != NULL)

@@ -18,6 +18,7 @@
 
 #include "core/crash.h"
 #include "core/guc.h"
+#include "core/json.h"
 #include "core/spi.h"
 #include "pull/pull.h"
 #include "push/internal.h"
@@ -87,7 +88,8 @@ fill_pushed(SePushed *p, SeDelivery *d)
 	p->has_version_at = d->extract.has_version_at;
 	p->version_at = d->extract.version_at;
 	p->record = d->extract.record;
-	p->sent = d->op->kind == SE_OP_CREATE || d->op->kind == SE_OP_UPDATE ? d->event.body : NULL;
+	p->ours = d->event.op == 'D' ? NULL : se_obj_get(d->ctx, "new");
+	p->sent = d->op->kind == SE_OP_CREATE || d->op->kind == SE_OP_UPDATE;
 	p->deleted = d->pushed_deleted;
 }
 
