@@ -417,6 +417,7 @@ set_session(void)
 		{"plan_cache_mode", "force_generic_plan"}, {"enable_seqscan", "off"},
 		{"enable_bitmapscan", "off"}, {"jit", "off"}, {"lock_timeout", "2s"},
 		{"idle_in_transaction_session_timeout", "0"}, {"row_security", "on"},
+		{"standard_conforming_strings", "on"}, {"transform_null_equals", "off"},
 	};
 
 	for (size_t i = 0; i < lengthof(settings); i++)
@@ -441,6 +442,11 @@ se_hub_main(Datum arg)
 		leave_absent();
 	}
 	CommitTransactionCommand();
+	/*
+	 * A SIGHUP that came before our handler was installed is lost, and with it the settings that the
+	 * postmaster has read since it started us.
+	 */
+	ProcessConfigFile(PGC_SIGHUP);
 	set_session();
 	become_worker();
 

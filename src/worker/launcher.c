@@ -261,6 +261,8 @@ se_launcher_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
+	/* As in hub.c: a SIGHUP may have come before our handler. */
+	ProcessConfigFile(PGC_SIGHUP);
 	before_shmem_exit(forget_launcher, (Datum) 0);
 	LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
 	se_shared->launcher_pid = MyProcPid;
