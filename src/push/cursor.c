@@ -192,7 +192,8 @@ se_cursor_open_windows(void)
 	before = DatumGetInt64(se_spi_datum(0, 1, &isnull));
 	add_sample(U64FromFullTransactionId(ReadNextFullTransactionId()), before);
 	se_spi_execute(&now_plan, "SELECT s::text, pg_catalog.pg_snapshot_xmax(s)::text::bigint, "
-				   LAST_DRAWN " FROM sync.outbox_seq, pg_catalog.pg_current_snapshot() s",
+				   LAST_DRAWN ", pg_catalog.pg_snapshot_xmin(s)::text::bigint "
+				   "FROM sync.outbox_seq, pg_catalog.pg_current_snapshot() s",
 				   0, NULL, NULL, NULL, false, 1);
 	now = se_spi_text(0, 1);
 	bound = sample_bound((uint64) DatumGetInt64(se_spi_datum(0, 2, &isnull)));
