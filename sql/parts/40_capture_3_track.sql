@@ -2,7 +2,26 @@
 
 -- Registry side, called by C functions as the extension's owner after they have checked who asks.
 
-CREATE FUNCTION sync._write_object(definition jsonb) RETURNS jsonb
+CREATE FUNCTION sync._untrackable(relation regclass) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT CASE
+    WHEN c.oid IS NULL THEN 'it does not exist'
+    WHEN c.relnamespace = 'sync'::regnamespace OR c.relnamespace = 'pg_catalog'::regnamespace THEN 'it belongs to the system'
+    WHEN c.relkind = 'v' THEN 'it is a view'
+    WHEN c.relkind = 'm' THEN 'it is a materialized view'
+    WHEN c.relkind = 'f' THEN 'it is a foreign table'
+    WHEN c.relkind NOT IN ('r', 'p') THEN 'it is no table'
+    WHEN c.relpersistence = 't' THEN 'it is a temporary table'
+    WHEN c.relispartition THEN 'it is a partition' END
+  FROM (VALUES (1)) one LEFT JOIN pg_class c ON c.oid = relation
+$$;
+COMMENT ON FUNCTION sync._untrackable(regclass) IS 'Why a relation cannot be tracked; NULL when it can';
+
+-- The tables' names come from the catalog and not from the definition: whoever may call the C
+-- function above this one has shown that these tables are his, and no others.
+CREATE FUNCTION sync._write_object(relation regclass, lines regclass, definition jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -10,6 +29,20 @@ DECLARE
     def sync.object := jsonb_populate_record(NULL::sync.object, definition);
     old sync.object;
 BEGIN
+    SELECT n.nspname, c.relname INTO STRICT def.schema_name, def.table_name
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
+    def.line_schema := NULL;
+    def.line_table := NULL;
+    SELECT n.nspname, c.relname INTO def.line_schema, def.line_table
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = lines;
+    IF sync._untrackable(relation) IS NOT NULL OR lines IS NOT NULL AND sync._untrackable(lines) IS NOT NULL
+       OR def.name !~ '^[A-Za-z_][A-Za-z0-9_]*$'
+       OR cardinality(def.key_columns) = 0
+       OR NOT sync._has_columns(relation, def.key_columns || array_remove(ARRAY[def.number_column], NULL))
+       OR lines IS NOT NULL AND NOT sync._has_columns(lines, def.line_parent_columns || def.line_key_columns) THEN
+        RAISE EXCEPTION 'invalid definition of object "%"', def.name
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Call sync.track(), which makes a valid one.';
+    END IF;
     SELECT * INTO old FROM sync.object o
     WHERE o.schema_name = def.schema_name AND o.table_name = def.table_name AND o.name <> def.name;
     IF FOUND THEN
@@ -35,7 +68,7 @@ BEGIN
     RETURN to_jsonb(old);
 END
 $$;
-COMMENT ON FUNCTION sync._write_object(jsonb) IS 'Registers an object or changes it in place; returns what it was before';
+COMMENT ON FUNCTION sync._write_object(regclass, regclass, jsonb) IS 'Registers an object or changes it in place; returns what it was before';
 
 CREATE FUNCTION sync._table_of_object(object text) RETURNS regclass
 LANGUAGE plpgsql STABLE
@@ -115,19 +148,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     class pg_class;
-    problem text;
+    problem text := sync._untrackable(relation);
 BEGIN
     SELECT * INTO class FROM pg_class WHERE oid = relation;
-    problem := CASE
-        WHEN class.oid IS NULL THEN 'it does not exist'
-        WHEN class.relnamespace = 'sync'::regnamespace OR class.relnamespace = 'pg_catalog'::regnamespace THEN 'it belongs to the system'
-        WHEN class.relkind = 'v' THEN 'it is a view'
-        WHEN class.relkind = 'm' THEN 'it is a materialized view'
-        WHEN class.relkind = 'f' THEN 'it is a foreign table'
-        WHEN class.relkind NOT IN ('r', 'p') THEN 'it is no table'
-        WHEN class.relpersistence = 't' THEN 'it is a temporary table'
-        WHEN class.relispartition THEN 'it is a partition'
-    END;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'cannot track %: %', relation, problem
             USING ERRCODE = 'wrong_object_type',
@@ -442,7 +465,7 @@ BEGIN
     FOR f IN SELECT p.oid FROM pg_proc p
              WHERE p.pronamespace = 'sync'::regnamespace
                AND p.proname IN ('track', 'untrack', '_write_object', '_table_of_object', '_delete_object', '_save_object', '_drop_object',
-                                 '_check_trackable', '_find_key', '_find_line_parent', '_has_columns', '_set_trigger', '_set_triggers',
+                                 '_check_trackable', '_untrackable', '_find_key', '_find_line_parent', '_has_columns', '_set_trigger', '_set_triggers',
                                  '_drop_triggers', '_ensure_partitions')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);

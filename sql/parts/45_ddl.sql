@@ -42,6 +42,38 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._follow_columns(oid, name[], jsonb) IS 'Column names after a rename, by attribute number';
 
+-- The row as it should be by the catalog; as it is when the table is gone.
+CREATE FUNCTION sync._followed(o sync.object)
+RETURNS sync.object
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    known constant jsonb := o.attributes;
+BEGIN
+    SELECT n.nspname, c.relname INTO o.schema_name, o.table_name
+      FROM (VALUES (1)) one
+      LEFT JOIN (pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace) ON c.oid = o.table_oid;
+    IF o.table_name IS NULL THEN
+        RETURN NULL;
+    END IF;
+    o.key_columns := sync._follow_columns(o.table_oid, o.key_columns, known -> 'table');
+    o.volatile_columns := coalesce(sync._follow_columns(o.table_oid, o.volatile_columns, known -> 'table'), '{}');
+    o.number_column := (sync._follow_columns(o.table_oid, ARRAY[o.number_column], known -> 'table'))[1];
+    IF o.line_oid IS NOT NULL THEN
+        SELECT n.nspname, c.relname INTO o.line_schema, o.line_table
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = o.line_oid;
+        o.line_parent_columns := sync._follow_columns(o.line_oid, o.line_parent_columns, known -> 'line');
+        o.line_key_columns := sync._follow_columns(o.line_oid, o.line_key_columns, known -> 'line');
+    END IF;
+    RETURN o;
+END
+$$;
+COMMENT ON FUNCTION sync._followed(sync.object) IS 'A row of sync.object under the present names of its tables and columns; NULL when its table is gone';
+
+-- Runs at everybody's ALTER TABLE, temporary tables included. A lock taken here lasts as long as
+-- that transaction, and a locked row of sync.object stops the hub, so only rows that change are
+-- locked: those can only be changed by who owns the table.
 CREATE FUNCTION sync._follow_tables()
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
@@ -50,23 +82,17 @@ AS $$
 DECLARE
     o sync.object;
     before sync.object;
+    changed integer;
 BEGIN
-    FOR o IN SELECT t.* FROM sync.object t WHERE t.table_oid IS NOT NULL ORDER BY t.id FOR UPDATE LOOP
-        before := o;
-        SELECT n.nspname, c.relname INTO o.schema_name, o.table_name
-          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = o.table_oid;
-        CONTINUE WHEN NOT FOUND;
-        o.key_columns := sync._follow_columns(o.table_oid, o.key_columns, o.attributes -> 'table');
-        o.volatile_columns := coalesce(
-            sync._follow_columns(o.table_oid, o.volatile_columns, o.attributes -> 'table'), '{}');
-        o.number_column := (sync._follow_columns(o.table_oid, ARRAY[o.number_column], o.attributes -> 'table'))[1];
-        IF o.line_oid IS NOT NULL THEN
-            SELECT n.nspname, c.relname INTO o.line_schema, o.line_table
-              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = o.line_oid;
-            o.line_parent_columns := sync._follow_columns(o.line_oid, o.line_parent_columns, o.attributes -> 'line');
-            o.line_key_columns := sync._follow_columns(o.line_oid, o.line_key_columns, o.attributes -> 'line');
-        END IF;
-        CONTINUE WHEN o = before;
+    FOR changed IN
+        SELECT t.id FROM sync.object t
+         CROSS JOIN LATERAL (SELECT sync._followed(t) AS row) f
+         WHERE t.table_oid IS NOT NULL AND (f.row).id IS NOT NULL AND f.row IS DISTINCT FROM t
+         ORDER BY t.id
+    LOOP
+        SELECT t.* INTO before FROM sync.object t WHERE t.id = changed FOR UPDATE;
+        o := sync._followed(before);
+        CONTINUE WHEN o.id IS NULL OR o = before;
 
         IF cardinality(o.key_columns) IS DISTINCT FROM cardinality(before.key_columns)
            OR cardinality(o.line_parent_columns) IS DISTINCT FROM cardinality(before.line_parent_columns)

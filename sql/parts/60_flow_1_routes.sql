@@ -8,11 +8,48 @@ LANGUAGE c STRICT
 AS 'MODULE_PATHNAME', 'se_check_expression';
 COMMENT ON FUNCTION sync._check_expression(text) IS 'An error unless the text is one SQL expression';
 
+-- The type that a column has in a condition. A condition runs with the rights of the role that made
+-- the route, and the table's owner may give a column any type at any time: a domain's check, or a
+-- cast, would be the owner's code with that role's rights. So only types of superusers and of that
+-- role itself are used as they are; a domain becomes what it is made of, others become texts.
+CREATE FUNCTION sync._condition_type(type oid, typmod integer, run_as name)
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    t pg_type;
+    trusted boolean;
+BEGIN
+    SELECT y.* INTO t FROM pg_type y WHERE y.oid = type;
+    IF t.typcategory = 'A' AND t.typelem <> 0 AND t.typlen = -1 THEN
+        RETURN sync._condition_type(t.typelem, typmod, run_as) || '[]';
+    END IF;
+    -- The schema's owner, too, could put another type in this one's place.
+    SELECT bool_and(o.rolsuper OR o.rolname = run_as) INTO trusted
+      FROM pg_namespace n JOIN pg_roles o ON o.oid IN (t.typowner, n.nspowner)
+     WHERE n.oid = t.typnamespace;
+    IF trusted THEN
+        -- What it is made of must be as good.
+        SELECT NOT EXISTS (SELECT FROM (SELECT t.typbasetype, t.typtypmod WHERE t.typtype = 'd'
+                                        UNION ALL SELECT a.atttypid, a.atttypmod FROM pg_attribute a
+                                                   WHERE a.attrelid = t.typrelid AND t.typtype = 'c' AND a.attnum > 0 AND NOT a.attisdropped
+                                        UNION ALL SELECT r.rngsubtype, -1 FROM pg_range r WHERE r.rngtypid = t.oid OR r.rngmultitypid = t.oid) p (oid, typmod)
+                            WHERE sync._condition_type(p.oid, p.typmod, run_as) <> format_type(p.oid, p.typmod)) INTO trusted;
+    END IF;
+    RETURN CASE WHEN trusted THEN format_type(type, typmod)
+                WHEN t.typtype = 'd' THEN sync._condition_type(t.typbasetype, t.typtypmod, run_as)
+                WHEN t.typtype = 'c' THEN 'jsonb'
+                ELSE 'text' END;
+END
+$$;
+COMMENT ON FUNCTION sync._condition_type(oid, integer, name) IS 'Type that a column has in a condition that runs as a role';
+
 -- The query that a hub prepares under the route's role: $1 bodies jsonb[], $2 operations text[],
 -- $3 old values jsonb[]; one boolean per event, in order. What an expression sees: the record's
 -- columns, and op, old, changed and lines of the event. Names resolve in pg_catalog only, so that
 -- nobody's search_path changes what a condition means.
-CREATE FUNCTION sync._condition_sql(object_id integer, condition text)
+CREATE FUNCTION sync._condition_sql(object_id integer, condition text, run_as name DEFAULT current_user)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -22,19 +59,23 @@ AS $$
                ARRAY(SELECT k FROM pg_catalog.jsonb_object_keys(e.old) k) AS changed, e.body -> ''lines'' AS lines
           FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.jsonb[]), pg_catalog.unnest($2::pg_catalog.text[]),
                           pg_catalog.unnest($3::pg_catalog.jsonb[])) WITH ORDINALITY e (body, op, old, n)) AS event (_n, _body, op, old, changed, lines)
- CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(NULL::%I.%I, event._body) AS record
+ CROSS JOIN LATERAL pg_catalog.jsonb_to_record(event._body) AS record (%s)
  ORDER BY event._n',
-                  condition, o.schema_name, o.table_name)
+                  condition,
+                  (SELECT string_agg(format('%I %s', a.attname, sync._condition_type(a.atttypid, a.atttypmod, run_as)), ', ' ORDER BY a.attnum)
+                     FROM pg_attribute a
+                    WHERE a.attrelid = to_regclass(format('%I.%I', o.schema_name, o.table_name)) AND a.attnum > 0 AND NOT a.attisdropped))
       FROM sync.object o
      WHERE o.id = _condition_sql.object_id
 $$;
-COMMENT ON FUNCTION sync._condition_sql(integer, text) IS 'Query that evaluates a route''s condition over a batch of events';
+COMMENT ON FUNCTION sync._condition_sql(integer, text, name) IS 'Query that evaluates a route''s condition over a batch of events';
 
 -- Compiles a condition with the caller's rights, as a hub will with the route's.
 CREATE FUNCTION sync._condition_check(object text, condition text)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET standard_conforming_strings = on
 AS $$
 DECLARE
     message text;
@@ -56,22 +97,48 @@ END
 $$;
 COMMENT ON FUNCTION sync._condition_check(text, text) IS 'An error, with the reason, when a condition cannot be evaluated by the caller';
 
--- However a condition gets into the table, it is one expression.
+-- Whoever may insert a route need not come through create_route(). A hub reads strings as the
+-- standard says, so the same setting decides here where a string ends.
 CREATE FUNCTION sync._route_check()
 RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET standard_conforming_strings = on
 AS $$
+DECLARE
+    wrong text;
 BEGIN
-    PERFORM sync._check_expression(NEW.condition);
+    IF NEW.condition IS NOT NULL THEN
+        PERFORM sync._check_expression(NEW.condition);
+    END IF;
+    IF btrim(NEW.name) = '' OR length(NEW.name) > 200 OR NEW.name ~ '[[:cntrl:]]' THEN
+        RAISE EXCEPTION 'invalid name of a route'
+            USING ERRCODE = 'invalid_name', HINT = 'A name has 1 to 200 characters, no control characters among them.';
+    END IF;
+    SELECT w INTO wrong FROM unnest(NEW.operations) w WHERE w <> ALL ('{insert,update,delete}') OR w IS NULL LIMIT 1;
+    IF FOUND OR cardinality(NEW.operations) = 0 THEN
+        RAISE EXCEPTION 'invalid operations for a route'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = CASE WHEN wrong IS NULL THEN 'The list is empty or holds NULL.' ELSE format('"%s" is not an operation.', wrong) END,
+                  HINT = 'Operations are insert, update and delete.';
+    END IF;
+    -- Beyond these bounds, arithmetic on time would fail for all routes together.
+    IF NEW.max_lag NOT BETWEEN interval '1 minute' AND interval '10 years' THEN
+        RAISE EXCEPTION 'max_lag must be between a minute and ten years'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'A route further behind than max_lag stops and needs a backfill.';
+    END IF;
+    IF NOT isfinite(NEW.start_at) OR NOT isfinite(NEW.cutover_date) THEN
+        RAISE EXCEPTION 'start and cut-over date must be finite'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Start is now, all, or an instant such as 2026-01-31 00:00+00.';
+    END IF;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION sync._route_check() IS 'Refuses a condition that is not a single expression';
+COMMENT ON FUNCTION sync._route_check() IS 'Refuses a route whose condition is not a single expression, or whose bounds are out of range';
 
-CREATE TRIGGER condition BEFORE INSERT OR UPDATE OF condition ON sync.route
-    FOR EACH ROW WHEN (NEW.condition IS NOT NULL) EXECUTE FUNCTION sync._route_check();
-COMMENT ON TRIGGER condition ON sync.route IS 'Refuses a condition that is not a single expression';
+CREATE TRIGGER condition BEFORE INSERT OR UPDATE OF condition, name, operations, max_lag, start_at, cutover_date ON sync.route
+    FOR EACH ROW EXECUTE FUNCTION sync._route_check();
+COMMENT ON TRIGGER condition ON sync.route IS 'Refuses a route that a hub could not evaluate';
 
 -- ---- routes ----
 
@@ -146,16 +213,13 @@ BEGIN
                   HINT = 'Join the conditions with OR, or drop that route first.';
     END IF;
 
-    SELECT w INTO wrong FROM unnest(operations) w WHERE w <> ALL ('{insert,update,delete}') OR w IS NULL LIMIT 1;
-    IF FOUND OR cardinality(operations) = 0 THEN
-        RAISE EXCEPTION 'invalid operations for a route'
-            USING ERRCODE = 'invalid_parameter_value',
-                  DETAIL = CASE WHEN wrong IS NULL THEN 'The list is empty or holds NULL.' ELSE format('"%s" is not an operation.', wrong) END,
-                  HINT = 'Operations are insert, update and delete.';
+    IF max_lag IS NULL THEN
+        RAISE EXCEPTION 'max_lag must be between a minute and ten years'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'A route further behind than max_lag stops and needs a backfill.';
     END IF;
-    IF max_lag IS NULL OR max_lag < interval '1 minute' THEN
-        RAISE EXCEPTION 'max_lag must be a minute or more' USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'A route further behind than max_lag stops and needs a backfill.';
+    IF NOT isfinite(cutover_date) THEN
+        RAISE EXCEPTION 'start and cut-over date must be finite'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Cut-over is the first day whose documents this hub sends.';
     END IF;
     IF condition IS NOT NULL THEN
         PERFORM sync._condition_check(object, condition);
@@ -246,6 +310,10 @@ DECLARE
     made integer;
 BEGIN
     PERFORM sync._manifest_object(create_stream.system, create_stream.object, 'pull');
+    IF NOT isfinite(since) THEN
+        RAISE EXCEPTION 'since must be finite'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out to read everything that the system lists.';
+    END IF;
     IF EXISTS (SELECT FROM sync.stream t WHERE t.system_id = the_system AND t.object_id = the_object AND t.state = 'active') THEN
         RAISE EXCEPTION 'object "%" is already pulled from system "%"', object, system
             USING ERRCODE = 'duplicate_object', HINT = 'Drop that stream first with sync.drop_stream().';
@@ -271,10 +339,10 @@ BEGIN
         EXCEPTION WHEN invalid_datetime_format OR datetime_field_overflow OR interval_field_overflow THEN
             NULL;
         END;
-        IF period IS NULL OR period < interval '1 second' THEN
+        IF period IS NULL OR period NOT BETWEEN interval '1 second' AND interval '1 year' THEN
             RAISE EXCEPTION 'invalid schedule "%"', schedule
                 USING ERRCODE = 'invalid_parameter_value',
-                      HINT = 'A schedule is an interval of a second or more (''30 s'', ''5 min''), or with pg_cron a line of five fields (''*/5 * * * *'').';
+                      HINT = 'A schedule is an interval between a second and a year (''30 s'', ''5 min''), or with pg_cron a line of five fields (''*/5 * * * *'').';
         END IF;
     END IF;
 

@@ -29,12 +29,17 @@ COMMENT ON FUNCTION sync.remote_id(text, text, text) IS 'Id that a system knows 
 -- Each look needs a snapshot of its own, which only READ COMMITTED gives. And what this transaction
 -- wrote is sent after its commit only; captured events are still in this session's memory, so any
 -- write counts.
-CREATE FUNCTION sync._check_can_wait()
+CREATE FUNCTION sync._check_can_wait(timeout interval)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    -- Without an end, a call would hold its snapshot for ever.
+    IF timeout IS NULL OR timeout > interval '1 day' THEN
+        RAISE EXCEPTION 'a time-out of at most one day is required'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'For instance: ''30 s''.';
+    END IF;
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'cannot wait in a transaction with isolation %', current_setting('transaction_isolation')
             USING ERRCODE = 'active_sql_transaction',
@@ -49,7 +54,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync._check_can_wait() IS 'An error when waiting in this transaction could never end';
+COMMENT ON FUNCTION sync._check_can_wait(interval) IS 'An error when waiting in this transaction could never end';
 
 CREATE FUNCTION sync.wait_for(object text, id text, system text, timeout interval DEFAULT '30 s')
 RETURNS TABLE (outcome text, remote_id text, code text, message text)
@@ -64,10 +69,11 @@ DECLARE
     target bigint;
     first record;
     held sync.pending;
-    deadline timestamptz := clock_timestamp() + wait_for.timeout;
+    deadline timestamptz;
     pause_s double precision := 0.01;
 BEGIN
-    PERFORM sync._check_can_wait();
+    PERFORM sync._check_can_wait(timeout);
+    deadline := clock_timestamp() + greatest(timeout, interval '0');
     the_object := sync._object_id(wait_for.object);
     the_system := sync._system_id(wait_for.system);
     SELECT r.id INTO the_route FROM sync.route r
@@ -167,11 +173,12 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    deadline timestamptz := clock_timestamp() + timeout;
+    deadline timestamptz;
     pause_s double precision := 0.01;
     busy text;
 BEGIN
-    PERFORM sync._check_can_wait();
+    PERFORM sync._check_can_wait(timeout);
+    deadline := clock_timestamp() + greatest(timeout, interval '0');
     LOOP
         busy := sync._busy();
         IF busy IS NULL THEN

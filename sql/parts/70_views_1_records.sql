@@ -1,6 +1,26 @@
 -- What a person looks at: records, deliveries, attempts. Business numbers stand beside ids, systems
 -- and objects by name. Views run with their owner's rights on the tables of sync; what they read of
 -- canonical tables they read as the caller.
+--
+-- Admin, operator and auditor see everything. Others see states of records whose table they may read,
+-- and no bodies: these views are security barriers, so that no function in a query sees more.
+
+CREATE FUNCTION sync._sees_all()
+RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT pg_has_role('sync_admin', 'USAGE') OR pg_has_role('sync_operator', 'USAGE') OR pg_has_role('sync_auditor', 'USAGE')
+$$;
+COMMENT ON FUNCTION sync._sees_all() IS 'Whether the caller may see bodies, and records of all tables';
+
+-- Where row security shows somebody some rows only, a list of all record ids would show him more.
+CREATE VIEW sync._visible_object AS
+SELECT o.id, o.name, o.number_column
+  FROM sync.object o
+ WHERE (SELECT sync._sees_all())
+    OR pg_catalog.has_table_privilege(o.table_oid, 'SELECT') AND NOT pg_catalog.row_security_active(o.table_oid);
+COMMENT ON VIEW sync._visible_object IS 'Objects whose records the caller may list';
 
 CREATE VIEW sync._object_columns AS
 SELECT o.id, o.name, o.schema_name, o.table_name, o.table_oid, o.key_columns, o.number_column
@@ -9,12 +29,13 @@ SELECT o.id, o.name, o.schema_name, o.table_name, o.table_oid, o.key_columns, o.
 COMMENT ON VIEW sync._object_columns IS 'Tables of objects with their key and number columns';
 
 -- Business number of a record from its canonical row, as the caller; NULL when the caller may not
--- read it. Only built-in types are compared and shown, so that no cast or domain check of a table's
--- owner runs with the rights of whoever looks.
+-- read it. Only built-in types are compared and shown, and policies are not evaluated (row_security),
+-- so that no code of a table's owner runs with the rights of whoever looks.
 CREATE FUNCTION sync._record_number(object_id integer, record_id text)
 RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 AS $$
 DECLARE
     o record;
@@ -49,7 +70,7 @@ END
 $$;
 COMMENT ON FUNCTION sync._record_number(integer, text) IS 'Business number of a record, when the caller may read it';
 
-CREATE VIEW sync.record_status AS
+CREATE VIEW sync.record_status WITH (security_barrier) AS
 SELECT o.name AS object, h.record_id,
        coalesce(p.body ->> o.number_column, m.fields ->> o.number_column,
                 sync._record_number(o.id, h.record_id)) AS record_number,
@@ -65,7 +86,7 @@ SELECT o.name AS object, h.record_id,
                max(u.event_at) OVER (PARTITION BY u.route_id, u.record_id) AS last_event_at
           FROM sync._unfinished u
          ORDER BY u.route_id, u.record_id, u.seq) h
-  JOIN sync.object o ON o.id = h.object_id
+  JOIN sync._visible_object o ON o.id = h.object_id
   JOIN sync.system y ON y.id = h.system_id
   LEFT JOIN sync.pending p ON p.id = h.pending_id
   LEFT JOIN sync.object w ON w.id = p.wait_object_id
@@ -76,14 +97,14 @@ SELECT o.name, x.record_id, coalesce(m.fields ->> o.number_column, sync._record_
        y.name, CASE WHEN m.deleted THEN 'unsynced' ELSE 'synced' END,
        NULL, x.remote_id, x.remote_number, NULL, NULL, NULL, m.pushed_at, NULL
   FROM sync.external_id x
-  JOIN sync.object o ON o.id = x.object_id
+  JOIN sync._visible_object o ON o.id = x.object_id
   JOIN sync.system y ON y.id = x.system_id
   LEFT JOIN sync.mirror m ON m.system_id = x.system_id AND m.object_id = x.object_id AND m.remote_id = x.remote_id
  WHERE NOT EXISTS (SELECT FROM sync._unfinished u
                     WHERE u.system_id = x.system_id AND u.object_id = x.object_id AND u.record_id = x.record_id);
 COMMENT ON VIEW sync.record_status IS 'Where each record stands in each system: queued, in_flight, retry, waiting, ambiguous, behind, dead, conflict, synced, or unsynced when the system deleted it';
 
-CREATE VIEW sync.delivery AS
+CREATE VIEW sync.delivery WITH (security_barrier) AS
 SELECT d.route_id || '/' || d.seq AS delivery, r.name AS route, y.name AS system, o.name AS object,
        d.record_id, coalesce(e.body ->> o.number_column, sync._record_number(o.id, d.record_id)) AS record_number,
        d.state, d.issue, d.attempts, d.code, d.message, d.next_attempt_at,
@@ -106,7 +127,7 @@ SELECT d.route_id || '/' || d.seq AS delivery, r.name AS route, y.name AS system
          WHERE f.final) d
   JOIN sync.route r ON r.id = d.route_id
   JOIN sync.system y ON y.id = r.system_id
-  JOIN sync.object o ON o.id = r.object_id
+  JOIN sync._visible_object o ON o.id = r.object_id
   LEFT JOIN LATERAL (SELECT b.op, b.body FROM sync.outbox b WHERE b.seq = d.seq AND b.at = d.event_at LIMIT 1) e ON true;
 COMMENT ON VIEW sync.delivery IS 'Deliveries, unfinished and ended, as far as history is kept';
 
@@ -126,19 +147,21 @@ SELECT c.route_id || '/' || c.seq AS delivery, r.name AS route, y.name AS system
   LEFT JOIN LATERAL (SELECT b.body FROM sync.outbox b WHERE b.seq = c.seq AND b.at = c.event_at LIMIT 1) e ON true;
 COMMENT ON VIEW sync.delivery_attempt IS 'Each HTTP try with its request and answer; secrets are not in it, long bodies are cut';
 
-CREATE VIEW sync._held AS
+CREATE VIEW sync._held WITH (security_barrier) AS
 SELECT p.id, p.route_id || '/' || p.seq AS delivery, r.name AS route, y.name AS system, o.name AS object, p.record_id,
        coalesce(p.body ->> o.number_column, sync._record_number(o.id, p.record_id)) AS record_number,
        p.state, p.code, p.message, p.step, p.attempts, p.issue,
-       c.method, c.target, coalesce(c.request, p.frozen ->> 'body') AS request, f.status, f.response, f.request_id,
+       c.method, c.target, CASE WHEN a.sees_all THEN coalesce(c.request, p.frozen ->> 'body') END AS request,
+       f.status, CASE WHEN a.sees_all THEN f.response END AS response, f.request_id,
        p.event_at, f.at AS failed_at,
        (SELECT count(*) FROM sync.pending b WHERE b.route_id = p.route_id AND b.record_id = p.record_id AND b.id <> p.id)
            AS behind,
        format('SELECT sync.retry(%L)', p.route_id || '/' || p.seq) AS how_to_retry
   FROM sync.pending p
+ CROSS JOIN (SELECT sync._sees_all() AS sees_all) a
   JOIN sync.route r ON r.id = p.route_id
   JOIN sync.system y ON y.id = r.system_id
-  JOIN sync.object o ON o.id = p.object_id
+  JOIN sync._visible_object o ON o.id = p.object_id
   LEFT JOIN LATERAL (SELECT k.attempt_id, k.method, k.target, k.request FROM sync.claim k
                       WHERE k.route_id = p.route_id AND k.seq = p.seq AND k.attempt_id = p.last_attempt_id LIMIT 1) c ON true
   LEFT JOIN LATERAL (SELECT k.status, k.response, k.request_id, k.at FROM sync.outcome k
@@ -164,12 +187,14 @@ SELECT h.id, h.delivery, h.system, h.object, h.record_id, h.record_number, h.cod
  WHERE h.state = 'conflict';
 COMMENT ON VIEW sync.conflict IS 'Financial documents whose remote copy differs from ours and stays a draft; the message names the differences';
 
--- Runs as the caller: canonical tables that the caller may not read are not searched. Every look-up
--- has an index, but for number columns that have none of their own.
+-- Runs as the caller: canonical tables that the caller may not read, or that have policies for the
+-- caller, are not searched. Every look-up has an index, but for number columns that have none of
+-- their own.
 CREATE FUNCTION sync.find(text text)
 RETURNS TABLE (object text, record_id text, record_number text, system text, remote_id text, found_by text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET row_security = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -194,7 +219,8 @@ BEGIN
             SELECT x.object_id, x.record_id, 'remote number' FROM sync.external_id x WHERE x.remote_number = find.text) f;
 
     FOR o IN SELECT c.* FROM sync._object_columns c WHERE c.number_column IS NOT NULL ORDER BY c.name LOOP
-        CONTINUE WHEN NOT (has_schema_privilege(o.schema_name, 'USAGE') AND has_table_privilege(o.table_oid, 'SELECT'));
+        CONTINUE WHEN NOT (has_schema_privilege(o.schema_name, 'USAGE') AND has_table_privilege(o.table_oid, 'SELECT'))
+                      OR row_security_active(o.table_oid);
         SELECT CASE cardinality(o.key_columns)
                  WHEN 1 THEN format('format(''%%s'', t.%I)', o.key_columns[1])
                  ELSE 'jsonb_build_array(' || string_agg(format('format(''%%s'', t.%I)', k.name), ', ' ORDER BY k.n) || ')::text' END

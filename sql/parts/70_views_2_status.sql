@@ -45,7 +45,8 @@ SELECT s.name AS system, s.options ->> 'connector' AS connector, c.version AS co
   LEFT JOIN (SELECT x.system_id, count(*) AS bound FROM sync.external_id x GROUP BY x.system_id) x ON x.system_id = y.id
   LEFT JOIN LATERAL (SELECT n.message FROM sync.notice n
                       WHERE n.severity <> 'info'
-                        AND (n.key IN (s.name, 'system ' || s.name) OR n.key LIKE '%:' || s.name OR n.key LIKE '%:' || y.id)
+                        AND (n.key IN (s.name, 'system ' || s.name) OR right(n.key, length(s.name) + 1) = ':' || s.name
+                             OR right(n.key, length(y.id::text) + 1) = ':' || y.id)
                       ORDER BY n.last_at DESC LIMIT 1) n ON true;
 COMMENT ON VIEW sync.system_status IS 'Each external system: mode, connector, and how much is queued, in flight and held for it';
 

@@ -33,19 +33,20 @@ BEGIN
                 'wait_for', 'wait_idle', 'remote_id', 'find', 'health', 'hub_status', 'check_invariants',
                 -- what create_route calls with its caller's rights
                 '_system_id', '_object_id', '_manifest_object', '_manifest', '_system_options', '_condition_check',
-                '_condition_sql', '_check_expression', '_first_checkpoint', '_route_id', '_pending_id', '_record_number',
-                '_connector_names', '_queued', '_partitions', '_hub_slots', '_incarnation']),
+                '_condition_sql', '_check_expression', '_first_checkpoint', '_route_id', '_pending_id', '_record_number', '_sees_all',
+                '_condition_type', '_connector_names', '_queued', '_partitions', '_hub_slots', '_incarnation']),
             ('sync_operator', ARRAY[
                 'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull', 'wait_for', 'wait_idle',
-                'remote_id', 'find', 'health', 'hub_status', 'check_invariants', '_pending_id', '_record_number', '_hub_slots',
-                '_queued', '_system_options', '_manifest']),
-            ('sync_approver', ARRAY['find', '_record_number']),
-            ('sync_auditor', ARRAY['find', 'health', 'hub_status', 'check_invariants', 'remote_id', '_record_number', '_hub_slots', '_queued']),
-            ('sync_analyst', ARRAY['find', 'remote_id', '_record_number']),
-            ('sync_app', ARRAY['wait_for', 'remote_id', '_record_number']),
+                'remote_id', 'find', 'health', 'hub_status', 'check_invariants', '_pending_id', '_record_number', '_sees_all',
+                '_hub_slots', '_queued', '_system_options', '_manifest']),
+            ('sync_approver', ARRAY['find', '_record_number', '_sees_all']),
+            ('sync_auditor', ARRAY['find', 'health', 'hub_status', 'check_invariants', 'remote_id', '_record_number', '_sees_all',
+                '_hub_slots', '_queued']),
+            ('sync_analyst', ARRAY['find', 'remote_id', '_record_number', '_sees_all']),
+            ('sync_app', ARRAY['wait_for', 'remote_id', '_record_number', '_sees_all']),
             ('sync_worker', ARRAY[
-                '_incarnation', '_identity', '_condition_sql', '_check_expression', '_system_options', '_system_secrets', '_manifest',
-                '_manifest_object', '_connector_names', '_release_behind', '_open_claim', '_queued', '_record_number', '_partitions',
+                '_incarnation', '_identity', '_condition_sql', '_condition_type', '_check_expression', '_system_options', '_system_secrets', '_manifest',
+                '_manifest_object', '_connector_names', '_release_behind', '_open_claim', '_queued', '_record_number', '_sees_all', '_partitions',
                 '_library_version', '_preloaded', '_change', '_wake', '_object_id'])) g (role, functions)
     LOOP
         FOREACH function_name IN ARRAY grantee.functions LOOP
@@ -64,10 +65,14 @@ $$;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA sync TO sync_admin, sync_operator, sync_auditor;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA sync TO sync_admin, sync_auditor;
+-- Bodies of requests, answers and remote records are for those above; what a delivery waits for is not.
 GRANT SELECT ON sync.record_status, sync.system_status, sync.route_status, sync.stream_status, sync.delivery,
-    sync.dead_letter, sync.conflict, sync.progress, sync.external_id, sync.mirror, sync.inbox, sync.pending,
-    sync.object, sync.system, sync.route, sync._object_columns
+    sync.dead_letter, sync.conflict, sync.progress, sync.external_id, sync.object, sync.system, sync.route,
+    sync._object_columns
     TO sync_analyst, sync_approver;
+GRANT SELECT (id, route_id, seq, event_at, object_id, record_id, op, origin, state, issue, attempts, step,
+              wait_object_id, wait_record_id, wait_state, next_attempt_at, code, merged, created_at)
+    ON sync.pending TO sync_analyst, sync_approver;
 GRANT SELECT ON sync.record_status, sync._object_columns TO sync_app;
 -- run_as is left out: the default says who inserted the row.
 GRANT INSERT (system_id, object_id, name, condition, operations, start_kind, start_at, cutover_date, max_lag)

@@ -55,7 +55,7 @@ require_ownership(Oid relid)
 /* One row, one column of a query run as the owner of the calling function. */
 static Datum
 call_as_owner(FunctionCallInfo fcinfo, const char *sql, int nargs, Oid *types, Datum *values,
-			  bool *isnull)
+			  const char *nulls, bool *isnull)
 {
 	Oid user;
 	int security;
@@ -66,7 +66,7 @@ call_as_owner(FunctionCallInfo fcinfo, const char *sql, int nargs, Oid *types, D
 						   security | SECURITY_LOCAL_USERID_CHANGE);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	if (SPI_execute_with_args(sql, nargs, types, values, NULL, false, 1) != SPI_OK_SELECT ||
+	if (SPI_execute_with_args(sql, nargs, types, values, nulls, false, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "unexpected result of: %s", sql);
 	result = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, isnull);
@@ -85,8 +85,9 @@ PG_FUNCTION_INFO_V1(se_drop_object);
 PGDLLEXPORT Datum
 se_save_object(PG_FUNCTION_ARGS)
 {
-	Oid types[] = {JSONBOID};
-	Datum values[1];
+	Oid types[] = {REGCLASSOID, REGCLASSOID, JSONBOID};
+	Datum values[3];
+	char nulls[] = "   ";
 	bool isnull;
 	Datum result;
 
@@ -96,8 +97,12 @@ se_save_object(PG_FUNCTION_ARGS)
 	require_ownership(PG_GETARG_OID(0));
 	if (!PG_ARGISNULL(1))
 		require_ownership(PG_GETARG_OID(1));
-	values[0] = PG_GETARG_DATUM(2);
-	result = call_as_owner(fcinfo, "SELECT sync._write_object($1)", 1, types, values, &isnull);
+	values[0] = PG_GETARG_DATUM(0);
+	values[1] = PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1);
+	nulls[1] = PG_ARGISNULL(1) ? 'n' : ' ';
+	values[2] = PG_GETARG_DATUM(2);
+	result = call_as_owner(fcinfo, "SELECT sync._write_object($1, $2, $3)", 3, types, values, nulls,
+						   &isnull);
 	if (isnull)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(result);
@@ -114,10 +119,12 @@ se_drop_object(PG_FUNCTION_ARGS)
 
 	values[0] = PG_GETARG_DATUM(0);
 	values[1] = PG_GETARG_DATUM(1);
-	result = call_as_owner(fcinfo, "SELECT sync._table_of_object($1)", 1, types, values, &isnull);
+	result = call_as_owner(fcinfo, "SELECT sync._table_of_object($1)", 1, types, values, NULL,
+						   &isnull);
 	if (!isnull)
 		require_ownership(DatumGetObjectId(result));
-	result = call_as_owner(fcinfo, "SELECT sync._delete_object($1, $2)", 2, types, values, &isnull);
+	result = call_as_owner(fcinfo, "SELECT sync._delete_object($1, $2)", 2, types, values, NULL,
+						   &isnull);
 	if (isnull)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(result);

@@ -10,6 +10,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -25,6 +26,7 @@
 #include "push/push.h"
 
 #define BATCH 500
+#define MAX_PAYLOAD (BLCKSZ - NAMEDATALEN - 129) /* of NOTIFY */
 
 static dlist_head ended = DLIST_STATIC_INIT(ended);
 
@@ -254,12 +256,17 @@ se_outcome_lost(SeDelivery *d)
 static void
 notify(SeDelivery *d)
 {
+	char	   *payload;
+
 	if (!se_notify_outcomes || (!is_final(d) && d->ending != SE_END_DEAD &&
 								d->ending != SE_END_CONFLICT))
 		return;
-	Async_Notify("sync_outcome", psprintf("%d/" INT64_FORMAT " %s %s %s", d->route->id,
-										  d->event.seq, state_word(d), d->route->object,
-										  d->event.record_id));
+	payload = psprintf("%d/" INT64_FORMAT " %s %s %s", d->route->id, d->event.seq, state_word(d),
+					   d->route->object, d->event.record_id);
+	/* A longer one would be an error. The delivery stands first, so it tells which record is meant. */
+	if (strlen(payload) > MAX_PAYLOAD)
+		payload[pg_mbcliplen(payload, (int) strlen(payload), MAX_PAYLOAD)] = '\0';
+	Async_Notify("sync_outcome", payload);
 }
 
 /* ---- what stays, what goes ---- */

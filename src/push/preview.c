@@ -4,7 +4,9 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -13,6 +15,8 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rls.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "core/errors.h"
@@ -25,31 +29,59 @@ PG_FUNCTION_INFO_V1(se_preview);
 
 #define NCOLUMNS 8
 
+static Oid
+owner_of_function(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
 /*
- * The function runs with its owner's rights, so it must ask for the caller's: who may not read the
- * table may not read it here either.
+ * The record is read with its owner's rights, so the caller's are asked for: who may not read the
+ * table may not read it here either, and whom row security shows some rows only gets none.
  */
 static void
-check_may_read(int object_id)
+check_table(Oid relation, Oid caller)
+{
+	if (pg_class_aclcheck(relation, caller, ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(relation));
+	if (check_enable_rls(relation, caller, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for table %s", get_rel_name(relation)),
+				 errdetail("Its row security applies to role \"%s\".",
+						   GetUserNameFromId(caller, false))));
+}
+
+static void
+check_may_read(int object_id, Oid caller)
 {
 	Oid			types[1] = {INT4OID};
 	Datum		values[1];
-	char	   *name;
-	Oid			relation;
-	bool		isnull;
-	Datum		value;
+	Oid			relations[2];
+	bool		isnull[2];
 
 	values[0] = Int32GetDatum(object_id);
 	if (SPI_execute_with_args("SELECT pg_catalog.format('%I.%I', schema_name, table_name)::"
-							  "pg_catalog.regclass::pg_catalog.oid FROM sync.object WHERE id = $1",
+							  "pg_catalog.regclass::pg_catalog.oid, CASE WHEN line_table IS NOT NULL "
+							  "THEN pg_catalog.format('%I.%I', line_schema, line_table)::"
+							  "pg_catalog.regclass::pg_catalog.oid END FROM sync.object WHERE id = $1",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "object %d is not registered", object_id);
-	value = se_spi_datum(0, 1, &isnull);
-	relation = DatumGetObjectId(value);
-	name = get_rel_name(relation);
-	if (pg_class_aclcheck(relation, GetOuterUserId(), ACL_SELECT) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, name);
+	for (int i = 0; i < 2; i++)
+		relations[i] = DatumGetObjectId(se_spi_datum(0, i + 1, &isnull[i]));
+	for (int i = 0; i < 2; i++)
+	{
+		if (!isnull[i])
+			check_table(relations[i], caller);
+	}
 }
 
 static SeSystem *
@@ -174,8 +206,18 @@ se_preview(PG_FUNCTION_ARGS)
 	const SeManifestObject *mo;
 	int			n = 0;
 	ListCell   *cell;
+	Oid			caller;
+	int			context;
 
 	InitMaterializedSRF(fcinfo, 0);
+
+	/*
+	 * Not SECURITY DEFINER, in which nothing could tell who called: the session's user need not be
+	 * the caller, for instance when a superuser's REINDEX runs an owner's function.
+	 */
+	GetUserIdAndSecContext(&caller, &context);
+	SetUserIdAndSecContext(owner_of_function(fcinfo->flinfo->fn_oid),
+						   context | SECURITY_LOCAL_USERID_CHANGE);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	se_registry_load();
@@ -185,7 +227,7 @@ se_preview(PG_FUNCTION_ARGS)
 				(errcode(SE_ERRCODE_UNKNOWN_OBJECT),
 				 errmsg("object \"%s\" does not exist", object),
 				 errhint("Declare its table with sync.track().")));
-	check_may_read(route.object_id);
+	check_may_read(route.object_id, caller);
 	route.system = find_system(system_name);
 	route.object = object;
 	mo = se_manifest_object(route.system->manifest, object);
@@ -212,5 +254,6 @@ se_preview(PG_FUNCTION_ARGS)
 	foreach(cell, mo->plan[d.change])
 		put_step(rsinfo, ++n, route.system, lfirst(cell), d.ctx);
 	SPI_finish();
+	SetUserIdAndSecContext(caller, context);
 	return (Datum) 0;
 }

@@ -8,6 +8,7 @@
 #include "catalog/pg_type.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -29,6 +30,7 @@ typedef struct ObjectName
 } ObjectName;
 
 static List *object_names = NIL;
+static bool conditions_stale = true;
 
 SeRoute *
 se_route_by_id(int id)
@@ -163,8 +165,8 @@ scanner_at(SeSystem *system, int incarnation, const char *finished, int64 finish
 
 #define ROUTE_SQL \
 	"SELECT r.id, r.system_id, r.object_id, o.name, o.financial, r.operations, r.start_at, " \
-	"CASE WHEN r.condition IS NOT NULL THEN sync._condition_sql(r.object_id, r.condition) END, " \
-	"(SELECT a.oid FROM pg_catalog.pg_roles a WHERE a.rolname = r.run_as), " \
+	"CASE WHEN r.condition IS NOT NULL THEN sync._condition_sql(r.object_id, r.condition, r.run_as) " \
+	"END, (SELECT a.oid FROM pg_catalog.pg_roles a WHERE a.rolname = r.run_as), " \
 	"c.incarnation, c.finished::text, c.finished_seq " \
 	"FROM sync.route r JOIN sync.object o ON o.id = r.object_id " \
 	"JOIN LATERAL (SELECT * FROM sync.checkpoint k WHERE k.route_id = r.id " \
@@ -222,14 +224,23 @@ drop_missing(const Bitmapset *present)
 	}
 }
 
-/*
- * In a transaction. Known routes keep their place; a changed condition is taken over.
- */
+/* A table was altered, maybe one that a condition is about. */
+static void
+note_altered_table(Datum arg, Oid relid)
+{
+	conditions_stale = true;
+}
+
+/* In a transaction. Known routes keep their place. */
 void
 se_routes_load(void)
 {
+	static bool watching = false;
 	Bitmapset  *present = NULL;
 
+	if (!watching)
+		CacheRegisterRelcacheCallback(note_altered_table, (Datum) 0);
+	watching = true;
 	se_registry_load();
 	if (SPI_execute(ROUTE_SQL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read sync.route");
@@ -279,6 +290,35 @@ se_routes_reset(void)
 }
 
 /* ---- conditions ---- */
+
+/*
+ * The query names the columns of the table and their types, which its owner may have altered. Not
+ * the table's row type itself: what belongs to that owner would run with the route's rights.
+ */
+static void
+refresh_conditions(void)
+{
+	conditions_stale = false;
+	if (SPI_execute("SELECT r.id, sync._condition_sql(r.object_id, r.condition, r.run_as) "
+					"FROM sync.route r WHERE r.state = 'active' AND r.condition IS NOT NULL",
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read sync.route");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		SeRoute    *route = se_route_by_id(DatumGetInt32(se_spi_datum(i, 1, &isnull)));
+		char	   *condition = se_spi_text(i, 2);
+
+		if (route == NULL || condition == NULL || route->condition == NULL ||
+			strcmp(condition, route->condition) == 0)
+			continue;
+		if (route->plan != NULL)
+			SPI_freeplan(route->plan);
+		route->plan = NULL;
+		pfree(route->condition);
+		route->condition = keep(condition);
+	}
+}
 
 static Datum
 json_array(SeEvent **events, int n, bool old)
@@ -373,6 +413,8 @@ se_route_filter(SeRoute *route, SeEvent **events, int n, bool *wanted, char **er
 	memset(wanted, true, sizeof(bool) * n);
 	if (route->condition == NULL)
 		return;
+	if (conditions_stale)
+		refresh_conditions();
 	if (try_evaluate(route, events, n, wanted) == NULL)
 		return;
 	/* One bad record must not hold up the others: alone, only it fails. */

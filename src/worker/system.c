@@ -18,8 +18,12 @@
 #include "worker/system.h"
 #include "worker/system_build.h"
 
-/* First key of the advisory lock pair (database, system) that the speaker of a system holds. */
+/*
+ * The speaker of a system holds the advisory lock (database, class, system). Its last field is not
+ * one that SQL's advisory locks use: nobody can take it away with pg_advisory_lock().
+ */
 #define SYSTEM_LOCK_CLASS 0x53594e43
+#define SYSTEM_LOCK_SPACE 0x5345
 
 static List *systems = NIL;		/* SeSystem *; TopMemoryContext */
 
@@ -87,7 +91,8 @@ hold(int system_id)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, SYSTEM_LOCK_CLASS, (uint32) system_id, 2);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, SYSTEM_LOCK_CLASS, (uint32) system_id,
+						 SYSTEM_LOCK_SPACE);
 	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
@@ -159,7 +164,8 @@ se_systems_reset(void)
 		se_system_free_retired(system);
 		if (system->held)
 		{
-			SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, SYSTEM_LOCK_CLASS, (uint32) system->id, 2);
+			SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, SYSTEM_LOCK_CLASS, (uint32) system->id,
+								 SYSTEM_LOCK_SPACE);
 			LockRelease(&tag, ExclusiveLock, true);
 		}
 		se_egress_free(system->egress);

@@ -37,7 +37,7 @@ SELECT sync._save_object('capture_rights.secret', NULL, '{}');
 SELECT sync._save_object('capture_rights.look', 'capture_rights.secret', '{}');
 SELECT sync.untrack('secret');
 SELECT sync._drop_object('secret', true);
-SELECT sync._write_object('{}');
+SELECT sync._write_object('secret', NULL, '{}');
 SELECT sync._delete_object('secret', true);
 CREATE TABLE secret2 (id integer PRIMARY KEY);
 SELECT sync.track('secret2', 'secret');
