@@ -1,6 +1,8 @@
 -- The flow: outbox, cursors, claims, outcomes, what is unfinished, what is known of the other side.
 -- Partitioned tables get their partitions at run time (sync._upkeep), never here: a partition that an
--- install script makes is an extension member and its rows vanish from dumps.
+-- install script makes is an extension member and its rows vanish from dumps. Their indexes are made
+-- with them, too (sync._index_partition): an index of the parent would be there before a restore
+-- brings those of its partitions, and the two would collide.
 
 CREATE SEQUENCE sync.outbox_seq AS bigint CACHE 1;
 COMMENT ON SEQUENCE sync.outbox_seq IS 'Order of events per record: drawn under the row''s lock, never cached';
@@ -18,8 +20,6 @@ CREATE TABLE sync.outbox (
     old             jsonb,
     context         jsonb
 ) PARTITION BY RANGE (at);
-CREATE INDEX outbox_seq_idx ON sync.outbox (seq);
-CREATE INDEX outbox_xid_idx ON sync.outbox (xid, seq);
 COMMENT ON TABLE sync.outbox IS 'Append-only log of changes, written by the capture trigger in the transaction of the change';
 COMMENT ON COLUMN sync.outbox.seq IS 'Order of events of one record';
 COMMENT ON COLUMN sync.outbox.at IS 'Wall clock of the capture; chooses the partition';
@@ -71,8 +71,6 @@ CREATE TABLE sync.claim (
     request_hash    bytea NOT NULL,
     request         text
 ) PARTITION BY RANGE (at);
-CREATE INDEX claim_delivery_idx ON sync.claim (route_id, seq);
-CREATE INDEX claim_record_idx ON sync.claim (record_id, object_id);
 COMMENT ON TABLE sync.claim IS 'One row per attempt, on disk before the first byte of its request leaves; append-only';
 COMMENT ON COLUMN sync.claim.issue IS 'Counts deliberate re-issues of a delivery; a new issue has a new idempotency key';
 COMMENT ON COLUMN sync.claim.step IS 'Operation of the manifest that the attempt runs: create, update, delete, lookup, verify, post, …';
@@ -96,8 +94,6 @@ CREATE TABLE sync.outcome (
     request_id      text,
     response        text
 ) PARTITION BY RANGE (at);
-CREATE INDEX outcome_delivery_idx ON sync.outcome (route_id, seq);
-CREATE INDEX outcome_at_idx ON sync.outcome USING brin (at) WITH (pages_per_range = 32, autosummarize = on);
 COMMENT ON TABLE sync.outcome IS 'How each attempt ended, and what that made of its delivery; append-only';
 COMMENT ON COLUMN sync.outcome.attempt_id IS 'The attempt; 0 for an outcome without one (merged, ignored, discarded)';
 COMMENT ON COLUMN sync.outcome.final IS 'Whether the delivery ended with this attempt';

@@ -121,7 +121,6 @@ BEGIN
            adopted_xid = pg_current_xact_id(),
            adopted_at = clock_timestamp(),
            adopted_by = session_user;
-    PERFORM sync._drop_spare_indexes();
     PERFORM sync._enable();
     RETURN format('%s: hub %s, incarnation %s', said, hub.hub_id, hub.incarnation);
 END

@@ -5,53 +5,26 @@
 -- next round. Partitions belong to the extension's owner and are no members of the extension,
 -- because rows of a member's partition would be missing in a dump.
 
--- A restore attaches partitions before it makes their indexes, and attaching makes indexes with the
--- names that PostgreSQL chooses. So that the restore finds its own names free, ours are others; what
--- is there twice afterwards goes when the copy is adopted.
-CREATE FUNCTION sync._name_indexes(child text) RETURNS void
+-- The parents have no indexes: see 11_tables_flow.sql.
+CREATE FUNCTION sync._index_partition(parent text, child text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    old name;
-    n integer := 0;
+    part text;
 BEGIN
-    FOR old IN
-        SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-         WHERE i.indrelid = format('sync.%I', child)::regclass ORDER BY i.indexrelid
+    FOREACH part IN ARRAY CASE parent
+        WHEN 'outbox' THEN ARRAY['seq (seq)', 'xid (xid, seq)']
+        WHEN 'claim' THEN ARRAY['delivery (route_id, seq)', 'record (record_id, object_id)']
+        WHEN 'outcome' THEN ARRAY['delivery (route_id, seq)',
+                                  'at USING brin (at) WITH (pages_per_range = 32, autosummarize = on)'] END
     LOOP
-        n := n + 1;
-        EXECUTE format('ALTER INDEX sync.%I RENAME TO %I', old, child || '_i' || n);
+        EXECUTE format('CREATE INDEX %I ON sync.%I %s', child || '_' || split_part(part, ' ', 1) || '_idx', child,
+                       substr(part, strpos(part, ' ') + 1));
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync._name_indexes(text) IS 'Gives the indexes of a partition names that a restore does not take for others';
-
-CREATE FUNCTION sync._drop_spare_indexes() RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '100ms'
-AS $$
-DECLARE
-    spare name;
-BEGIN
-    FOR spare IN
-        SELECT c.relname
-          FROM unnest(ARRAY['sync.outbox', 'sync.claim', 'sync.outcome']::regclass[]) parent
-          JOIN pg_inherits h ON h.inhparent = parent
-          JOIN pg_index i ON i.indrelid = h.inhrelid
-          JOIN pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition
-         WHERE c.relname ~ '_i[0-9]+$'
-    LOOP
-        BEGIN
-            EXECUTE format('DROP INDEX sync.%I', spare);
-        EXCEPTION WHEN lock_not_available THEN
-            NULL;
-        END;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION sync._drop_spare_indexes() IS 'Drops indexes of partitions that a restore made a second time';
+COMMENT ON FUNCTION sync._index_partition(text, text) IS 'Makes the indexes of a partition of outbox, claim or outcome';
 
 -- Makes the default partition and one for each day from today on; returns what was skipped.
 CREATE FUNCTION sync._make_partitions(parent text, days integer) RETURNS jsonb
@@ -84,7 +57,7 @@ BEGIN
             IF attached IS NULL THEN
                 -- Rows are only appended: vacuum matters for freezing alone, statistics early.
                 EXECUTE format('CREATE TABLE sync.%I (LIKE sync.%I INCLUDING ALL) WITH (autovacuum_vacuum_insert_scale_factor = 1, autovacuum_analyze_scale_factor = 0.05)', child, parent);
-                PERFORM sync._name_indexes(child);
+                PERFORM sync._index_partition(parent, child);
             END IF;
             EXECUTE format('ALTER TABLE sync.%I ATTACH PARTITION sync.%I %s', parent, child, bound);
             made := made || to_jsonb(child);

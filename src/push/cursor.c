@@ -344,6 +344,7 @@ write_checkpoint(SeScanner *scanner)
 	static SPIPlanPtr plan = NULL;
 	Oid			types[7] = {INT4ARRAYOID, INT4OID, TEXTOID, INT8OID, TEXTOID, INT8OID, INT8OID};
 	Datum		values[7];
+	char		nulls[8] = "       ";
 	Datum	   *ids = palloc(sizeof(Datum) * list_length(scanner->routes));
 	SeWindow   *window = NULL;
 	int			n = 0;
@@ -360,12 +361,16 @@ write_checkpoint(SeScanner *scanner)
 	values[4] = CStringGetTextDatum(window && window->end ? window->end : scanner->finished);
 	values[5] = Int64GetDatum(window ? window->end_after : scanner->finished_seq);
 	values[6] = Int64GetDatum(window ? finished_position(window) : 0);
+	/* The window of an incarnation that is over has no end of its own: it stands where it stood. */
+	nulls[4] = window && window->end == NULL ? 'n' : ' ';
 	se_spi_execute(&plan,
 				   "INSERT INTO sync.checkpoint (route_id, incarnation, finished, finished_seq, "
 				   "window_end, window_end_seq, position) "
-				   "SELECT r, $2, $3::pg_snapshot, $4, $5::pg_snapshot, $6, $7 "
-				   "FROM pg_catalog.unnest($1) r",
-				   7, types, values, NULL, false, 0);
+				   "SELECT r, $2, $3::pg_snapshot, $4, coalesce($5::pg_snapshot, k.window_end), $6, "
+				   "CASE WHEN $5 IS NULL THEN greatest($7, k.position) ELSE $7 END "
+				   "FROM pg_catalog.unnest($1) r LEFT JOIN LATERAL (SELECT c.window_end, c.position "
+				   "FROM sync.checkpoint c WHERE c.route_id = r ORDER BY c.id DESC LIMIT 1) k ON true",
+				   7, types, values, nulls, false, 0);
 }
 
 void
