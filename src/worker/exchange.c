@@ -19,6 +19,7 @@
 #include "govern/retry.h"
 #include "worker/notice.h"
 #include "worker/system.h"
+#include "worker/system_build.h"
 
 #define MAX_PER_HOST_SHARE 2	/* one host gets at most half of the connections … */
 
@@ -73,8 +74,8 @@ se_exchange_reset(void)
 	{
 		SeSystem   *system = lfirst(cell);
 
-		dlist_init(&system->waiting);
-		system->queued = system->in_flight = 0;
+		se_system_init_queues(system);
+		system->in_flight = 0;
 		system->logging_in = false;
 		system->breaker.probing = false;
 	}
@@ -188,9 +189,11 @@ se_system_capacity(SeSystem *system, TimestampTz now)
 
 	if (!se_system_speaks(system, now))
 		return 0;
-	room = system->max_in_flight - system->in_flight - system->queued;
+	room = Max(system->max_in_flight - system->outstanding[SE_WRITING] -
+			   system->outstanding[SE_READING],
+			   Max(system->max_in_flight / 2, 1) - system->outstanding[SE_WRITING]);
 	room = Min(room, se_max_in_flight - se_exchange_in_flight());
-	room = Min(room, se_limit_available(&system->limit, now) - system->queued);
+	room = Min(room, se_limit_available(&system->limit, now));
 	if (room <= 0)
 		return 0;
 	room = Min(room, se_breaker_allows(&system->breaker, now));
@@ -214,6 +217,16 @@ add_header(SeHttpHeader *headers, int *n, const char *name, const char *value)
 	(*n)++;
 }
 
+/* Hands the reply to the owner, after which the exchange must not be touched. */
+static void
+call_back(SeExchange *exchange, SeReply *reply)
+{
+	if (exchange->submitted)
+		exchange->system->outstanding[exchange->priority]--;
+	exchange->submitted = false;
+	exchange->done(exchange, reply);
+}
+
 /* Calls back with an answer that never came. */
 static void
 finish_unsent(SeExchange *exchange, SeHttpPhase phase, const char *message)
@@ -226,7 +239,7 @@ finish_unsent(SeExchange *exchange, SeHttpPhase phase, const char *message)
 	reply.verdict.code = phase == SE_HTTP_NOT_SENT ? "not_sent" : "no_answer";
 	reply.verdict.message = pstrdup(message);
 	reply.verdict.retry_after_ms = -1;
-	exchange->done(exchange, &reply);
+	call_back(exchange, &reply);
 }
 
 /* Hands the request to libcurl; on refusal (egress, malformed) calls back and returns false. */
@@ -294,9 +307,32 @@ send_exchange(SeExchange *exchange, TimestampTz now, List *auth)
 void
 se_exchange_submit(SeExchange *exchange)
 {
-	exchange->manifest = exchange->system->manifest;
-	dlist_push_tail(&exchange->system->waiting, &exchange->node);
-	exchange->system->queued++;
+	SeSystem   *system = exchange->system;
+
+	exchange->manifest = system->manifest;
+	exchange->priority = exchange->op->kind == SE_OP_READ ? SE_READING : SE_WRITING;
+	exchange->submitted = true;
+	system->outstanding[exchange->priority]++;
+	dlist_push_tail(&system->waiting[exchange->priority], &exchange->node);
+}
+
+static bool
+has_waiting(SeSystem *system)
+{
+	return !dlist_is_empty(&system->waiting[SE_WRITING]) ||
+		!dlist_is_empty(&system->waiting[SE_READING]);
+}
+
+/* The next one to send; the two sides take turns. There must be one. */
+static SeExchange *
+pop_waiting(SeSystem *system)
+{
+	SePriority	priority = system->last_sent == SE_WRITING ? SE_READING : SE_WRITING;
+
+	if (dlist_is_empty(&system->waiting[priority]))
+		priority = priority == SE_WRITING ? SE_READING : SE_WRITING;
+	system->last_sent = priority;
+	return dlist_container(SeExchange, node, dlist_pop_head_node(&system->waiting[priority]));
 }
 
 static bool
@@ -304,7 +340,7 @@ send_waiting(SeSystem *system, TimestampTz now)
 {
 	bool		sent = false;
 
-	while (!dlist_is_empty(&system->waiting) && se_system_speaks(system, now) &&
+	while (has_waiting(system) && se_system_speaks(system, now) &&
 		   system->in_flight < system->max_in_flight &&
 		   se_limit_available(&system->limit, now) > 0 &&
 		   se_breaker_allows(&system->breaker, now) > 0)
@@ -314,8 +350,7 @@ send_waiting(SeSystem *system, TimestampTz now)
 
 		if (!credentials_ready(system, now, &auth))
 			break;
-		exchange = dlist_container(SeExchange, node, dlist_pop_head_node(&system->waiting));
-		system->queued--;
+		exchange = pop_waiting(system);
 		(void) send_exchange(exchange, now, auth);
 		sent = true;
 		/* Requests never pile up behind a half-open breaker. */
@@ -334,12 +369,10 @@ return_waiting(SeSystem *system, TimestampTz now)
 	bool		stuck = !se_system_speaks(system, now) ||
 		(system->breaker.state == SE_BREAKER_OPEN && now < system->breaker.until);
 
-	while (stuck && !dlist_is_empty(&system->waiting))
+	while (stuck && has_waiting(system))
 	{
-		SeExchange *exchange = dlist_container(SeExchange, node,
-											   dlist_pop_head_node(&system->waiting));
+		SeExchange *exchange = pop_waiting(system);
 
-		system->queued--;
 		exchange->began_at = now;
 		finish_unsent(exchange, SE_HTTP_NOT_SENT,
 					  system->problem != NULL ? system->problem : "the system does not answer");
@@ -384,6 +417,14 @@ note_health(SeSystem *system, const SeHttpResult *result, TimestampTz now)
 					  "Deliveries wait; they go on by themselves when it answers again.");
 }
 
+/* Nothing that a vendor says is free of our secrets for certain. */
+static char *
+vendor_text(SeSystem *system, char *text)
+{
+	return text == NULL ? NULL : se_system_redact(system, text, strlen(text),
+												  (size_t) Max(se_history_body_limit, 256));
+}
+
 static void
 make_reply(SeExchange *exchange, const SeHttpResult *result, SeReply *reply)
 {
@@ -402,6 +443,9 @@ make_reply(SeExchange *exchange, const SeHttpResult *result, SeReply *reply)
 
 		reply->answer.json = se_parse_json(result->body, result->body_len, &ignored);
 		se_classify(exchange->manifest, exchange->op, &reply->answer, &reply->verdict);
+		reply->verdict.code = vendor_text(exchange->system, reply->verdict.code);
+		reply->verdict.message = vendor_text(exchange->system, reply->verdict.message);
+		reply->verdict.request_id = vendor_text(exchange->system, reply->verdict.request_id);
 		return;
 	}
 	reply->verdict.outcome = result->phase == SE_HTTP_NOT_SENT ? SE_THROTTLED : SE_AMBIGUOUS;
@@ -423,8 +467,7 @@ relogin(SeExchange *exchange, SeReply *reply)
 	{
 		se_session_expire(&system->session);
 		exchange->relogged = true;
-		dlist_push_head(&system->waiting, &exchange->node);
-		system->queued++;
+		dlist_push_head(&system->waiting[exchange->priority], &exchange->node);
 		return true;
 	}
 	login_failed(system, reply->verdict.message ? reply->verdict.message : "not authorized");
@@ -455,7 +498,7 @@ receive(SeHttpResult *result, TimestampTz now)
 		system->blocked_until = Max(system->blocked_until,
 									TimestampTzPlusMilliseconds(now, Min(pause, 86400000)));
 	}
-	exchange->done(exchange, &reply);
+	call_back(exchange, &reply);
 }
 
 bool
@@ -470,7 +513,7 @@ se_exchange_drive(TimestampTz now)
 	{
 		SeSystem   *system = lfirst(cell);
 
-		if (dlist_is_empty(&system->waiting))
+		if (!has_waiting(system))
 			continue;
 		busy |= send_waiting(system, now);
 		busy |= return_waiting(system, now);

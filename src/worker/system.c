@@ -33,6 +33,16 @@ se_systems(void)
 	return systems;
 }
 
+void
+se_system_init_queues(SeSystem *system)
+{
+	for (int i = 0; i < 2; i++)
+	{
+		dlist_init(&system->waiting[i]);
+		system->outstanding[i] = 0;
+	}
+}
+
 SeSystem *
 se_system_by_id(int id)
 {
@@ -117,7 +127,7 @@ se_systems_load(void)
 
 			system = palloc0(sizeof(SeSystem));
 			system->id = source->id;
-			dlist_init(&system->waiting);
+			se_system_init_queues(system);
 			systems = lappend(systems, system);
 			MemoryContextSwitchTo(old);
 		}
@@ -145,7 +155,7 @@ se_system_build(const char *name)
 		return NULL;
 	system = palloc0(sizeof(SeSystem));
 	system->id = ((SeSystemSource *) linitial(sources))->id;
-	dlist_init(&system->waiting);
+	se_system_init_queues(system);
 	se_system_refresh(system, linitial(sources));
 	return system;
 }
@@ -160,7 +170,8 @@ se_systems_reset(void)
 		SeSystem   *system = lfirst(cell);
 		LOCKTAG		tag;
 
-		system->in_flight = system->queued = 0;
+		system->in_flight = 0;
+		se_system_init_queues(system);
 		se_system_free_retired(system);
 		if (system->held)
 		{

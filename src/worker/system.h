@@ -25,6 +25,17 @@ typedef enum SeMode
 	SE_MODE_PAUSED
 } SeMode;
 
+/*
+ * Deliveries and calls on one side, reading on the other. Each is sure of half of the system's
+ * requests in flight, and may use what the other leaves: neither a long walk through pages nor a
+ * backlog of deliveries starves the other.
+ */
+typedef enum SePriority
+{
+	SE_WRITING,
+	SE_READING
+} SePriority;
+
 typedef struct SeSystem
 {
 	int			id;				/* sync.system.id */
@@ -59,8 +70,9 @@ typedef struct SeSystem
 	bool		logged_in;		/* credentials were had the last time we looked */
 	bool		logging_in;
 	int			auth_failures;	/* in a row */
-	int			queued;			/* exchanges in waiting */
-	dlist_head	waiting;		/* SeExchange, not yet sent */
+	int			outstanding[2]; /* by SePriority: handed in and not yet called back */
+	dlist_head	waiting[2];		/* by SePriority: SeExchange, not yet sent */
+	SePriority	last_sent;		/* the two take turns */
 	List	   *retired;		/* MemoryContext: configurations that requests in flight still use */
 	char	   *signature;		/* what the configuration was built from; changes when it must be built anew */
 } SeSystem;
@@ -84,6 +96,8 @@ struct SeExchange
 	SeRequestOut request;		/* must stay valid until done is called */
 	const char *idempotency_key;	/* NULL: none */
 	TimestampTz began_at;		/* set when it is sent */
+	SePriority	priority;		/* private: follows from op */
+	bool		submitted;		/* private: counted in the system's outstanding */
 	bool		relogged;		/* private: sent again after a login */
 	/*
 	 * Called once, from the hub's loop, in a memory context that is reset afterwards; no
@@ -111,7 +125,7 @@ extern SeSystem *se_system_by_id(int id);
 extern List *se_systems(void);			/* SeSystem * */
 
 /*
- * How many requests may be handed in now and be sent at once: limits, breaker, mode and login
+ * How many writing requests may be handed in now and be sent at once: limits, breaker, mode and login
  * considered. 0 for a paused, unusable, blocked or dry_run system.
  */
 extern int	se_system_capacity(SeSystem *system, TimestampTz now);

@@ -19,6 +19,9 @@ typedef struct SeSystemSource	/* one row of the registry */
 /* Builds the configuration anew when what it was built from has changed; in a transaction. */
 extern void se_system_refresh(SeSystem *system, const SeSystemSource *source);
 
+/* Nothing waits and nothing is outstanding. */
+extern void se_system_init_queues(SeSystem *system);
+
 /* Frees earlier configurations once no request uses them any more. */
 extern void se_system_free_retired(SeSystem *system);
 
