@@ -24,6 +24,7 @@
 #include "core/spi.h"
 #include "push/internal.h"
 #include "push/push.h"
+#include "worker/notice.h"
 
 #define BATCH 200
 
@@ -102,7 +103,17 @@ end_unsent(SeDelivery *d, SeEnding ending, const char *word, const char *code, c
 static void
 wait_for(SeDelivery *d, const SeRendered *r)
 {
-	MemoryContext old = MemoryContextSwitchTo(d->cxt);
+	MemoryContext old;
+
+	/* No record of that id is ever bound, so waiting would not end. */
+	if (strlen(r->wait_key) + (r->wait_by ? strlen(r->wait_by) : 0) >= SE_MAX_RECORD_ID)
+	{
+		end_unsent(d, SE_END_DEAD, "rejected", "reference_too_long",
+				   psprintf("refers to a record of object \"%s\" by a text that is too long",
+							r->wait_object));
+		return;
+	}
+	old = MemoryContextSwitchTo(d->cxt);
 
 	d->wait_object_id = se_object_id(r->wait_object);
 	d->wait_key = r->wait_by ? psprintf("%s=%s", r->wait_by, r->wait_key) : pstrdup(r->wait_key);
@@ -215,6 +226,15 @@ prepare(SeDelivery *d)
 	const SeManifestObject *object = se_delivery_object(d);
 	const SeOperation *op;
 
+	if (strlen(d->event.record_id) > SE_MAX_RECORD_ID)
+	{
+		se_notice_put(psprintf("key:%s", d->route->object), "error",
+					  psprintf("a record of object \"%s\" has a key of more than %d bytes: such records are not sent",
+							   d->route->object, SE_MAX_RECORD_ID),
+					  "View sync.delivery shows them with code key_too_long.");
+		end_unsent(d, SE_END_IGNORED, "ignored", "key_too_long", "the record's key is too long");
+		return false;
+	}
 	se_context_build(d);
 	if (object == NULL || !object->can_push)
 	{

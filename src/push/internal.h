@@ -15,6 +15,12 @@
 #ifndef SE_PUSH_INTERNAL_H
 #define SE_PUSH_INTERNAL_H
 
+/*
+ * Bytes of a record id that fit into every index that holds one. Beyond it, an insert would fail,
+ * and with it the transaction of a whole batch.
+ */
+#define SE_MAX_RECORD_ID 2000
+
 #include "postgres.h"
 
 #include "executor/spi.h"

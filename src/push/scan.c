@@ -321,7 +321,8 @@ deliver(SeWindow *window, Candidate *c, TimestampTz now)
 	d->window = window;
 	window->unfinished++;
 	dlist_push_tail(&window->deliveries, &d->window_node);
-	if (c->error != NULL)
+	/* With a key that no index takes, it cannot be kept: claiming sees to it. */
+	if (c->error != NULL && strlen(c->event->record_id) <= SE_MAX_RECORD_ID)
 	{
 		d->code = "condition_failed";
 		d->message = MemoryContextStrdup(d->cxt, c->error);
