@@ -64,7 +64,8 @@ AS $$
                   condition,
                   (SELECT string_agg(format('%I %s', a.attname, sync._condition_type(a.atttypid, a.atttypmod, run_as)), ', ' ORDER BY a.attnum)
                      FROM pg_attribute a
-                    WHERE a.attrelid = to_regclass(format('%I.%I', o.schema_name, o.table_name)) AND a.attnum > 0 AND NOT a.attisdropped))
+                    WHERE a.attrelid = (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                                         WHERE n.nspname = o.schema_name AND c.relname = o.table_name) AND a.attnum > 0 AND NOT a.attisdropped))
       FROM sync.object o
      WHERE o.id = _condition_sql.object_id
 $$;
