@@ -377,9 +377,7 @@ se_result_done(SeExchange *exchange, SeReply *reply)
 	d->status = (int) reply->answer.status;
 	d->latency_us = reply->latency_us;
 	d->code = reply->verdict.code ? pstrdup(reply->verdict.code) : NULL;
-	d->message = reply->verdict.message ?
-		se_bounded_text(system, reply->verdict.message, strlen(reply->verdict.message)) :
-		plain_message(reply);
+	d->message = reply->verdict.message ? pstrdup(reply->verdict.message) : plain_message(reply);
 	d->request_id = reply->verdict.request_id ? pstrdup(reply->verdict.request_id) : NULL;
 	d->response = se_bounded_text(system, reply->answer.body, reply->answer.body_len);
 	d->has_pushed = d->pushed_deleted = false;
