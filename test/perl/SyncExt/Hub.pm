@@ -89,11 +89,13 @@ my %kind = (
 	crm => [ 'rest', token => $REST_TOKEN ],
 );
 
-# Declares a system of one of the two kinds; options go to CREATE SERVER.
+# Declares a system of one of the two kinds; options other than kind, secret (its
+# value) and base_url go to CREATE SERVER.
 sub add_system
 {
 	my ($self, $system, %option) = @_;
 	my ($connector, $secret, $value) = @{ $kind{ delete $option{kind} // $system } };
+	$value = delete $option{secret} if defined $option{secret};
 	my $url = delete $option{base_url} // $self->{sandbox}->url;
 	my $options = join ', ', map { "$_ '$option{$_}'" } sort keys %option;
 
