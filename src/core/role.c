@@ -4,12 +4,49 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/syscache.h"
+#include "utils/timeout.h"
 
 #include "core/role.h"
+
+static int	deadline_ms = 0;
+
+static void
+disarm(void)
+{
+	if (deadline_ms == 0 || !get_timeout_active(STATEMENT_TIMEOUT))
+		return;
+	disable_timeout(STATEMENT_TIMEOUT, false);
+}
+
+static void
+at_subxact_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		disarm();
+}
+
+static void
+at_xact_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_ABORT)
+		disarm();
+}
+
+void
+se_role_set_deadline(int ms)
+{
+	if (deadline_ms == 0)
+	{
+		RegisterSubXactCallback(at_subxact_end, NULL);
+		RegisterXactCallback(at_xact_end, NULL);
+	}
+	deadline_ms = ms;
+}
 
 void
 se_role_become(Oid user, SeRole *saved)
@@ -20,11 +57,14 @@ se_role_become(Oid user, SeRole *saved)
 	saved->guc_level = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
+	if (deadline_ms > 0)
+		enable_timeout_after(STATEMENT_TIMEOUT, deadline_ms);
 }
 
 void
 se_role_restore(const SeRole *saved)
 {
+	disarm();
 	AtEOXact_GUC(false, saved->guc_level);
 	SetUserIdAndSecContext(saved->user, saved->context);
 }

@@ -20,6 +20,12 @@ typedef struct SeRole
 extern void se_role_become(Oid user, SeRole *saved);
 extern void se_role_restore(const SeRole *saved);
 
+/*
+ * How long code of others may run between the two before it is cancelled; 0, for sessions, is no
+ * limit of ours. Set by workers: one loop in somebody's trigger must not stop all systems.
+ */
+extern void se_role_set_deadline(int ms);
+
 /* Owner of a relation. */
 extern Oid	se_relation_owner(Oid relation);
 

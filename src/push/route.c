@@ -11,6 +11,7 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/timestamp.h"
 
 #include "core/role.h"
 #include "core/spi.h"
@@ -162,6 +163,8 @@ scanner_at(SeSystem *system, int incarnation, const char *finished, int64 finish
 	MemoryContextSwitchTo(old);
 	return scanner;
 }
+
+#define PATIENCE_MS 10000		/* for conditions that fail, record by record */
 
 #define ROUTE_SQL \
 	"SELECT r.id, r.system_id, r.object_id, o.name, o.financial, r.operations, r.start_at, " \
@@ -409,6 +412,8 @@ try_evaluate(SeRoute *route, SeEvent **events, int n, bool *wanted)
 void
 se_route_filter(SeRoute *route, SeEvent **events, int n, bool *wanted, char **errors)
 {
+	TimestampTz patience;
+
 	memset(errors, 0, sizeof(char *) * n);
 	memset(wanted, true, sizeof(bool) * n);
 	if (route->condition == NULL)
@@ -418,6 +423,9 @@ se_route_filter(SeRoute *route, SeEvent **events, int n, bool *wanted, char **er
 	if (try_evaluate(route, events, n, wanted) == NULL)
 		return;
 	/* One bad record must not hold up the others: alone, only it fails. */
+	patience = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PATIENCE_MS);
 	for (int i = 0; i < n; i++)
-		errors[i] = try_evaluate(route, &events[i], 1, &wanted[i]);
+		errors[i] = GetCurrentTimestamp() < patience ?
+			try_evaluate(route, &events[i], 1, &wanted[i]) :
+			"condition of the route failed: it took too long for the records before";
 }

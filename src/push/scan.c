@@ -281,7 +281,11 @@ se_delivery_resume(SeDelivery *d, Jsonb *claim)
 								Int32GetDatum(-1)));
 	d->op = NULL;
 	if (op != NULL && !has_effect(op))
+	{
+		if (outcome == NULL)
+			se_outcome_lost(d);
 		resume_question(d, object, op);
+	}
 	else if (outcome != NULL && strcmp(outcome, "done") == 0)
 	{
 		const SeOperation *next = op ? se_plan_next(d, op) : NULL;

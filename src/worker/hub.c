@@ -33,6 +33,7 @@
 
 #include "core/guc.h"
 #include "core/identity.h"
+#include "core/role.h"
 #include "core/spi.h"
 #include "core/version.h"
 #include "core/wake.h"
@@ -47,6 +48,7 @@
 #define DRAIN_MS 2000			/* how long a hub that must leave waits for answers */
 #define MAX_ERROR_PAUSE_MS 60000
 #define LOCK_RETRY_MS 5000
+#define FOREIGN_CODE_MS 5000	/* what a condition, or the triggers of a page of rows, may take */
 
 extern PGDLLEXPORT void se_hub_main(Datum arg);
 
@@ -448,6 +450,7 @@ se_hub_main(Datum arg)
 	 */
 	ProcessConfigFile(PGC_SIGHUP);
 	set_session();
+	se_role_set_deadline(FOREIGN_CODE_MS);
 	become_worker();
 
 	cycle = AllocSetContextCreate(TopMemoryContext, "sync_ext cycle", ALLOCSET_DEFAULT_SIZES);

@@ -108,6 +108,21 @@ is(scalar($hub->value(q(SELECT count(*) > 0 FROM evil.seen WHERE at = 'condition
 nothing_gained('condition');
 $hub->sql(q(SELECT sync.discard(id, 'test') FROM sync.dead_letter));
 
+# ---- a condition that never ends ----
+
+$hub->sql(q(
+	SELECT sync.drop_route('customer_to_crm', true);
+	SET SESSION AUTHORIZATION mallory;
+	SELECT sync.create_route('crm', 'customer', $$pg_sleep(CASE record.name WHEN 'sleepy' THEN 1000 ELSE 0 END)::text IS NOT NULL$$);
+	RESET SESSION AUTHORIZATION));
+my $sleepy = $hub->write('sleepy');
+my $awake = $hub->write('awake');
+$hub->poll_until("SELECT EXISTS (SELECT FROM sync.record_status WHERE record_id = '$awake' AND state = 'synced')");
+pass('others pass a record whose condition never ends');
+like($hub->sql("SELECT message FROM sync.dead_letter WHERE record_id = '$sleepy'"), qr/condition of the route failed: canceling statement/,
+	'it waits for a person');
+$hub->sql(q(SELECT sync.discard(id, 'test') FROM sync.dead_letter));
+
 # ---- triggers on the table that pulls are applied to ----
 
 $hub->sql(q(
