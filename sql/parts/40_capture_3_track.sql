@@ -31,6 +31,10 @@ DECLARE
 BEGIN
     SELECT n.nspname, c.relname INTO STRICT def.schema_name, def.table_name
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
+    IF lines IS NULL THEN
+        def.line_parent_columns := NULL;
+        def.line_key_columns := NULL;
+    END IF;
     def.line_schema := NULL;
     def.line_table := NULL;
     SELECT n.nspname, c.relname INTO def.line_schema, def.line_table

@@ -83,12 +83,14 @@ DECLARE
     state text;
 BEGIN
     PERFORM sync._check_expression(condition);
+    -- Who may not even name the table has no business with its columns.
+    EXECUTE (SELECT format('EXPLAIN SELECT NULL::%I.%I', o.schema_name, o.table_name) FROM sync.object o WHERE o.name = object);
     EXECUTE 'EXPLAIN ' || replace(replace(replace(sync._condition_sql(sync._object_id(object), condition),
                           '$1::', '''{}''::'), '$2::', '''{}''::'), '$3::', '''{}''::');
 EXCEPTION
     WHEN insufficient_privilege OR undefined_table OR undefined_column OR undefined_function OR datatype_mismatch
          OR ambiguous_column OR syntax_error OR wrong_object_type OR invalid_text_representation OR undefined_object
-         OR grouping_error OR windowing_error OR cannot_coerce THEN
+         OR grouping_error OR windowing_error OR cannot_coerce OR ambiguous_function THEN
         GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, state = RETURNED_SQLSTATE;
         RAISE EXCEPTION 'invalid condition: %', message
             USING ERRCODE = state,

@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -100,7 +101,9 @@ find_system(const char *name)
 			!= SPI_OK_SELECT)
 			elog(ERROR, "could not look up system \"%s\"", name);
 		CommandCounterIncrement();
+		PushActiveSnapshot(GetTransactionSnapshot());
 		system = se_system_build(name);
+		PopActiveSnapshot();
 	}
 	if (system == NULL || !system->usable)
 		ereport(ERROR,
