@@ -13,8 +13,13 @@ use Test::More;
 
 plan skip_all => 'tryton-server is not installed' if !-x SyncExt::Tryton::TRYTOND;
 
-binmode $_, ':encoding(UTF-8)'
-  foreach Test::More->builder->output, Test::More->builder->failure_output, Test::More->builder->todo_output;
+# The handles that PostgreSQL's test modules put in place take bytes.
+sub bytes
+{
+	my ($text) = @_;
+	utf8::encode($text) if utf8::is_utf8($text);
+	return $text;
+}
 
 my $tryton = SyncExt::Tryton->new;
 $tryton->start;
@@ -28,13 +33,14 @@ my $job = SyncExt::MainJob->new(
 	tryton    => $tryton,
 	sandbox   => $sandbox,
 	customers => 12,
-	say       => sub { note($_[0]) },
+	patience  => 60,
+	say       => sub { note(bytes($_[0])) },
 	check     => sub {
 		my ($ok, $claim, $detail) = @_;
-		ok($ok, $claim);
-		diag($detail) if defined $detail;
+		ok($ok, bytes($claim));
+		diag(bytes($detail)) if defined $detail;
 		return $ok;
 	});
-ok(eval { $job->run; 1 }, 'the job runs to its end') or diag($@);
+ok(eval { $job->run; 1 }, 'the job runs to its end') or diag(bytes($@));
 $node->stop;
 done_testing();
