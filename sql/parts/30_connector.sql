@@ -27,6 +27,11 @@ BEGIN
     UPDATE sync.connector c SET current = false WHERE c.current AND c.name = v_name;
     -- Workers read requests frozen under the older row by its id, so rows are added and never changed.
     INSERT INTO sync.connector (name, version, manifest) VALUES (v_name, v_version, manifest);
+    -- What the old one could not map, this one may; the hub reads it before it looks into the inbox.
+    UPDATE sync.inbox i SET retry_at = clock_timestamp()
+      FROM sync.system y
+      JOIN sync._server s ON s.name = y.name
+     WHERE i.system_id = y.id AND s.options ->> 'connector' = v_name;
     RETURN v_name || ' ' || v_version;
 END
 $$;

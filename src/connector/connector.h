@@ -340,8 +340,8 @@ extern void se_list_request(const SeManifest *m, const SePull *pull, Jsonb *curs
 
 typedef struct SePageItem
 {
-	Jsonb *record; /* as the vendor sent it; NULL: only remote_id is known */
-	char *remote_id;
+	Jsonb *record;	 /* as the vendor sent it; NULL: only remote_id is known */
+	char *remote_id; /* NULL: it has none, which is the caller's to tell */
 	bool has_at;
 	TimestampTz at; /* when it changed, as far as the list or journal says */
 	bool deleted;	/* the journal says so; record may be a last state */

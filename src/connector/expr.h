@@ -190,6 +190,7 @@ typedef struct SePageSpec
 	SeExpr *last_id; /* over the last item */
 	bool offset;
 	bool newest_first;
+	bool by_time;		/* oldest first, and the request says since when: see advance() */
 	bool mark_answered; /* mark is when the first page was answered, not what was seen */
 	int page_size;
 } SePageSpec;

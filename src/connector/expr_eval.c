@@ -104,7 +104,7 @@ se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a)
 	{
 		SeHeader *h = lfirst(lc);
 		char *name = pstrdup(h->name);
-		char *value = pg_any_to_server(pstrdup(h->value), strlen(h->value), PG_SQL_ASCII);
+		char *value = pstrdup(h->value);
 		char *p;
 
 		for (p = name; *p; p++)
@@ -117,7 +117,8 @@ se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a)
 	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	if (a && a->json == NULL && a->body_len > 0)
 	{
-		int len = pg_mbcliplen(a->body, Min(a->body_len, 100000), 2000);
+		/* what is cut off in the middle of a character may seem to go on behind the end */
+		int len = Min(pg_mbcliplen(a->body, Min(a->body_len, 100000), 2000), (int) a->body_len);
 
 		if (pg_verify_mbstr(GetDatabaseEncoding(), a->body, len, true))
 			jv_push_member(&state, "text", jv_string(pnstrdup(a->body, len)));

@@ -6,6 +6,30 @@
 
 #include "connector/expr.h"
 
+/*
+ * Whether a part of a request is where the walk begins, as it stands. A cast that makes a day of it
+ * would not do: then a later instant need not ask for less.
+ */
+static bool
+says_since(JsonbValue *node)
+{
+	char *head = JV_IS_OBJECT(node) ? jv_get_text(node, "$") : jv_text(node);
+	char *cast = JV_IS_OBJECT(node) ? jv_get_text(node, "cast") : NULL;
+	JvIter i;
+
+	if (head != NULL && strcmp(head, "$cursor.since") == 0)
+		return cast == NULL || strcmp(cast, "epoch_ms") == 0 || strcmp(cast, "timestamp") == 0;
+	jv_iter_init(&i, node);
+	while (jv_iter_next(&i))
+	{
+		JsonbValue member = i.value;
+
+		if (says_since(&member))
+			return true;
+	}
+	return false;
+}
+
 static SePageSpec *
 compile_page(SeCompiler *c, const char *at, JsonbValue *node, JsonbValue *cursor,
 			 const char *cursor_at)
@@ -32,6 +56,8 @@ compile_page(SeCompiler *c, const char *at, JsonbValue *node, JsonbValue *cursor
 	p->offset = flag && flag->type == jbvBool && flag->val.boolean;
 	text = jv_get_text(node, "order");
 	p->newest_first = text && strcmp(text, "newest_first") == 0;
+	p->by_time = text && strcmp(text, "oldest_first") == 0 && p->time && (p->token || p->offset) &&
+				 says_since(jv_get(node, "query"));
 	text = jv_get_text(node, "mark");
 	p->mark_answered = text ? strcmp(text, "answered") == 0 : p->time == NULL;
 	text = jv_get_text(node, "page_size");

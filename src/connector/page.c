@@ -10,14 +10,21 @@
  *	since		where it began (absent: from the beginning of time)
  *	kind		list or events
  *	token, last_id, offset		position
+ *	counted		pages are asked for by their number only: see advance()
+ *	seen		how far the walk is, and where it was: see in_circle()
  *	max			latest change time seen
  *	answered	when the vendor answered the first page, by its own clock
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
 #include "connector/expr.h"
 #include "connector/money.h"
+#include "miscadmin.h"
 #include "utils/timestamp.h"
+
+#define MAX_ITEMS	 100000
+#define MAX_POSITION 65536 /* of a token, link or id, in bytes */
 
 typedef struct Walk
 {
@@ -30,15 +37,24 @@ typedef struct Walk
 	const SePageSpec *spec;
 } Walk;
 
+/* Milliseconds in three digits: some vendors read ".5" as five of them. */
 static char *
 floor_time(TimestampTz at, int64 resolution_ms)
 {
 	int64 unit = resolution_ms * 1000;
+	char *text;
+	char *fraction;
+	int digits;
 
 	/* Instants before 2000 do not occur as marks; modulo is safe for the others. */
 	if (unit > 1 && at > 0)
 		at -= at % unit;
-	return se_format_time(at);
+	text = se_format_time(at);
+	fraction = text ? strchr(text, '.') : NULL;
+	if (fraction == NULL)
+		return text;
+	digits = strlen(fraction) - 2;
+	return psprintf("%.*s%.*sZ", (int) strlen(text) - 1, text, (6 - digits) % 3, "00");
 }
 
 static void
@@ -165,8 +181,15 @@ typedef struct Reader
 	Jsonb *answer;
 	bool has_max;
 	TimestampTz max;
-	int nitems; /* as the vendor counts them */
+	TimestampTz first_at; /* of the page */
+	TimestampTz last_at;
+	bool sorted; /* each item has a time, none before that of the item before it */
+	int nitems;	 /* as the vendor counts them */
+	int nnameless;
 	char *last_id;
+	uint64 content; /* hash of all items */
+	bool counted;	/* pages are taken as the vendor counts them */
+	bool anew;		/* from this page on */
 } Reader;
 
 static SePageItem *
@@ -181,6 +204,10 @@ read_item(Reader *r, Jsonb *item)
 		r->last_id = se_eval_text(ev, spec->last_id);
 	if (spec->time)
 		out->has_at = se_eval_time(ev, spec->time, &out->at);
+	r->sorted &= out->has_at && (r->nitems == 0 || out->at >= r->last_at);
+	r->last_at = out->at;
+	if (r->nitems == 0)
+		r->first_at = out->at;
 	if (out->has_at && (!r->has_max || out->at > r->max))
 	{
 		r->max = out->at;
@@ -198,33 +225,67 @@ read_item(Reader *r, Jsonb *item)
 		ev->root = out->record;
 		out->remote_id = se_eval_text(ev, r->pull->record->id);
 	}
-	if (out->remote_id == NULL)
+	if (out->remote_id == NULL && out->record == NULL)
 		se_eval_fail(ev, "bad_answer", "an item has no id");
+	r->nnameless += out->remote_id == NULL;
 	return ev->status == SE_RENDER_OK ? out : NULL;
 }
 
 /* Two states of one record within one tick of the vendor's clock: neither is known to be newer. */
+static int
+by_id_and_time(const ListCell *a, const ListCell *b)
+{
+	const SePageItem *x = lfirst(a);
+	const SePageItem *y = lfirst(b);
+	int c = strcmp(x->remote_id, y->remote_id);
+
+	return c != 0 ? c : x->at < y->at ? -1 : x->at > y->at;
+}
+
 static void
 mark_ties(const SePull *pull, List *items)
 {
-	int64 unit = pull->resolution_ms * 1000;
-	ListCell *a, *b;
+	int64 unit = Max(pull->resolution_ms * 1000, 1);
+	List *timed = NIL;
+	SePageItem *before = NULL;
+	ListCell *lc;
 
 	if (!pull->refetch_on_tie)
 		return;
-	foreach (a, items)
+	foreach (lc, items)
 	{
-		SePageItem *x = lfirst(a);
+		SePageItem *item = lfirst(lc);
 
-		for_each_from (b, items, foreach_current_index(a) + 1)
-		{
-			SePageItem *y = lfirst(b);
-
-			if (x->has_at && y->has_at && x->at / unit == y->at / unit &&
-				strcmp(x->remote_id, y->remote_id) == 0)
-				x->refetch = y->refetch = true;
-		}
+		if (item->has_at && item->remote_id != NULL)
+			timed = lappend(timed, item);
 	}
+	list_sort(timed, by_id_and_time);
+	foreach (lc, timed)
+	{
+		SePageItem *item = lfirst(lc);
+
+		if (before != NULL && strcmp(before->remote_id, item->remote_id) == 0 &&
+			before->at / unit == item->at / unit)
+			before->refetch = item->refetch = true;
+		before = item;
+	}
+}
+
+static uint64
+hash_any_extended_of(Jsonb *json, uint64 seed)
+{
+	return DatumGetUInt64(
+		hash_any_extended((unsigned char *) VARDATA(json), VARSIZE(json) - VARHDRSZ, seed));
+}
+
+static List *
+reversed(List *list)
+{
+	List *other = NIL;
+
+	for (int i = list_length(list) - 1; i >= 0; i--)
+		other = lappend(other, list_nth(list, i));
+	return other;
 }
 
 static bool
@@ -236,18 +297,35 @@ read_items(Reader *r, SePage *out)
 
 	if (items == NULL)
 		return false;
+	if (jv_count(items) > MAX_ITEMS)
+	{
+		se_eval_fail(ev, "bad_answer", "a page of %d items is too large", jv_count(items));
+		return false;
+	}
+	r->sorted = true;
 	jv_iter_init(&i, items);
 	while (jv_iter_next(&i))
 	{
-		SePageItem *item = read_item(r, jv_to_jsonb(&i.value));
+		Jsonb *raw = jv_to_jsonb(&i.value);
+		SePageItem *item;
 
+		CHECK_FOR_INTERRUPTS();
+		r->content = hash_any_extended_of(raw, r->content);
+		item = read_item(r, raw);
 		if (ev->status != SE_RENDER_OK)
 			return false;
 		r->nitems++;
-		if (item == NULL)
-			continue;
-		out->items = r->w.spec->newest_first ? lcons(item, out->items) : lappend(out->items, item);
+		if (item != NULL)
+			out->items = lappend(out->items, item);
 	}
+	/* One record without an id is a fault of that record; all of them, of the mapping. */
+	if (r->nnameless > 0 && r->nnameless == list_length(out->items))
+	{
+		se_eval_fail(ev, "bad_answer", "an item has no id");
+		return false;
+	}
+	if (r->w.spec->newest_first)
+		out->items = reversed(out->items);
 	ev->root = r->answer;
 	mark_ties(r->pull, out->items);
 	return true;
@@ -266,9 +344,97 @@ answered_at(const SeAnswer *a)
 	return se_format_time(GetCurrentTimestamp() - 300 * USECS_PER_SEC);
 }
 
+/*
+ * In a list by change time, a record that changes while it is walked moves to the end, and what
+ * follows it moves up by one: a page that is counted off then misses a record. So the next page is
+ * asked for by the time of the last item of this one, as long as that leads on. What shares that
+ * instant comes again, which does no harm. A vendor that then lists what is older (it cuts off a
+ * fraction, or ignores the parameter) is walked by its own pages after all.
+ */
+static char *
+advance(Reader *r)
+{
+	TimestampTz since;
+	char *next;
+
+	if (!r->w.spec->by_time || r->counted || !r->sorted || r->nitems == 0 ||
+		r->first_at == r->last_at)
+		return NULL;
+	next = floor_time(r->last_at, r->pull->resolution_ms);
+	if (next == NULL || !se_parse_time(next, &since) || since <= r->first_at)
+		return NULL;
+	return next;
+}
+
+/* Does a page that was asked for by time begin where it should? */
+static void
+look_at_start(Reader *r)
+{
+	TimestampTz since;
+
+	r->counted = jv_get(r->w.page, "counted") != NULL;
+	if (r->counted || !r->w.spec->by_time || r->w.page == NULL || r->w.since == NULL ||
+		r->nitems == 0 || !r->sorted || !se_parse_time(r->w.since, &since))
+		return;
+	r->counted = r->anew = r->first_at < since;
+}
+
+/*
+ * A walk that leads back to where it has been would never end. Compared with one earlier place,
+ * which moves up at each power of two, every circle is noticed after at most twice its length.
+ * Two pages of the same items are one, whatever the vendor calls them.
+ */
+static bool
+in_circle(Reader *r, JsonbParseState **state, const char *place)
+{
+	JsonbValue *seen = r->anew ? NULL : jv_get(r->w.page, "seen");
+	char *n = jv_get_text(seen, "n");
+	char *seen_place = jv_get_text(seen, "place");
+	char *seen_items = jv_get_text(seen, "items");
+	int64 count = (n ? strtoll(n, NULL, 10) : 0) + 1;
+	char *here =
+		psprintf(UINT64_FORMAT, DatumGetUInt64(hash_any_extended((const unsigned char *) place,
+																 strlen(place), 0)));
+	char *items = psprintf(UINT64_FORMAT, r->content);
+
+	if ((seen_place && strcmp(seen_place, here) == 0) ||
+		(seen_items && r->nitems > 0 && strcmp(seen_items, items) == 0))
+	{
+		se_eval_fail(r->ev, "bad_answer", "the pages go round in a circle");
+		return true;
+	}
+	if ((count & (count - 1)) == 0)
+	{
+		seen_place = here;
+		seen_items = items;
+	}
+	jv_push_key(state, "seen");
+	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+	jv_push_member(state, "n", jv_int(count));
+	jv_push_member(state, "place", jv_string(seen_place));
+	jv_push_member(state, "items", jv_string(seen_items));
+	pushJsonbValue(state, WJB_END_OBJECT, NULL);
+	return false;
+}
+
+/* Only what can stand in the first line of a request; where it leads is not the vendor's to say. */
+static bool
+is_fit(Reader *r, const char *position, bool link)
+{
+	const char *p;
+
+	for (p = position; link && *p; p++)
+		if ((unsigned char) *p <= ' ' || (unsigned char) *p >= 0x7f)
+			break;
+	if (strlen(position) <= MAX_POSITION && (!link || *p == '\0'))
+		return true;
+	se_eval_fail(r->ev, "bad_answer", "the next page has an address that cannot be asked for");
+	return false;
+}
+
 /* Whether more pages follow, and where; members go into the new cursor.page. */
 static bool
-next_position(Reader *r, JsonbParseState **state)
+next_position(Reader *r, JsonbParseState **state, char **since)
 {
 	const SePageSpec *spec = r->w.spec;
 	SeEval *ev = r->ev;
@@ -276,13 +442,14 @@ next_position(Reader *r, JsonbParseState **state)
 	char *text = jv_text(token);
 	char *link = se_eval_text(ev, spec->link);
 	char *before = jv_get_text(r->w.page, spec->token ? "token" : "last_id");
+	char *position;
 	char *offset;
 
 	if (ev->status != SE_RENDER_OK || (spec->more && !se_eval_predicate(ev, spec->more)))
 		return false;
 	if (spec->link)
 	{
-		if (link == NULL || link[0] == '\0')
+		if (link == NULL || link[0] == '\0' || !is_fit(r, link, true) || in_circle(r, state, link))
 			return false;
 		jv_push_member(state, "link", jv_string(link));
 		return true;
@@ -293,6 +460,11 @@ next_position(Reader *r, JsonbParseState **state)
 		return false;
 	if (!spec->token && (r->nitems == 0 || (!spec->more && r->nitems < spec->page_size)))
 		return false;
+	look_at_start(r);
+	if (r->counted)
+		jv_push_member(state, "counted", jv_bool(true));
+	if ((*since = advance(r)) != NULL)
+		return !in_circle(r, state, *since);
 	/* A vendor that hands out the same position again would keep us here for ever. */
 	if (!spec->offset && before &&
 		strcmp(before, spec->token	? text
@@ -302,16 +474,23 @@ next_position(Reader *r, JsonbParseState **state)
 		se_eval_fail(ev, "bad_answer", "the next page is this page again");
 		return false;
 	}
+	offset = jv_get_text(r->w.page, "offset");
+	position =
+		spec->token ? text
+		: spec->offset
+			? psprintf(INT64_FORMAT, (offset ? (int64) strtoll(offset, NULL, 10) : 0) + r->nitems)
+		: r->last_id ? r->last_id
+					 : "";
+	if (!is_fit(r, position, false) ||
+		in_circle(r, state, psprintf("%s %s", r->w.since ? r->w.since : "", position)))
+		return false;
 	if (spec->token)
 		jv_push_member(state, "token", token);
 	else if (spec->last_id)
 		jv_push_member(state, "last_id", r->last_id ? jv_string(r->last_id) : NULL);
 	if (spec->offset)
-	{
-		offset = jv_get_text(r->w.page, "offset");
 		jv_push_member(state, "offset",
 					   jv_int((offset ? strtoll(offset, NULL, 10) : 0) + r->nitems));
-	}
 	return true;
 }
 
@@ -355,6 +534,7 @@ build_next(Reader *r, const SeAnswer *a, SePage *out)
 	char *answered = jv_get_text(r->w.page, "answered");
 	char *max = latest(r);
 	char *old = jv_get_text(r->w.cursor, "time");
+	char *since = NULL;
 	bool more;
 
 	if (answered == NULL)
@@ -362,13 +542,13 @@ build_next(Reader *r, const SeAnswer *a, SePage *out)
 	pushJsonbValue(&page, WJB_BEGIN_OBJECT, NULL);
 	jv_push_member(&page, "kind", jv_string(r->w.events ? "events" : "list"));
 	jv_push_member(&page, "answered", jv_string(answered));
-	if (r->w.since)
-		jv_push_member(&page, "since", jv_string(r->w.since));
 	if (max)
 		jv_push_member(&page, "max", jv_string(max));
-	more = next_position(r, &page);
+	more = next_position(r, &page, &since);
 	if (r->ev->status != SE_RENDER_OK)
 		return;
+	if (since || r->w.since)
+		jv_push_member(&page, "since", jv_string(since ? since : r->w.since));
 	out->last = !more;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);

@@ -10,15 +10,81 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 
 #include "core/errors.h"
+#include "core/role.h"
 #include "core/spi.h"
 #include "pull/internal.h"
 
 extern PGDLLEXPORT Datum se_apply_page(PG_FUNCTION_ARGS);
 
 PG_FUNCTION_INFO_V1(se_apply_page);
+
+/* The system's legal entity, as a hub reads it: with the rights of its table's owner. */
+static Jsonb *
+read_entity(const char *code)
+{
+	Oid types[] = {TEXTOID};
+	Datum values[] = {CStringGetTextDatum(code)};
+	MemoryContext cxt = CurrentMemoryContext;
+	Jsonb *entity = NULL;
+	SeRole role;
+	char *sql;
+	bool isnull;
+	Oid owner;
+
+	if (SPI_execute("SELECT format('%I.%I', n.nspname, c.relname), c.relowner"
+					" FROM pg_catalog.pg_class c"
+					" JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+					" LEFT JOIN sync.object o ON o.name = 'legal_entity'"
+					" WHERE n.nspname = coalesce(o.schema_name, 'canonical')"
+					" AND c.relname = coalesce(o.table_name, 'legal_entity')",
+					true, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("there is no table of legal entities, which the server option "
+							   "legal_entity needs")));
+	owner = DatumGetObjectId(se_spi_datum(0, 2, &isnull));
+	sql = psprintf("SELECT pg_catalog.to_jsonb(e) FROM %s e WHERE e.code = $1", se_spi_text(0, 1));
+	se_role_become(owner, &role);
+	if (SPI_execute_with_args(sql, 1, types, values, NULL, true, 1) == SPI_OK_SELECT &&
+		SPI_processed == 1)
+	{
+		Datum value = se_spi_datum(0, 1, &isnull);
+
+		MemoryContextSwitchTo(cxt);
+		entity = DatumGetJsonbPCopy(value);
+	}
+	se_role_restore(&role);
+	MemoryContextSwitchTo(cxt);
+	if (entity == NULL)
+		ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND),
+						errmsg("legal entity \"%s\" does not exist", code)));
+	return entity;
+}
+
+static Jsonb *
+with_entity(Jsonb *vars, const char *code)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue key = {.type = jbvString};
+	JsonbValue value = {.type = jbvBinary};
+	Jsonb *entity = read_entity(code);
+	Jsonb *addition;
+
+	key.val.string.val = "entity";
+	key.val.string.len = strlen("entity");
+	value.val.binary.data = &entity->root;
+	value.val.binary.len = VARSIZE(entity) - VARHDRSZ;
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	pushJsonbValue(&state, WJB_KEY, &key);
+	pushJsonbValue(&state, WJB_VALUE, &value);
+	addition = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	return DatumGetJsonbP(
+		DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(vars), JsonbPGetDatum(addition)));
+}
 
 /* What a stream's records are read by, from the tables; raises when something is missing. */
 static void
@@ -28,6 +94,7 @@ read_target(int stream_id, SeTarget *target)
 	Oid types[] = {INT4OID};
 	Datum values[] = {Int32GetDatum(stream_id)};
 	const SeManifestObject *object;
+	char *entity;
 	Datum manifest;
 	bool isnull;
 
@@ -35,7 +102,7 @@ read_target(int stream_id, SeTarget *target)
 			&plan,
 			"SELECT t.system_id, t.object_id, o.name, sync._manifest(y.name),"
 			" jsonb_build_object('param', coalesce(sync._system_options(y.name) -> 'param', '{}'),"
-			" 'entity', jsonb '{}'), y.name"
+			" 'entity', jsonb '{}'), y.name, sync._system_options(y.name) ->> 'legal_entity'"
 			" FROM sync.stream t JOIN sync.system y ON y.id = t.system_id"
 			" JOIN sync.object o ON o.id = t.object_id WHERE t.id = $1",
 			1, types, values, NULL, true, 0) != 1)
@@ -51,7 +118,10 @@ read_target(int stream_id, SeTarget *target)
 				 errmsg("the connector of system \"%s\" is not registered", se_spi_text(0, 6))));
 	target->manifest = se_manifest_compile(DatumGetJsonbPCopy(manifest), CurrentMemoryContext);
 	target->vars = DatumGetJsonbPCopy(se_spi_datum(0, 5, &isnull));
+	entity = se_spi_text(0, 7);
 	SPI_freetuptable(SPI_tuptable);
+	if (entity != NULL)
+		target->vars = with_entity(target->vars, entity);
 
 	object = se_manifest_object(target->manifest, target->object);
 	if (object == NULL || object->pull == NULL)

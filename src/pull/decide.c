@@ -9,6 +9,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
+#include "connector/expr.h"
+#include "connector/money.h"
 #include "pull/internal.h"
 
 bool
@@ -35,6 +37,40 @@ se_json_equal(const JsonbValue *a, const JsonbValue *b)
 		default:
 			return false;
 	}
+}
+
+static char *
+scalar_text(const JsonbValue *v)
+{
+	if (v->type == jbvString)
+		return pnstrdup(v->val.string.val, v->val.string.len);
+	if (v->type == jbvNumeric)
+		return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)));
+	return NULL;
+}
+
+bool
+se_json_same(const JsonbValue *a, const JsonbValue *b)
+{
+	TimestampTz at;
+	TimestampTz bt;
+	char *left;
+	char *right;
+	char plain[2][400];
+
+	if (se_json_equal(a, b))
+		return true;
+	left = a != NULL ? scalar_text(a) : NULL;
+	right = b != NULL ? scalar_text(b) : NULL;
+	if (left == NULL || right == NULL)
+		return false;
+	if (se_parse_time(left, &at) && se_parse_time(right, &bt))
+		return at == bt;
+	if (a->type == b->type ||
+		se_decimal_shift(left, 0, false, plain[0], sizeof(plain[0])) != SE_SHIFT_OK ||
+		se_decimal_shift(right, 0, false, plain[1], sizeof(plain[1])) != SE_SHIFT_OK)
+		return strcmp(left, right) == 0;
+	return strcmp(plain[0], plain[1]) == 0;
 }
 
 /* {…fields, "lines": […]}: the shape of a document in the mirror and in events. */
@@ -176,6 +212,10 @@ take_changes(const SeTarget *target, SeTable *table, SeItem *item)
 	JsonbValue old;
 	JsonbValue lines;
 
+	/* What we set at their word when it went away is not what the remote record says. */
+	if (known != NULL && item->mirror_deleted && target->pull->on_delete == SE_DELETE_SET)
+		known = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(known),
+												   JsonbPGetDatum(target->pull->delete_fields)));
 	item->is_new = item->bound != NULL && row_gone;
 	if (!take_differing(table, item, item->map.fields, known))
 		return false;
@@ -199,6 +239,12 @@ take_changes(const SeTarget *target, SeTable *table, SeItem *item)
 	return take_line_columns(table, item);
 }
 
+int64
+se_journal_margin(const SePull *pull)
+{
+	return Max(pull->lookback_ms, pull->resolution_ms) * 1000;
+}
+
 /*
  * A journal holds records as they were, so when it was asked says nothing; when the change was made
  * does, by the other side's clock. Near our last push or read the order is anybody's guess.
@@ -206,7 +252,7 @@ take_changes(const SeTarget *target, SeTable *table, SeItem *item)
 static bool
 is_near_push(const SeTarget *target, const SeItem *item)
 {
-	int64 margin = Max(target->pull->lookback_ms, target->pull->resolution_ms) * 1000;
+	int64 margin = se_journal_margin(target->pull);
 
 	return item->journal && !item->fetched && item->pushed_at != 0 &&
 		   (!item->has_at || item->at <= item->pushed_at + margin);
@@ -260,7 +306,10 @@ decide_deleted(const SeTarget *target, SeTable *table, SeItem *item, bool in_fli
 	if (!item->in_mirror && item->bound == NULL)
 		item->fate = SE_FATE_NOTHING;
 	else if (item->mirror_deleted || is_older(item))
+	{
 		item->fate = SE_FATE_NOTHING;
+		item->outdated = !item->mirror_deleted;
+	}
 	else if (!item->fetched && (in_flight || is_near_push(target, item) ||
 								(item->pushed_at != 0 && item->pushed_at >= item->began_at)))
 		item->fate = target->pull->fetch != NULL ? SE_FATE_READ_AGAIN : SE_FATE_HOLD;
@@ -284,6 +333,7 @@ decide_live(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight
 	if (known && is_older(item))
 	{
 		item->fate = SE_FATE_NOTHING;
+		item->outdated = true;
 		return;
 	}
 	if (!take_changes(target, table, item))
@@ -313,6 +363,7 @@ void
 se_decide(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight)
 {
 	item->sqlstate = item->reason = item->wait_remote_id = NULL;
+	item->outdated = false;
 	item->wait_object_id = 0;
 	if (item->deleted)
 	{
@@ -336,7 +387,8 @@ se_decide(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight)
 					 item->map.reason != NULL ? item->map.reason
 											  : pstrdup("refers to a record that is not here yet"));
 			/* A reference by value of a column has no remote id to wait for; it is tried again. */
-			if (item->map.wait_by != NULL || item->map.wait_object == NULL)
+			if (item->map.wait_by != NULL || item->map.wait_object == NULL ||
+				strlen(item->map.wait_remote_id) > SE_MAX_REMOTE_ID)
 				break;
 			item->wait_object_id = se_pull_object_id(item->map.wait_object);
 			item->wait_remote_id = item->map.wait_remote_id;

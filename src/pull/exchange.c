@@ -11,6 +11,8 @@
 
 #include "pull/internal.h"
 
+#define MAX_MESSAGE 2000
+
 SeJob *
 se_job_make(SeStream *stream)
 {
@@ -110,20 +112,23 @@ bool
 se_job_answered(SeJob *job, SeReply *reply)
 {
 	const SeVerdict *verdict = &reply->verdict;
+	SeSystem *system = job->exchange.system;
+	char *message;
 
 	if (reply->phase == SE_HTTP_ANSWERED && verdict->outcome == SE_DONE)
 		return true;
-	job->failed(job,
-				psprintf("%s%s%s%s%s",
-						 reply->phase == SE_HTTP_ANSWERED
-							 ? psprintf("HTTP %ld, %s", reply->answer.status,
-										se_outcome_name(verdict->outcome))
-							 : "no answer",
-						 verdict->code != NULL ? ": " : "",
-						 verdict->code != NULL ? verdict->code : "",
-						 verdict->message != NULL ? ": " : "",
-						 verdict->message != NULL ? verdict->message : ""),
-				verdict->retry_after_ms);
+	message =
+		psprintf("%s%s%s%s%s",
+				 reply->phase == SE_HTTP_ANSWERED ? psprintf("HTTP %ld, %s", reply->answer.status,
+															 se_outcome_name(verdict->outcome))
+												  : "no answer",
+				 verdict->code != NULL ? ": " : "", verdict->code != NULL ? verdict->code : "",
+				 verdict->message != NULL ? ": " : "",
+				 verdict->message != NULL ? verdict->message : "");
+	/* a vendor may tell our own credentials back to us */
+	if (system->manifest != NULL)
+		message = se_system_redact(system, message, strlen(message), MAX_MESSAGE);
+	job->failed(job, message, verdict->retry_after_ms);
 	return false;
 }
 

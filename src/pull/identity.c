@@ -7,9 +7,13 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
 #include "utils/uuid.h"
 
 #include "core/spi.h"
@@ -55,6 +59,26 @@ fits_key(const SeTable *table, const char *id)
 	}
 }
 
+/*
+ * An id as the table's type writes it, which is how events name the record: a uuid in capitals, or
+ * a number with zeros before it, is another text for the same key.
+ */
+static char *
+as_key(const SeTable *table, char *id)
+{
+	Oid type = table->keys[0]->typid;
+	Oid input;
+	Oid output;
+	Oid param;
+	bool is_varlena;
+
+	if (type != UUIDOID && type != INT2OID && type != INT4OID && type != INT8OID)
+		return id;
+	getTypeInputInfo(type, &input, &param);
+	getTypeOutputInfo(type, &output, &is_varlena);
+	return OidOutputFunctionCall(output, OidInputFunctionCall(input, id, param, -1));
+}
+
 static char *
 new_uuid(void)
 {
@@ -90,7 +114,10 @@ static List *
 take_candidates(List *items, uint64 rows)
 {
 	List *candidates = NIL;
+	ListCell *lc;
 
+	foreach (lc, items)
+		((SeItem *) lfirst(lc))->candidates = NIL;
 	for (uint64 i = 0; i < rows; i++)
 	{
 		bool isnull;
@@ -98,6 +125,7 @@ take_candidates(List *items, uint64 rows)
 
 		candidate->item = list_nth(items, DatumGetInt32(se_spi_datum(i, 1, &isnull)) - 1);
 		candidate->record_id = se_spi_text(i, 2);
+		candidate->item->candidates = lappend(candidate->item->candidates, candidate);
 		candidates = lappend(candidates, candidate);
 	}
 	SPI_freetuptable(SPI_tuptable);
@@ -156,23 +184,69 @@ bind_to(SeItem *item, char *record_id)
 	item->is_new = false;
 }
 
-/* Whether an item before this one has been given that record. */
-static bool
-is_claimed(SeItem **items, int n, const SeItem *self, const char *record_id)
+/* Record ids that items of this page have been given, by hash. */
+typedef struct SeClaims
 {
-	for (int i = 0; i < n; i++)
+	uint64 hash;
+	List *record_ids;
+} SeClaims;
+
+static SeClaims *
+claims_of(HTAB *claimed, const char *record_id)
+{
+	uint64 hash =
+		DatumGetUInt64(hash_any_extended((unsigned char *) record_id, strlen(record_id), 0));
+	bool found;
+	SeClaims *claims = hash_search(claimed, &hash, HASH_ENTER, &found);
+
+	if (!found)
+		claims->record_ids = NIL;
+	return claims;
+}
+
+static void
+claim(HTAB *claimed, char *record_id)
+{
+	SeClaims *claims = claims_of(claimed, record_id);
+
+	claims->record_ids = lappend(claims->record_ids, record_id);
+}
+
+static bool
+is_claimed(HTAB *claimed, const char *record_id)
+{
+	ListCell *lc;
+
+	foreach (lc, claims_of(claimed, record_id)->record_ids)
 	{
-		if (items[i] != self && items[i]->binds && items[i]->record_id != NULL &&
-			strcmp(items[i]->record_id, record_id) == 0)
+		if (strcmp(lfirst(lc), record_id) == 0)
 			return true;
 	}
 	return false;
+}
+
+static HTAB *
+claimed_so_far(SeItem **items, int n)
+{
+	HASHCTL ctl = {.keysize = sizeof(uint64), .entrysize = sizeof(SeClaims)};
+	HTAB *claimed;
+
+	ctl.hcxt = CurrentMemoryContext;
+	claimed =
+		hash_create("sync_ext claimed records", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	for (int i = 0; i < n; i++)
+	{
+		if (items[i]->binds && items[i]->record_id != NULL)
+			claim(claimed, items[i]->record_id);
+	}
+	return claimed;
 }
 
 /* Binds every item that has exactly one free candidate. */
 static void
 settle(const SeTarget *target, List *open, List *candidates, SeItem **items, int n, bool by_id)
 {
+	HTAB *claimed = claimed_so_far(items, n);
 	ListCell *lc;
 
 	mark_bound(target, candidates);
@@ -184,13 +258,11 @@ settle(const SeTarget *target, List *open, List *candidates, SeItem **items, int
 		bool taken = false;
 		ListCell *c;
 
-		foreach (c, candidates)
+		foreach (c, item->candidates)
 		{
 			SeCandidate *candidate = lfirst(c);
 
-			if (candidate->item != item)
-				continue;
-			if (candidate->taken || is_claimed(items, n, item, candidate->record_id))
+			if (candidate->taken || is_claimed(claimed, candidate->record_id))
 			{
 				taken = true;
 				continue;
@@ -199,7 +271,10 @@ settle(const SeTarget *target, List *open, List *candidates, SeItem **items, int
 			only = candidate;
 		}
 		if (unbound == 1)
+		{
 			bind_to(item, only->record_id);
+			claim(claimed, only->record_id);
+		}
 		else if (unbound > 1)
 			refuse(item, NULL, psprintf("several match: %d records could be this one", unbound));
 		else if (taken && by_id)
@@ -308,6 +383,30 @@ identify_by_columns(const SeTarget *target, SeTable *table, SeItem **items, int 
 	settle(target, open, take_candidates(open, rows), items, n, false);
 }
 
+/* Several columns: the record id is their texts as an array, if the record says all of them. */
+static char *
+composite_key(const SeTable *table, const SeItem *item)
+{
+	StringInfoData id;
+
+	initStringInfo(&id);
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		JsonbValue value;
+		char *text;
+
+		if (!field_value(item, table->keys[i]->name, &value) || value.type == jbvBinary)
+			return NULL;
+		text = se_column_text(table->keys[i], &value);
+		if (text == NULL)
+			return NULL;
+		appendStringInfoString(&id, i == 0 ? "[" : ", ");
+		escape_json(&id, text);
+	}
+	appendStringInfoChar(&id, ']');
+	return id.data;
+}
+
 /* A key for a row that is going to be inserted; NULL: the table's default draws it. */
 static char *
 key_for_new(const SeTable *table, const SeItem *item)
@@ -315,11 +414,15 @@ key_for_new(const SeTable *table, const SeItem *item)
 	JsonbValue value;
 
 	if (table->nkeys != 1)
-		return NULL;
+		return composite_key(table, item);
 	if (field_value(item, table->keys[0]->name, &value) && value.type == jbvString)
-		return pnstrdup(value.val.string.val, value.val.string.len);
+	{
+		char *key = pnstrdup(value.val.string.val, value.val.string.len);
+
+		return fits_key(table, key) ? as_key(table, key) : key;
+	}
 	if (fits_key(table, item->map.our_id))
-		return item->map.our_id;
+		return as_key(table, item->map.our_id);
 	return table->keys[0]->typid == UUIDOID && !field_value(item, table->keys[0]->name, &value)
 			   ? new_uuid()
 			   : NULL;

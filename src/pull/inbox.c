@@ -177,6 +177,13 @@ take_record(SeExchange *exchange, SeReply *reply)
 		read_failed(job, error, -1);
 		return;
 	}
+	if (read.record != NULL && read.remote_id != NULL &&
+		strcmp(read.remote_id, job->remote_id) != 0)
+	{
+		/* merged over there, perhaps; under the old id it would stand for another record */
+		read_failed(job, psprintf("the answer holds another record: %.100s", read.remote_id), -1);
+		return;
+	}
 	item->deleted = read.deleted;
 	if (read.record != NULL)
 	{
@@ -332,6 +339,9 @@ apply_stored(SeDue *due, int from, int to)
 {
 	SeStream *stream = se_stream_of(due[from].system_id, due[from].object_id);
 	SeItem *items = palloc0(sizeof(SeItem) * (to - from));
+	SeDue **sources = palloc(sizeof(SeDue *) * (to - from));
+	int64 *renamed = palloc(sizeof(int64) * (to - from));
+	int nrenamed = 0;
 	SeTarget target;
 	SePageResult result;
 	int n = 0;
@@ -341,14 +351,22 @@ apply_stored(SeDue *due, int from, int to)
 		if (due[i].item == NULL)
 			continue;
 		items[n].record = due[i].item;
-		items[n].remote_id = due[i].remote_id;
+		/* the mapping may know an id by now */
+		items[n].remote_id = due[i].remote_id[0] == '(' ? NULL : due[i].remote_id;
+		items[n].stored = true;
 		items[n].began_at = due[i].received_at;
-		n++;
+		sources[n++] = &due[i];
 	}
 	if (n == 0 || stream == NULL || !se_stream_target(stream, &target))
 		return 0;
 	se_txn_begin("applying inbox items");
 	se_page_apply(&target, items, n, false, &result);
+	for (int i = 0; i < n; i++)
+	{
+		if (strcmp(items[i].remote_id, sources[i]->remote_id) != 0)
+			renamed[nrenamed++] = sources[i]->id;
+	}
+	se_state_inbox_forget(renamed, nrenamed);
 	se_txn_commit();
 	if (result.applied > 0)
 		se_push_notify_bound(target.system_id);

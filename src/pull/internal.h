@@ -55,10 +55,15 @@ typedef struct SeTable
 /* The tables of an object as they are now; locks them for the rest of the transaction. */
 extern SeTable *se_table_open(int object_id);
 extern SeColumn *se_table_column(const SeTable *table, const char *name, int len);
+/* A scalar as the column's type writes it; NULL when it is none of that type. */
+extern char *se_column_text(const SeColumn *column, const JsonbValue *v);
 /* Whether two scalars that differ as JSON are the same value of this column's type. */
 extern bool se_column_same(const SeColumn *column, const JsonbValue *a, const JsonbValue *b);
 
 /* ---- page.c ---- */
+
+/* Longer ids would not fit into an index beside the rest of its key. */
+#define SE_MAX_REMOTE_ID 1000
 
 /* What pages are applied to: an object of a system, and how its records are read. */
 typedef struct SeTarget
@@ -85,10 +90,11 @@ typedef enum SeFate
 typedef struct SeItem
 {
 	/* given */
-	Jsonb *record; /* NULL: deleted, and nothing else is known */
-	char *remote_id;
+	Jsonb *record;	 /* NULL: deleted, and nothing else is known */
+	char *remote_id; /* NULL: it has none that could be read; see se_page_apply() */
 	bool deleted;
 	bool refetch;
+	bool stored;  /* out of the inbox */
 	bool journal; /* from a journal: the record as it was at `at`, not as it is */
 	bool has_at;
 	TimestampTz at;		  /* when it changed, as the list or journal says */
@@ -101,6 +107,7 @@ typedef struct SeItem
 	/* known before */
 	bool in_mirror;
 	bool in_inbox;
+	bool to_be_read; /* and what is there asks for a read by id */
 	bool mirror_deleted;
 	bool same_raw;
 	char *bound; /* record id in external_id */
@@ -111,8 +118,10 @@ typedef struct SeItem
 
 	/* decided */
 	SeFate fate;
-	bool dropped; /* a newer item of the same page stands for it */
+	bool outdated; /* the mirror holds a newer state */
+	bool dropped;  /* a newer item of the same page stands for it */
 	char *record_id;
+	List *candidates; /* scratch of identity.c */
 	bool is_new;
 	bool binds;
 	bool applied;
@@ -150,7 +159,12 @@ extern void se_page_apply(const SeTarget *target, SeItem *items, int n, bool ful
 #define SE_REASON_READ_AGAIN "may be older than our last push; it is read again by id"
 extern void se_decide(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight);
 extern bool se_json_equal(const JsonbValue *a, const JsonbValue *b);
+/* Also equal: a number and its text, two ways to write one instant. */
+extern bool se_json_same(const JsonbValue *a, const JsonbValue *b);
 extern Jsonb *se_fields_with_lines(Jsonb *fields, Jsonb *lines);
+
+/* How far a journal's times are from ours at most, in microseconds. */
+extern int64 se_journal_margin(const SePull *pull);
 
 /* ---- refs.c ---- */
 typedef struct SeRefCache SeRefCache;
@@ -200,6 +214,8 @@ extern void se_state_mirror(const SeTarget *target, SeItem **items, int n, int64
 extern void se_state_seen(const SeTarget *target, SeItem **items, int n);
 extern void se_state_inbox_clear(const SeTarget *target, SeItem **items, int n);
 extern void se_state_inbox_put(const SeTarget *target, SeItem **items, int n);
+/* Rows of items that went under another id than the one they were kept by. */
+extern void se_state_inbox_forget(int64 *ids, int n);
 /* Lets go what waited for these; returns how many. */
 extern int64 se_state_release(int system_id, int object_id, char **remote_ids, int n);
 extern int64 se_state_draw_seq(void);

@@ -17,6 +17,8 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "common/hashfn.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -181,6 +183,36 @@ apply_or_halve(const SeTarget *target, SeTable *table, SeItem **items, int n)
 
 /* ---- a round: map, decide, apply ---- */
 
+static char *
+clipped(char *text)
+{
+	if (text != NULL && strlen(text) > SE_MAX_REMOTE_ID)
+		text[pg_mbcliplen(text, strlen(text), SE_MAX_REMOTE_ID)] = '\0';
+	return text;
+}
+
+/*
+ * A record without an id, or with one that no index holds, must neither vanish nor hold up the
+ * others: it goes to the inbox under a name that its contents give it.
+ */
+static void
+name_item(SeItem *item)
+{
+	const char *what = item->remote_id == NULL ? "without an id" : "with too long an id";
+
+	if (item->remote_id != NULL && strlen(item->remote_id) <= SE_MAX_REMOTE_ID)
+		return;
+	item->deleted = false;
+	item->map.status = SE_MAP_INVALID;
+	item->map.fields = item->map.lines = NULL;
+	if (item->map.reason == NULL)
+		item->map.reason = psprintf("a record %s", what);
+	item->remote_id = psprintf("(%s: %016llx)", what,
+							   (unsigned long long) DatumGetUInt64(
+								   hash_any_extended((unsigned char *) VARDATA(item->record),
+													 VARSIZE(item->record) - VARHDRSZ, 0)));
+}
+
 static void
 map_items(const SeTarget *target, SeItem **items, int n)
 {
@@ -194,6 +226,7 @@ map_items(const SeTarget *target, SeItem **items, int n)
 		if (item->remote_id == NULL)
 			item->remote_id = item->map.remote_id;
 		item->deleted |= item->map.deleted;
+		clipped(item->map.remote_number);
 		if (!item->map.has_version_at && item->has_at)
 		{
 			item->map.has_version_at = true;
@@ -274,6 +307,17 @@ wake_others(const SeTarget *target, SeItem **items, int n, SePageResult *result)
 		se_inbox_wake();
 }
 
+/*
+ * An old state, or one that only looks like what we know, does not settle what the inbox holds of
+ * the record: a newer state, or a doubt that was to be settled by reading.
+ */
+static bool
+leaves_inbox_open(const SeItem *item)
+{
+	return item->fate == SE_FATE_NOTHING && !item->stored && !item->fetched &&
+		   (item->to_be_read || item->outdated);
+}
+
 static void
 record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResult *result)
 {
@@ -326,7 +370,7 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 		if (item->in_mirror && (full || item->fetched) && !item->deleted &&
 			item->fate != SE_FATE_APPLY && item->fate != SE_FATE_MIRROR)
 			seen[nseen++] = item;
-		if (item->in_inbox && item->fate <= SE_FATE_DELETE)
+		if (item->in_inbox && item->fate <= SE_FATE_DELETE && !leaves_inbox_open(item))
 			cleared[ncleared++] = item;
 	}
 	if (nmirrored > 0)
@@ -358,12 +402,10 @@ se_page_apply(const SeTarget *target, SeItem *all, int n, bool full, SePageResul
 	map_items(target, waiting, n);
 	for (int i = 0; i < n; i++)
 	{
-		if (all[i].remote_id != NULL)
+		if (all[i].record != NULL)
+			name_item(&all[i]);
+		if (all[i].remote_id != NULL && strlen(all[i].remote_id) <= SE_MAX_REMOTE_ID)
 			items[nitems++] = &all[i];
-		else
-			ereport(LOG, (errmsg("a record of object \"%s\" has no remote id and is left out",
-								 target->object),
-						  errdetail("%s", all[i].map.reason != NULL ? all[i].map.reason : "")));
 	}
 	drop_duplicates(items, nitems);
 	n = nitems;

@@ -112,7 +112,7 @@ agreed_fields(Jsonb *fields, Jsonb *ours)
 		(void) JsonbIteratorNext(&it, &theirs, true);
 		if (getKeyJsonValueFromContainer(&ours->root, key.val.string.val, key.val.string.len,
 										 &own) != NULL &&
-			!se_json_equal(&own, &theirs))
+			!se_json_same(&own, &theirs))
 			continue;
 		pushJsonbValue(&state, WJB_KEY, &key);
 		pushJsonbValue(&state, WJB_VALUE, &theirs);

@@ -118,21 +118,21 @@ se_state_read(const SeTarget *target, SeItem **items, int n)
 	values[1] = Int32GetDatum(target->object_id);
 	values[2] = remote_ids(items, n);
 	values[3] = arg_array(&records, JSONBOID);
-	rows =
-		se_spi_execute(&plan,
-					   "SELECT i.n::int, m.remote_id IS NOT NULL, m.fields, m.version,"
-					   " m.version_at, m.pushed_at, m.deleted,"
-					   " CASE WHEN m.version IS NULL THEN m.raw = i.record END,"
-					   " e.record_id, b.id IS NOT NULL"
-					   " FROM unnest($3, $4) WITH ORDINALITY i (remote_id, record, n)"
-					   " LEFT JOIN LATERAL (SELECT * FROM sync.mirror x WHERE x.system_id = $1"
-					   " AND x.object_id = $2 AND x.remote_id = i.remote_id LIMIT 1) m ON true"
-					   " LEFT JOIN LATERAL (SELECT x.record_id FROM sync.external_id x"
-					   " WHERE x.system_id = $1 AND x.object_id = $2 AND x.remote_id = i.remote_id"
-					   " LIMIT 1) e ON true"
-					   " LEFT JOIN LATERAL (SELECT x.id FROM sync.inbox x WHERE x.system_id = $1"
-					   " AND x.object_id = $2 AND x.remote_id = i.remote_id LIMIT 1) b ON true",
-					   4, types, values, NULL, false, 0);
+	rows = se_spi_execute(
+		&plan,
+		"SELECT i.n::int, m.remote_id IS NOT NULL, m.fields, m.version,"
+		" m.version_at, m.pushed_at, m.deleted,"
+		" CASE WHEN m.version IS NULL THEN m.raw = i.record END,"
+		" e.record_id, b.id IS NOT NULL, b.item = 'null'"
+		" FROM unnest($3, $4) WITH ORDINALITY i (remote_id, record, n)"
+		" LEFT JOIN LATERAL (SELECT * FROM sync.mirror x WHERE x.system_id = $1"
+		" AND x.object_id = $2 AND x.remote_id = i.remote_id LIMIT 1) m ON true"
+		" LEFT JOIN LATERAL (SELECT x.record_id FROM sync.external_id x"
+		" WHERE x.system_id = $1 AND x.object_id = $2 AND x.remote_id = i.remote_id"
+		" LIMIT 1) e ON true"
+		" LEFT JOIN LATERAL (SELECT x.id, x.item FROM sync.inbox x WHERE x.system_id = $1"
+		" AND x.object_id = $2 AND x.remote_id = i.remote_id LIMIT 1) b ON true",
+		4, types, values, NULL, false, 0);
 	for (uint64 i = 0; i < rows; i++)
 	{
 		bool isnull;
@@ -147,6 +147,7 @@ se_state_read(const SeTarget *target, SeItem **items, int n)
 		item->same_raw = is_true(i, 8);
 		item->bound = se_spi_text(i, 9);
 		item->in_inbox = is_true(i, 10);
+		item->to_be_read = is_true(i, 11);
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -351,6 +352,18 @@ se_state_inbox_clear(const SeTarget *target, SeItem **items, int n)
 }
 
 /*
+ * Since when what the item says has been true at the latest. When it is applied out of the inbox, a
+ * push or read that ended later than this stands against it.
+ */
+static TimestampTz
+state_as_of(const SeTarget *target, const SeItem *item)
+{
+	if (item->journal && !item->fetched && item->has_at)
+		return Min(item->began_at, item->at - se_journal_margin(target->pull));
+	return item->began_at;
+}
+
+/*
  * Keeps items with their reason. JSON null as the item says 'read it by id'; such a row is due at
  * once. Others are looked at again by themselves after 1 min, 2 min, … 64 min, give or take a
  * quarter: what was wrong may have been put right without anybody telling us.
@@ -360,10 +373,11 @@ se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
 {
 	static SPIPlanPtr plan = NULL;
 	Oid types[] = {INT4OID,		 INT4OID,	   TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID,
-				   TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID};
-	Datum values[9];
-	SeArg columns[7];
-	const Oid column_types[] = {TEXTOID, JSONBOID, JSONBOID, TEXTOID, TEXTOID, INT4OID, TEXTOID};
+				   TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID,	TIMESTAMPTZARRAYOID};
+	Datum values[10];
+	SeArg columns[8];
+	const Oid column_types[] = {TEXTOID, JSONBOID, JSONBOID, TEXTOID,
+								TEXTOID, INT4OID,  TEXTOID,	 TIMESTAMPTZOID};
 	JsonbValue null = {.type = jbvNull};
 	Jsonb *json_null = JsonbValueToJsonb(&null);
 
@@ -385,6 +399,7 @@ se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
 		arg_text(&columns[4], item->reason);
 		arg_add(&columns[5], Int32GetDatum(item->wait_object_id), item->wait_object_id == 0);
 		arg_text(&columns[6], item->wait_remote_id);
+		arg_add(&columns[7], TimestampTzGetDatum(state_as_of(target, item)), read_again);
 	}
 	values[0] = Int32GetDatum(target->system_id);
 	values[1] = Int32GetDatum(target->object_id);
@@ -393,11 +408,12 @@ se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
 	se_spi_execute(
 		&plan,
 		"INSERT INTO sync.inbox AS b (system_id, object_id, remote_id, item, mapped,"
-		" sqlstate, reason, wait_object_id, wait_remote_id, retry_at)"
-		" SELECT $1, $2, u.*, clock_timestamp()"
+		" sqlstate, reason, wait_object_id, wait_remote_id, received_at, retry_at)"
+		" SELECT $1, $2, u.remote_id, u.item, u.mapped, u.sqlstate, u.reason, u.wait_object_id,"
+		" u.wait_remote_id, coalesce(u.as_of, clock_timestamp()), clock_timestamp()"
 		" + CASE WHEN u.item = 'null' THEN interval '0' ELSE interval '1 min' END"
-		" FROM unnest($3, $4, $5, $6, $7, $8, $9) u (remote_id, item, mapped, sqlstate,"
-		" reason, wait_object_id, wait_remote_id)"
+		" FROM unnest($3, $4, $5, $6, $7, $8, $9, $10) u (remote_id, item, mapped, sqlstate,"
+		" reason, wait_object_id, wait_remote_id, as_of)"
 		" ON CONFLICT (system_id, object_id, remote_id) DO UPDATE"
 		" SET item = excluded.item, mapped = excluded.mapped,"
 		" sqlstate = excluded.sqlstate, reason = excluded.reason,"
@@ -414,6 +430,21 @@ se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
 		" ELSE clock_timestamp() + power(2, least(b.attempts, 6))"
 		" * interval '1 min' * (0.75 + random() / 2) END",
 		lengthof(types), types, values, NULL, false, 0);
+}
+
+void
+se_state_inbox_forget(int64 *ids, int n)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[] = {INT8OID};
+
+	for (int i = 0; i < n; i++)
+	{
+		Datum values[] = {Int64GetDatum(ids[i])};
+
+		se_spi_execute(&plan, "DELETE FROM sync.inbox WHERE id = $1", 1, types, values, NULL, false,
+					   0);
+	}
 }
 
 /* Records of this object became bound: inbox items that refer to them are due. */

@@ -180,6 +180,14 @@ canonical_text(const SeColumn *column, char *text)
 	return result;
 }
 
+char *
+se_column_text(const SeColumn *column, const JsonbValue *v)
+{
+	char *text = scalar_text(v);
+
+	return text != NULL ? canonical_text(column, text) : NULL;
+}
+
 /*
  * An event renders a value in our way, the other side in its own: 10.50 and "10.5", two ways to
  * write an instant. Taking that for a change would write the value back over a newer one of the
@@ -211,12 +219,8 @@ se_column_same(const SeColumn *column, const JsonbValue *a, const JsonbValue *b)
 		default:
 			return false;
 	}
-	left = scalar_text(a);
-	right = scalar_text(b);
-	if (left == NULL || right == NULL)
-		return false;
-	left = canonical_text(column, left);
-	right = canonical_text(column, right);
+	left = se_column_text(column, a);
+	right = se_column_text(column, b);
 	if (left == NULL || right == NULL)
 		return false;
 	if (column->typid == NUMERICOID)

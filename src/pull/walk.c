@@ -128,20 +128,26 @@ walk_failed(SeJob *job, const char *message, int64 retry_after_ms)
 /* ---- applying a page ---- */
 
 static void
-write_cursor(SeStream *stream, Jsonb *cursor, bool ended, int records, int applied)
+write_cursor(SeStream *stream, Jsonb *cursor, bool ended, int records, int applied,
+			 TimestampTz next_at)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid types[] = {INT4OID, JSONBOID, TIMESTAMPTZOID, BOOLOID, INT4OID, INT4OID};
-	Datum values[] = {
-		Int32GetDatum(stream->id), JsonbPGetDatum(cursor), TimestampTzGetDatum(stream->started_at),
-		BoolGetDatum(ended),	   Int32GetDatum(records), Int32GetDatum(applied)};
+	Oid types[] = {INT4OID, JSONBOID, TIMESTAMPTZOID, BOOLOID, INT4OID, INT4OID, TIMESTAMPTZOID};
+	Datum values[] = {Int32GetDatum(stream->id),
+					  JsonbPGetDatum(cursor),
+					  TimestampTzGetDatum(stream->started_at),
+					  BoolGetDatum(ended),
+					  Int32GetDatum(records),
+					  Int32GetDatum(applied),
+					  TimestampTzGetDatum(next_at)};
+	char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', next_at == 0 ? 'n' : ' '};
 
 	se_spi_execute(&plan,
 				   "UPDATE sync.stream_cursor SET cursor = $2, started_at = $3,"
 				   " finished_at = CASE WHEN $4 THEN clock_timestamp() ELSE finished_at END,"
 				   " pages = pages + 1, records = records + $5, applied = applied + $6,"
-				   " failures = 0, last_error = NULL, next_at = NULL WHERE stream_id = $1",
-				   6, types, values, NULL, false, 0);
+				   " failures = 0, last_error = NULL, next_at = $7 WHERE stream_id = $1",
+				   lengthof(types), types, values, nulls, false, 0);
 }
 
 /* Rows, external ids, mirror and cursor in one transaction. */
@@ -156,8 +162,10 @@ apply_page(SeJob *job, const SeTarget *target, SePageResult *result)
 	held = stream->held || result->held;
 	if (job->page.last && job->page.full && !held)
 		se_scan_finish(stream, target);
+	/* A walk that must be made again is, also by the hub that comes after this one. */
 	write_cursor(stream, held ? stream->stored : job->page.next, job->page.last, job->nitems,
-				 result->applied);
+				 result->applied,
+				 held && job->page.last ? GetCurrentTimestamp() + HELD_AGAIN_US : 0);
 	SE_CRASH_POINT("pull_before_commit");
 	se_txn_commit();
 	SE_CRASH_POINT("pull_after_commit");
@@ -179,7 +187,8 @@ page_applied(SeJob *job, const SeTarget *target, const SePageResult *result)
 	if (job->page.last)
 	{
 		stream->walking = false;
-		if (job->page.full && target->pull->scan_deletes && target->pull->scan_every_ms > 0)
+		if (job->page.full && !stream->held && target->pull->scan_deletes &&
+			target->pull->scan_every_ms > 0)
 			stream->next_scan = now + target->pull->scan_every_ms * 1000;
 		if (stream->held)
 		{
@@ -336,6 +345,33 @@ begin_walk(SeStream *stream, const SePull *pull, TimestampTz now)
 	stream->held = false;
 }
 
+/* A link to the next page is cut at the address that the system has, which an option may say. */
+static Jsonb *
+vars_with_base(const SeSystem *system, Jsonb *vars)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue key = {.type = jbvString};
+	JsonbValue url = {.type = jbvString};
+	Jsonb *param;
+
+	url.val.string.val = system->base_url;
+	url.val.string.len = strlen(system->base_url);
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	key.val.string.val = "param";
+	key.val.string.len = strlen("param");
+	pushJsonbValue(&state, WJB_KEY, &key);
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	se_push_members(&state, system->param);
+	key.val.string.val = "base_url";
+	key.val.string.len = strlen("base_url");
+	pushJsonbValue(&state, WJB_KEY, &key);
+	pushJsonbValue(&state, WJB_VALUE, &url);
+	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	param = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	return DatumGetJsonbP(
+		DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(vars), JsonbPGetDatum(param)));
+}
+
 void
 se_walk_next(SeStream *stream, TimestampTz now)
 {
@@ -360,7 +396,8 @@ se_walk_next(SeStream *stream, TimestampTz now)
 	MemoryContextSwitchTo(job->cxt);
 	job->cursor = (Jsonb *) PG_DETOAST_DATUM_COPY(JsonbPGetDatum(stream->cursor));
 	memset(&rendered, 0, sizeof(rendered));
-	se_list_request(target.manifest, target.pull, job->cursor, target.vars, &rendered, &op);
+	se_list_request(target.manifest, target.pull, job->cursor, vars_with_base(system, target.vars),
+					&rendered, &op);
 	if (rendered.status == SE_RENDER_OK)
 		se_job_send(job, system, op, &rendered.request, take_page);
 	else

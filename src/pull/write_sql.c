@@ -92,7 +92,8 @@ append_line_parts(StringInfo sql, const SeTable *table, const SeGroup *group)
 	appendStringInfoString(sql, "), pair AS MATERIALIZED (SELECT ");
 	for (int i = 0; i < lines->nkeys; i++)
 		appendStringInfo(sql, "old.__o%d, ", i + 1);
-	appendStringInfoString(sql, "old.__n IS NOT NULL AS __is, line.__n IS NOT NULL AS __stays");
+	appendStringInfoString(sql, "old.__n IS NOT NULL AS __is, line.__n IS NOT NULL AS __stays,"
+								" line.__n AS __ln");
 	for (int i = 0; i < lines->nparents; i++)
 		appendStringInfo(sql, ", coalesce(line.__k%d, old.__k%d) AS __k%d", i + 1, i + 1, i + 1);
 	foreach (lc, group->line_columns)
@@ -178,7 +179,12 @@ append_line_writes(StringInfo sql, const SeTable *table, const SeGroup *group)
 	foreach (lc, writable)
 		appendStringInfo(sql, ", pair.%s", ((SeColumn *) lfirst(lc))->quoted);
 	/* Counting what is gone makes the deletes come first, so that a line's number can be reused. */
-	appendStringInfoString(sql, " FROM pair WHERE NOT __is AND (SELECT count(*) FROM gone) >= 0");
+	/* In order, for line numbers that the table draws itself. */
+	appendStringInfoString(sql, " FROM pair WHERE NOT __is AND (SELECT count(*) FROM gone) >= 0"
+								" ORDER BY ");
+	for (int i = 0; i < lines->nparents; i++)
+		appendStringInfo(sql, "__k%d, ", i + 1);
+	appendStringInfoString(sql, "__ln");
 }
 
 static void

@@ -144,7 +144,7 @@ FROM (VALUES (NULL), ('{"token": "t1"}'), ('{"nothing": 1}'), ('<html>')) v(answ
 
 -- Paging.
 CREATE FUNCTION page(walk jsonb, cursor jsonb, body text, headers jsonb DEFAULT '{"Date": "Sat, 31 Jan 2026 23:30:00 GMT"}', more jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
-    SELECT p - 'items' || jsonb_build_object('ids', jsonb_path_query_array(p, '$.items[*].remote_id'))
+    SELECT (p #- '{next,page,seen}') - 'items' || jsonb_build_object('ids', jsonb_path_query_array(p, '$.items[*].remote_id'))
     FROM sync.test_page(jsonb_build_object('manifest', 1, 'name', 't', 'version', '1', 'base_url', 'https://t.example/api', 'objects', jsonb_build_object('thing', jsonb_build_object('pull',
         '{"record": {"id": "$.id"}, "fields": {}, "cursor": {"time": "$.at", "lookback": "10 s", "resolution": "1 s"}}'::jsonb || more || jsonb_build_object('list', '{"path": "/things", "items": "$.items"}'::jsonb || walk)))),
         'thing', cursor, 200, headers, body) p

@@ -47,7 +47,7 @@ SELECT s, sync.test_answer(:'stripe', 'customer', op, s, h::jsonb, b) FROM (VALU
 
 -- Stripe, pull: the list first, then the journal from when the list was read.
 SELECT push(:'stripe', 'customer', 'list', '{"cursor": {}}');
-SELECT sync.test_page(:'stripe', 'customer', '{}', 200, '{"date": "Sat, 31 Jan 2026 23:30:00 GMT"}', '{"has_more": true, "data": [{"id": "cus_2"}, {"id": "cus_1"}]}') - 'items';
+SELECT (sync.test_page(:'stripe', 'customer', '{}', 200, '{"date": "Sat, 31 Jan 2026 23:30:00 GMT"}', '{"has_more": true, "data": [{"id": "cus_2"}, {"id": "cus_1"}]}') #- '{next,page,seen}') - 'items';
 SELECT push(:'stripe', 'customer', 'list', '{"cursor": {"full": true, "page": {"kind": "list", "last_id": "cus_1", "answered": "2026-01-31T23:30:00Z"}}}');
 SELECT sync.test_page(:'stripe', 'customer', '{"full": true, "page": {"kind": "list", "last_id": "cus_1", "answered": "2026-01-31T23:30:00Z"}}', 200, '{}', '{"has_more": false, "data": []}');
 SELECT push(:'stripe', 'customer', 'list', '{"cursor": {"time": "2026-01-31T23:30:00Z"}}');
