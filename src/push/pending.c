@@ -495,6 +495,7 @@ read_next_due(TimestampTz now)
 	Datum		values[2];
 	Datum		value;
 	bool		isnull;
+	ListCell   *cell;
 
 	values[0] = speaking_routes(now);
 	values[1] = loaded_array();
@@ -504,6 +505,14 @@ read_next_due(TimestampTz now)
 				   2, types, values, NULL, false, 1);
 	value = se_spi_datum(0, 1, &isnull);
 	next_due = isnull ? DT_NOEND : DatumGetTimestampTz(value);
+	/* Rows of a system that has to be left alone for a while are looked at when that is over. */
+	foreach(cell, se_routes)
+	{
+		SeSystem   *system = ((SeRoute *) lfirst(cell))->system;
+
+		if (system->blocked_until > now)
+			next_due = Min(next_due, system->blocked_until);
+	}
 	se_pending_dirty = false;
 }
 
