@@ -232,6 +232,38 @@ BEGIN
 END
 $grants$;
 
+/*
+ * Whoever owns the schema, or a function of ours in it, could replace what the checks and triggers of
+ * the new tables call, and so run code as everybody who writes to them.
+ */
+CREATE FUNCTION sync._canonical_check_owner(schema_name name)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $check$
+DECLARE
+    stranger name;
+BEGIN
+    SELECT o.rolname INTO stranger
+      FROM (SELECT n.nspowner AS owner FROM pg_namespace n WHERE n.nspname = schema_name
+            UNION ALL
+            SELECT p.proowner FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = schema_name
+             WHERE p.proname IN ('minor_units', 'fits_currency', 'touch_updated_at')
+                OR p.proname ~ '^(guard_posted|check_(gl_entry|revenue_schedule|payment_allocation)_)') s
+      JOIN pg_roles o ON o.oid = s.owner
+     WHERE NOT o.rolsuper AND o.rolname <> current_user
+       AND NOT (pg_has_role(o.oid, 'USAGE') AND NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user))
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'schema "%" or a function in it belongs to role "%"', schema_name, stranger
+            USING ERRCODE = 'insufficient_privilege',
+                  DETAIL = 'That role could have the checks and triggers of the canonical tables do as it likes.',
+                  HINT = 'Let that role make the model, or name another schema.';
+    END IF;
+END
+$check$;
+COMMENT ON FUNCTION sync._canonical_check_owner(name) IS 'Refuses a schema whose owner would hold the canonical tables in hand';
+
 CREATE FUNCTION sync.create_canonical_model(schema_name name DEFAULT 'canonical')
 RETURNS void
 LANGUAGE plpgsql
@@ -248,6 +280,7 @@ BEGIN
             DETAIL = 'Canonical tables are ordinary tables that outlive the extension.',
             HINT = 'Name a schema of your own, for instance canonical.';
     END IF;
+    PERFORM sync._canonical_check_owner(schema_name);
     SELECT string_agg(DISTINCT c.relname, ', ') INTO taken
     FROM pg_class c JOIN sync._canonical_columns() m ON m.tbl = c.relname AND m.col = ''
     WHERE c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = schema_name);
@@ -282,6 +315,7 @@ BEGIN
             MESSAGE = format('schema "%s" holds no canonical model', schema_name),
             HINT = format('Create it with sync.create_canonical_model(%L).', schema_name);
     END IF;
+    PERFORM sync._canonical_check_owner(schema_name);
     RETURN QUERY SELECT b.change, b.object FROM sync._canonical_build(schema_name) b;
 END
 $upgrade$;

@@ -4,11 +4,13 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 
 #include "capture/capture.h"
@@ -102,6 +104,20 @@ note_change(Node *statement)
 	}
 }
 
+/*
+ * The hub is held before the server checks who asks, so it is asked here too: whoever may not run
+ * the command must not stop the hub by trying.
+ */
+static bool
+may_be_alone_in(Oid database)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(DatabaseRelationId, database, GetUserId());
+#else
+	return pg_database_ownercheck(database, GetUserId());
+#endif
+}
+
 static void
 run_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 			ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *queryEnv,
@@ -125,7 +141,7 @@ utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 
 	if (name != NULL && se_shared != NULL && IsTransactionState())
 		database = get_database_oid(name, true);
-	if (!OidIsValid(database))
+	if (!OidIsValid(database) || !may_be_alone_in(database))
 	{
 		run_utility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 		note_change(statement);
