@@ -162,7 +162,15 @@ AS $$
           JOIN live ON live.id = t.system_id
          WHERE k.requested_at IS NOT NULL
            AND (k.started_at IS NULL OR k.started_at < k.requested_at
-                OR k.finished_at IS NULL OR k.finished_at < k.started_at)) b
+                OR k.finished_at IS NULL OR k.finished_at < k.started_at)
+        UNION ALL
+        -- Due once: one whose read failed comes again after a pause, like a dead system.
+        SELECT format('%s "%s" is read again from system "%s"', o.name, i.remote_id, live.name)
+          FROM sync.inbox i
+          JOIN sync.stream t ON t.system_id = i.system_id AND t.object_id = i.object_id AND t.state = 'active'
+          JOIN sync.object o ON o.id = i.object_id
+          JOIN live ON live.id = i.system_id
+         WHERE i.item = 'null' AND i.retry_at <= clock_timestamp()) b
      LIMIT 1
 $$;
 COMMENT ON FUNCTION sync._busy() IS 'Something that is still on its way; NULL when the hub is idle';
