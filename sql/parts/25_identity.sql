@@ -101,6 +101,9 @@ BEGIN
                                       pg_snapshot_xmax(pg_current_snapshot())),
                       HINT = 'pg_upgrade keeps transaction ids, a dump does not. Run sync.adopt_cluster() without arguments.';
         END IF;
+        -- Until now this looked like a copy, so what was written here was put down to the incarnation
+        -- that an adoption would have begun.
+        UPDATE sync.outbox SET incarnation = hub.incarnation WHERE incarnation = hub.incarnation + 1;
         said := 'adopted as the same hub';
     ELSE
         hub.incarnation := hub.incarnation + 1;

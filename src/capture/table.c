@@ -17,12 +17,14 @@
 #include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/tuptable.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -123,8 +125,17 @@ static bool
 match_hub(TupleTableSlot *slot, void *arg)
 {
 	bool isnull;
+	int incarnation_there = DatumGetInt32(column_value(slot, "incarnation", &isnull));
+	int64 cluster = DatumGetInt64(column_value(slot, "system_identifier", &isnull));
+	Oid database = DatumGetObjectId(column_value(slot, "database_oid", &isnull));
 
-	*(int *) arg = DatumGetInt32(column_value(slot, "incarnation", &isnull));
+	/*
+	 * In a copy that was not adopted yet, transaction ids are another cluster's than those that the
+	 * cursors know: events of now belong to the incarnation that the adoption will begin.
+	 */
+	if (cluster != (int64) GetSystemIdentifier() || database != MyDatabaseId)
+		incarnation_there++;
+	*(int *) arg = incarnation_there;
 	return true;
 }
 

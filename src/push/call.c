@@ -247,21 +247,56 @@ prepare_call(uint64 row, TimestampTz now, int taken)
 	return call;
 }
 
+static Datum
+systems_with_room(TimestampTz now)
+{
+	Datum	   *ids = palloc(sizeof(Datum) * (list_length(se_systems()) + 1));
+	int			n = 0;
+	ListCell   *cell;
+
+	foreach(cell, se_systems())
+	{
+		SeSystem   *system = lfirst(cell);
+
+		if (se_system_capacity(system, now) > 0)
+			ids[n++] = Int32GetDatum(system->id);
+	}
+	return PointerGetDatum(construct_array(ids, n, INT4OID, 4, true, TYPALIGN_INT));
+}
+
+static Datum
+loaded_calls(void)
+{
+	Datum	   *ids = palloc(sizeof(Datum) * (list_length(in_memory) + 1));
+	int			n = 0;
+	ListCell   *cell;
+
+	foreach(cell, in_memory)
+		ids[n++] = Int64GetDatum(((Call *) lfirst(cell))->id);
+	return PointerGetDatum(construct_array(ids, n, INT8OID, 8, true, TYPALIGN_DOUBLE));
+}
+
 /* Due calls; one that an earlier process sent and never heard of is due, too. In a transaction. */
 static int
 read_due_calls(Call **calls, TimestampTz now)
 {
 	static SPIPlanPtr plan = NULL;
+	Oid			types[2] = {INT4ARRAYOID, INT8ARRAYOID};
+	Datum		values[2];
 	uint64		rows;
 	SPITupleTable *table;
 	int			n = 0;
 
+	/* Calls of a system that takes none now must not stand before those of the others. */
+	values[0] = systems_with_room(now);
+	values[1] = loaded_calls();
 	rows = se_spi_execute(&plan,
 						  "SELECT id, system_id, operation, params, attempts, state "
 						  "FROM sync.api_call WHERE kind = 'call' AND state IN ('queued', 'sent') "
 						  "AND coalesce(next_attempt_at, '-infinity') <= "
-						  "pg_catalog.clock_timestamp() ORDER BY id LIMIT 50",
-						  0, NULL, NULL, NULL, false, 0);
+						  "pg_catalog.clock_timestamp() AND system_id = ANY ($1) "
+						  "AND id <> ALL ($2) ORDER BY id LIMIT 50",
+						  2, types, values, NULL, false, 0);
 	table = SPI_tuptable;
 	for (uint64 i = 0; i < rows; i++)
 	{

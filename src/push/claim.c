@@ -74,6 +74,16 @@ current_operation(SeDelivery *d, const SeManifestObject *object)
 
 	if (d->recover)
 		return object->lookup;
+	if (d->frozen != NULL && object->lookup != NULL)
+	{
+		/* The key may have died while it waited, or the rules were not at hand when it was parked. */
+		if (se_delivery_recovery(d, object, se_object_operation(object, d->frozen_step),
+								 d->claimed_at) == SE_RECOVER_LOOKUP)
+		{
+			d->recover = true;
+			return object->lookup;
+		}
+	}
 	if (d->step != NULL)
 		return se_object_operation(object, d->step);
 	/* Made before a promotion, it may have been sent by the server that is gone. */
@@ -169,7 +179,7 @@ static bool
 render(SeDelivery *d, const SeOperation *op)
 {
 	SeSystem   *system = d->route->system;
-	MemoryContext old = MemoryContextSwitchTo(d->cxt);
+	MemoryContext old = MemoryContextSwitchTo(d->attempt_cxt);
 	SeRendered *r = &d->rendered;
 	const char *parts[3];
 
@@ -240,6 +250,11 @@ prepare(SeDelivery *d)
 	{
 		end_unsent(d, SE_END_DEAD, "rejected", "not_supported",
 				   "the connector cannot push this object");
+		return false;
+	}
+	if (d->change == SE_DELETE && !d->route->wants[SE_DELETE])
+	{
+		end_unsent(d, SE_END_IGNORED, "ignored", "not_wanted", "the route takes no deletes");
 		return false;
 	}
 	if (d->change == SE_DELETE && d->remote_id == NULL && d->step == NULL)
@@ -509,6 +524,7 @@ se_claim(TimestampTz now)
 		SeDelivery *d = batch[i];
 
 		d->claimed_at = now;
+		se_delivery_begin_attempt(d);
 		if (!safe_prepare(d))
 			continue;
 		d->attempt_id = next_attempt_id();

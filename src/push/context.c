@@ -109,7 +109,7 @@ current_body(SeDelivery *d, const Binding *b)
 	if (d->event.op == 'D' || (d->event.op != 'K' && !stale))
 		return d->event.body;
 	now = se_record_body(d->event.object_id, d->event.record_id);
-	return now != NULL ? now : d->event.body;
+	return now != NULL || d->event.op == 'K' ? now : d->event.body;
 }
 
 static const char *
@@ -149,10 +149,18 @@ se_context_build(SeDelivery *d)
 	static const Binding none = {0};
 	const Binding *binding = binding_of(d);
 	SeObjBuilder b;
+	Jsonb	   *body;
 	MemoryContext old;
 
 	if (binding == NULL)
 		binding = &none;
+	body = current_body(d, binding);
+	if (body == NULL && d->event.op == 'K')
+	{
+		/* The row that was too large for an event is gone: so it was deleted. */
+		d->event.op = 'D';
+		body = d->event.body;
+	}
 	if (d->step == NULL)
 		d->change = d->event.op == 'D' ? SE_DELETE :
 			binding->remote_id != NULL ? SE_UPDATE : SE_CREATE;
@@ -163,7 +171,7 @@ se_context_build(SeDelivery *d)
 	se_obj_text(&b, "id", d->event.record_id);
 	se_obj_text(&b, "op", change_word(d->change));
 	se_obj_value(&b, "event", event_object(&d->event));
-	se_obj_value(&b, "new", current_body(d, binding));
+	se_obj_value(&b, "new", body);
 	if (d->event.old != NULL)
 	{
 		se_obj_value(&b, "old", d->event.old);
@@ -174,7 +182,7 @@ se_context_build(SeDelivery *d)
 	se_obj_value(&b, "response", d->answer);
 	se_obj_value(&b, "param", d->route->system->param);
 	se_obj_value(&b, "entity", d->route->system->entity);
-	old = MemoryContextSwitchTo(d->cxt);
+	old = MemoryContextSwitchTo(d->attempt_cxt);
 	d->ctx = se_obj_end(&b);
 	d->remote_id = binding->remote_id ? pstrdup(binding->remote_id) : NULL;
 	MemoryContextSwitchTo(old);

@@ -314,7 +314,7 @@ se_cursor_checkpoint_due(TimestampTz now, bool idle)
 	{
 		SeScanner  *scanner = lfirst(cell);
 
-		if (scanner->dirty &&
+		if (scanner->dirty && scanner->routes != NIL &&
 			((idle && dlist_is_empty(&scanner->windows)) ||
 			 TimestampDifferenceExceeds(scanner->checkpoint_at, now, se_checkpoint_interval)))
 			return true;

@@ -29,6 +29,7 @@
 #include "utils/timestamp.h"
 
 #include "connector/connector.h"
+#include "govern/retry.h"
 #include "worker/system.h"
 
 typedef struct SeScanner SeScanner;
@@ -133,6 +134,7 @@ struct SeDelivery
 	dlist_node	window_node;	/* in its window; only while window is set */
 	dlist_node	result_node;	/* in the list of results to record */
 	MemoryContext cxt;
+	MemoryContext attempt_cxt;	/* child of cxt, reset before each attempt: a throttled delivery must not grow */
 	SeWindow   *window;			/* NULL: it came from sync.pending, or went there */
 	SeRoute    *route;
 	SeRecord   *record;
@@ -156,6 +158,7 @@ struct SeDelivery
 	const SeOperation *op;
 	SeRendered	rendered;
 	SeExchange	exchange;
+	const SeManifest *manifest; /* while an answer is judged: the one its request was made by */
 	Jsonb	   *ctx;
 	Jsonb	   *answer;			/* answer of the step before; NULL: none, or of an earlier process */
 	Jsonb	   *record_there;	/* remote record as the last step saw it; NULL: as the mirror has it */
@@ -222,6 +225,7 @@ extern void se_records_unblock(void);	/* before what is blocked is read again */
 extern void se_records_sweep(void);	/* forgets those of which nothing is known */
 extern void se_record_release(SeRecord *record);	/* forgets it when nothing is known of it */
 extern SeDelivery *se_delivery_make(SeRoute *route, const SeEvent *event);
+extern void se_delivery_begin_attempt(SeDelivery *delivery);
 extern void se_delivery_enqueue(SeDelivery *delivery);
 extern void se_delivery_free(SeDelivery *delivery);	/* out of its record's queue, and gone */
 extern void se_record_ready(SeRecord *record, SeSystem *system);
@@ -244,6 +248,8 @@ extern void se_result_done(SeExchange *exchange, SeReply *reply);
 extern const SeManifestObject *se_delivery_object(const SeDelivery *delivery);
 extern void se_delivery_find_plan(SeDelivery *delivery);	/* of the step that it goes on at */
 extern const SeOperation *se_plan_next(SeDelivery *delivery, const SeOperation *after);
+extern SeRecovery se_delivery_recovery(SeDelivery *delivery, const SeManifestObject *object,
+									   const SeOperation *op, TimestampTz now);
 extern void se_delivery_ambiguous(SeDelivery *delivery, TimestampTz now);
 extern char *se_bounded_text(SeSystem *system, const char *text, size_t len);
 

@@ -304,6 +304,8 @@ move_on(SeDelivery *d)
 	record->in_flight = false;
 	if (d->ending == SE_END_STEP || d->ending == SE_END_AGAIN)
 	{
+		d->op = NULL;			/* its manifest may go */
+		d->has_pushed = false;
 		se_record_ready(record, system);
 		return;
 	}

@@ -27,7 +27,14 @@ bool		se_pending_dirty = true;
 static bool have_waiting = true;	/* there may be waiting rows */
 static bool release_wanted = true;
 static TimestampTz next_due = DT_NOBEGIN;
-static List *loaded_ids = NIL;	/* rows whose delivery is in memory; int64 *, TopMemoryContext */
+static TimestampTz locked_until = 0;	/* a person has locked a due row: let him finish */
+typedef struct Loaded			/* a row whose delivery is in memory */
+{
+	int64		id;
+	SeSystem   *system;
+} Loaded;
+
+static List *loaded_ids = NIL;	/* Loaded *, TopMemoryContext */
 
 void
 se_pending_reset(void)
@@ -45,12 +52,13 @@ se_push_notify_bound(int system_id)
 }
 
 static void
-remember_loaded(int64 id)
+remember_loaded(int64 id, SeSystem *system)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	int64	   *copy = palloc(sizeof(int64));
+	Loaded	   *copy = palloc(sizeof(Loaded));
 
-	*copy = id;
+	copy->id = id;
+	copy->system = system;
 	loaded_ids = lappend(loaded_ids, copy);
 	MemoryContextSwitchTo(old);
 }
@@ -62,7 +70,7 @@ forget_loaded(int64 id)
 
 	foreach(cell, loaded_ids)
 	{
-		if (*(int64 *) lfirst(cell) == id)
+		if (((Loaded *) lfirst(cell))->id == id)
 		{
 			pfree(lfirst(cell));
 			loaded_ids = foreach_delete_current(loaded_ids, cell);
@@ -79,11 +87,22 @@ loaded_array(void)
 	ListCell   *cell;
 
 	foreach(cell, loaded_ids)
-		ids[n++] = Int64GetDatum(*(int64 *) lfirst(cell));
+		ids[n++] = Int64GetDatum(((Loaded *) lfirst(cell))->id);
 	return PointerGetDatum(construct_array(ids, n, INT8OID, 8, true, TYPALIGN_DOUBLE));
 }
 
-/* Routes of systems that speak now. */
+static int
+loaded_of(const SeSystem *system)
+{
+	int			n = 0;
+	ListCell   *cell;
+
+	foreach(cell, loaded_ids)
+		n += ((Loaded *) lfirst(cell))->system == system;
+	return n;
+}
+
+/* Routes of systems that speak now and have room: a slow system fills its own share only. */
 static Datum
 speaking_routes(TimestampTz now)
 {
@@ -95,6 +114,8 @@ speaking_routes(TimestampTz now)
 	{
 		SeRoute    *route = lfirst(cell);
 
+		if (loaded_of(route->system) >= LOAD_BATCH)
+			continue;
 		if (se_system_speaks(route->system, now) ||
 			(route->system->usable && route->system->mode == SE_MODE_DRY_RUN))
 			ids[n++] = Int32GetDatum(route->id);
@@ -112,7 +133,9 @@ freeze(SeDelivery *d, const char *state)
 		"connector_id"};
 	SeObjBuilder b;
 
-	if (strcmp(state, "ambiguous") != 0)
+	if (strcmp(state, "ambiguous") != 0 &&
+		!(strcmp(state, "dead") == 0 && (d->recover || d->unanswered ||
+										 (d->attempt_id != 0 && d->outcome == SE_AMBIGUOUS))))
 		return NULL;
 	se_obj_begin(&b);
 	if (d->attempt_id != 0 && d->op != NULL && !d->recover)
@@ -207,7 +230,9 @@ write_row(SeDelivery *d, const char *state, TimestampTz due)
 				   "next_attempt_at = excluded.next_attempt_at, "
 				   "last_attempt_id = coalesce(excluded.last_attempt_id, p.last_attempt_id), "
 				   "first_claim_at = excluded.first_claim_at, code = excluded.code, "
-				   "message = excluded.message, frozen = excluded.frozen",
+				   "message = excluded.message, frozen = excluded.frozen, "
+				   "created_at = CASE WHEN excluded.state = 'waiting' THEN pg_catalog.clock_timestamp() "
+				   "ELSE p.created_at END",
 				   NVALUES, row_types, values, nulls, false, 0);
 }
 
@@ -228,10 +253,11 @@ se_pending_behind(SeRoute *route, const SeEvent *event)
 		se_spi_execute(&merge_plan,
 					   "WITH tail AS (SELECT p.id, p.seq, p.op FROM sync.pending p "
 					   "WHERE p.route_id = $1 AND p.record_id = $6 ORDER BY p.seq DESC LIMIT 1), "
+					   "free AS (SELECT p.id FROM sync.pending p, tail t WHERE p.id = t.id FOR UPDATE OF p SKIP LOCKED), "
 					   "merged AS (UPDATE sync.pending p SET seq = $2, incarnation = $3, "
-					   "event_at = $4, origin = $8, body = $9, "
+					   "event_at = $4, op = CASE WHEN $7 = 'K' THEN $7 ELSE p.op END, origin = $8, body = $9, "
 					   "old = coalesce($10, '{}') || coalesce(p.old, '{}'), context = $11, "
-					   "merged = p.merged + 1 FROM tail t WHERE p.id = t.id AND p.state = 'behind' "
+					   "merged = p.merged + 1 FROM tail t, free f WHERE p.id = t.id AND f.id = t.id AND p.state = 'behind' "
 					   "AND t.op IN ('I', 'U') AND t.seq < $2 AND $5 = p.object_id AND $7 <> 'D' "
 					   "RETURNING t.seq) "
 					   "INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, "
@@ -314,10 +340,12 @@ se_pending_finish(SeDelivery **deliveries, int n)
 		values[1] = CStringGetTextDatum(d->event.record_id);
 		d->record->blocked =
 			se_spi_execute(&promote_plan,
-						   "UPDATE sync.pending SET state = 'retry', "
-						   "next_attempt_at = pg_catalog.clock_timestamp() "
-						   "WHERE id = (SELECT id FROM sync.pending WHERE route_id = $1 "
-						   "AND record_id = $2 ORDER BY seq LIMIT 1) RETURNING id",
+						   /* What stands first may be dead and need a person: only 'behind' goes on. */
+						   "WITH head AS (SELECT id FROM sync.pending WHERE route_id = $1 "
+						   "AND record_id = $2 ORDER BY seq LIMIT 1), "
+						   "promoted AS (UPDATE sync.pending p SET state = 'retry', "
+						   "next_attempt_at = pg_catalog.clock_timestamp() FROM head "
+						   "WHERE p.id = head.id AND p.state = 'behind') SELECT FROM head",
 						   2, promote_types, values, NULL, false, 0) > 0;
 		d->record->ambiguous = false;
 		forget_loaded(d->pending_id);
@@ -325,6 +353,10 @@ se_pending_finish(SeDelivery **deliveries, int n)
 	}
 }
 
+/*
+ * False: the row is gone, or somebody is at it; then it is looked at again in a second. Waiting for
+ * him would make everybody wait.
+ */
 bool
 se_pending_lock(SeDelivery *d)
 {
@@ -333,9 +365,13 @@ se_pending_lock(SeDelivery *d)
 	Datum		values[1];
 
 	values[0] = Int64GetDatum(d->pending_id);
-	return se_spi_execute(&plan,
-						  "SELECT FROM sync.pending WHERE id = $1 AND state IN ('retry', "
-						  "'ambiguous', 'waiting') FOR UPDATE", 1, types, values, NULL, false, 1) > 0;
+	if (se_spi_execute(&plan,
+					   "SELECT FROM sync.pending WHERE id = $1 AND state IN ('retry', "
+					   "'ambiguous', 'waiting') FOR UPDATE SKIP LOCKED",
+					   1, types, values, NULL, false, 1) > 0)
+		return true;
+	locked_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1000);
+	return false;
 }
 
 void
@@ -477,7 +513,7 @@ load_row(uint64 row, TimestampTz now)
 	d = se_delivery_make(route, &event);
 	d->pending_id = int_column(row, 1);
 	restore_progress(d, row);
-	remember_loaded(d->pending_id);
+	remember_loaded(d->pending_id, route->system);
 	se_delivery_enqueue(d);
 	if (d->unanswered)
 	{
@@ -524,7 +560,10 @@ se_pending_load_due(TimestampTz now)
 	Datum		values[3];
 	uint64		n;
 
-	if (list_length(loaded_ids) >= LOAD_BATCH || (!se_pending_dirty && next_due > now))
+	if (locked_until > now)
+		return false;
+
+	if (!se_pending_dirty && next_due > now)
 		return false;
 	se_txn_begin("looking for due deliveries");
 	values[0] = speaking_routes(now);
@@ -548,7 +587,7 @@ se_pending_load_due(TimestampTz now)
 TimestampTz
 se_pending_next_due(void)
 {
-	return next_due;
+	return Max(next_due, locked_until);
 }
 
 bool

@@ -239,7 +239,7 @@ se_preview(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("connector \"%s\" cannot push object \"%s\"", route.system->manifest->name,
 						object)));
-	d.cxt = CurrentMemoryContext;
+	d.cxt = d.attempt_cxt = CurrentMemoryContext;
 	d.route = &route;
 	d.event.op = 'U';
 	d.event.object_id = route.object_id;

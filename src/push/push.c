@@ -114,7 +114,7 @@ se_push_next_due(TimestampTz now)
 	{
 		SeScanner  *scanner = lfirst(cell);
 
-		if (scanner->dirty)
+		if (scanner->dirty && scanner->routes != NIL)
 			due = Min(due, TimestampTzPlusMilliseconds(scanner->checkpoint_at,
 													   se_checkpoint_interval));
 	}

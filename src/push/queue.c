@@ -172,6 +172,15 @@ se_delivery_make(SeRoute *route, const SeEvent *event)
 }
 
 void
+se_delivery_begin_attempt(SeDelivery *d)
+{
+	if (d->attempt_cxt == NULL)
+		d->attempt_cxt = AllocSetContextCreate(d->cxt, "sync_ext attempt", ALLOCSET_SMALL_SIZES);
+	else
+		MemoryContextReset(d->attempt_cxt);
+}
+
+void
 se_delivery_enqueue(SeDelivery *d)
 {
 	d->record = se_record_get(d->route->id, d->event.record_id, true);

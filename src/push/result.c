@@ -17,6 +17,8 @@
 const SeManifestObject *
 se_delivery_object(const SeDelivery *d)
 {
+	if (d->manifest != NULL)
+		return se_manifest_object(d->manifest, d->route->object);
 	if (!d->route->system->usable)
 		return NULL;
 	return se_manifest_object(d->route->system->manifest, d->route->object);
@@ -112,27 +114,36 @@ jitter(void)
  * otherwise looked up, after the settle time; what only sets a state is sent again, after the
  * settle time too, so that a late effect cannot land on top of a newer one.
  */
+SeRecovery
+se_delivery_recovery(SeDelivery *d, const SeManifestObject *object, const SeOperation *op,
+					 TimestampTz now)
+{
+	const SeManifest *manifest = d->manifest ? d->manifest : d->route->system->manifest;
+	SeAmbiguity a = {0};
+
+	/* Nobody can tell now; it is asked again before anything is sent. */
+	if (object == NULL || op == NULL)
+		return SE_RECOVER_RESEND;
+	a.takes_key = op->takes_key && manifest->idempotency.header != NULL;
+	a.key_lifetime_ms = manifest->idempotency.lifetime_ms;
+	a.since_first_claim_ms = d->first_claim_at == 0 ? 0 :
+		TimestampDifferenceMilliseconds(d->first_claim_at, now);
+	a.creates = op->kind == SE_OP_CREATE;
+	a.has_lookup = object->lookup != NULL;
+	return se_recovery(&a);
+}
+
 void
 se_delivery_ambiguous(SeDelivery *d, TimestampTz now)
 {
 	SeSystem   *system = d->route->system;
 	const SeManifestObject *object = se_delivery_object(d);
 	const SeOperation *op = object && d->step ? se_object_operation(object, d->step) : d->op;
-	SeAmbiguity a = {0};
 	int64		pause = 0;
 
-	if (object != NULL && op != NULL)
-	{
-		a.takes_key = op->takes_key && system->manifest->idempotency.header != NULL;
-		a.key_lifetime_ms = system->manifest->idempotency.lifetime_ms;
-		a.since_first_claim_ms = d->first_claim_at == 0 ? 0 :
-			TimestampDifferenceMilliseconds(d->first_claim_at, now);
-		a.creates = op->kind == SE_OP_CREATE;
-		a.has_lookup = object->lookup != NULL;
-	}
 	d->ending = SE_END_AMBIGUOUS;
 	d->recover = false;
-	switch (se_recovery(&a))
+	switch (se_delivery_recovery(d, object, op, now))
 	{
 		case SE_RECOVER_REPEAT:
 			pause = se_retry_backoff_ms(Max(d->attempts, 1), jitter());
@@ -237,13 +248,23 @@ differs(SeDelivery *d)
 	d->message = text.data;
 }
 
+/* What the next step may refer to outlives the attempt. */
+static void
+keep_answer(SeDelivery *d, const Jsonb *answer)
+{
+	MemoryContext old = MemoryContextSwitchTo(d->cxt);
+
+	d->answer = answer == NULL ? NULL : se_obj_copy(answer);
+	if (d->extract.record != NULL)
+		d->record_there = se_obj_copy(d->extract.record);
+	MemoryContextSwitchTo(old);
+}
+
 static void
 done(SeDelivery *d, SeReply *reply, TimestampTz now)
 {
-	se_extract(d->route->system->manifest, d->op, &reply->answer, d->ctx, &d->extract);
-	d->answer = reply->answer.json == NULL ? NULL : se_obj_copy(reply->answer.json);
-	if (d->extract.record != NULL)
-		d->record_there = d->extract.record;
+	se_extract(d->manifest, d->op, &reply->answer, d->ctx, &d->extract);
+	keep_answer(d, reply->answer.json);
 	if (d->extract.error != NULL)
 	{
 		/* A good status with an answer that cannot be read: something happened, we know not what. */
@@ -370,7 +391,7 @@ se_result_done(SeExchange *exchange, SeReply *reply)
 {
 	SeDelivery *d = exchange->arg;
 	SeSystem   *system = d->route->system;
-	MemoryContext old = MemoryContextSwitchTo(d->cxt);
+	MemoryContext old = MemoryContextSwitchTo(d->attempt_cxt);
 
 	d->outcome = reply->verdict.outcome;
 	d->outcome_word = NULL;
@@ -382,7 +403,9 @@ se_result_done(SeExchange *exchange, SeReply *reply)
 	d->response = se_bounded_text(system, reply->answer.body, reply->answer.body_len);
 	d->has_pushed = d->pushed_deleted = false;
 	memset(&d->extract, 0, sizeof(d->extract));
+	d->manifest = exchange->manifest;
 	judge(d, reply, GetCurrentTimestamp());
+	d->manifest = NULL;
 	se_outcome_add(d);
 	MemoryContextSwitchTo(old);
 }

@@ -89,6 +89,8 @@ login_failed(SeSystem *system, const char *why)
 	int64		pause = se_retry_backoff_ms(Min(system->auth_failures + 3, 9), 0.5);
 
 	system->auth_failures++;
+	/* The vendor may repeat what it refuses. */
+	why = se_system_redact(system, why, strlen(why), 300);
 	system->logged_in = false;
 	system->blocked_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause);
 	se_notice_put(psprintf("auth:%s", system->name), "error",

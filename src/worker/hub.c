@@ -126,7 +126,7 @@ must_leave(void)
 	bool		leave;
 
 	LWLockAcquire(se_shared->lock, LW_SHARED);
-	leave = slot->hold_until > GetCurrentTimestamp();
+	leave = slot->generation != generation || slot->hold_until > GetCurrentTimestamp();
 	LWLockRelease(se_shared->lock);
 	return leave;
 }
@@ -285,6 +285,9 @@ answer_wakes(void)
 		forget_all();
 		return;
 	}
+	/* Answers not yet on record point into configurations that may now be replaced. */
+	while (se_push_record(GetCurrentTimestamp()))
+		;
 	se_systems_load();
 	se_push_load();
 	se_pull_load();

@@ -221,7 +221,7 @@ start_due_hubs(void)
 		else if (slot->state == SE_HUB_STARTING)
 		{
 			/* One that never came up (its registration was dropped) must not block the slot. */
-			if (TimestampDifferenceExceeds(slot->started_at, now, 30000))
+			if (slot->pid == 0 && TimestampDifferenceExceeds(slot->started_at, now, 30000))
 				slot->state = SE_HUB_STOPPED;
 			timeout = Min(timeout, BUSY_MS);
 		}

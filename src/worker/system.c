@@ -184,7 +184,8 @@ se_systems_reset(void)
 			MemoryContextDelete(system->cxt);
 		if (system->session.cxt != NULL)
 			MemoryContextDelete(system->session.cxt);
-		pfree(system->signature);
+		if (system->signature != NULL)
+			pfree(system->signature);
 		pfree(system);
 	}
 	list_free(systems);
