@@ -107,7 +107,8 @@ SELECT sync.create_route('shop', 'customer', start => 'all', operations => '{ins
 UPDATE customer SET name = 'new' WHERE id = 5;
 SELECT record_id FROM sync._queued(:route) ORDER BY seq;
 -- Of an incarnation that is over only what the cursor does not show; of a newer one all.
-INSERT INTO sync.hub (hub_id, incarnation, system_identifier, database_oid, timeline) VALUES (gen_random_uuid(), 2, 1, 1, 1);
+INSERT INTO sync.hub (hub_id, incarnation, system_identifier, database_oid, timeline)
+    SELECT gen_random_uuid(), 2, c.system_identifier, d.oid, 1 FROM pg_control_system() c, pg_database d WHERE d.datname = current_database();
 INSERT INTO customer (id, name) VALUES (6, 'next incarnation');
 SELECT record_id, incarnation FROM sync._queue WHERE route_id = :route ORDER BY seq;
 INSERT INTO sync.checkpoint (route_id, incarnation, finished, finished_seq, window_end, window_end_seq, position)
