@@ -24,4 +24,16 @@
 #define SE_ERRCODE_DELIVERY_FAILED MAKE_SQLSTATE('S', 'E', '0', '5', '0')
 #define SE_ERRCODE_TIMEOUT MAKE_SQLSTATE('S', 'E', '0', '5', '1')
 
+/*
+ * Errors of the moment: the same thing may work a second later, so they are nobody's fault.
+ * Deadlocks and serialization failures, lack of resources, a lock that was not to be had.
+ */
+static inline bool
+se_error_is_transient(int sqlerrcode)
+{
+	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK ||
+		ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES ||
+		sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+}
+
 #endif

@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "core/crash.h"
+#include "core/errors.h"
 #include "core/guc.h"
 #include "core/json.h"
 #include "core/spi.h"
@@ -90,8 +91,8 @@ current_operation(SeDelivery *d, const SeManifestObject *object)
 	if (d->change == SE_CREATE && d->attempts == 0 && d->lookups == 0 && object->lookup != NULL &&
 		d->event.at < se_hub_suspect_before)
 	{
+		/* Looked up twice, a settle time apart, as after any other ambiguity. */
 		d->recover = true;
-		d->lookups = 1;
 		return object->lookup;
 	}
 	plan = object->plan[d->change];
@@ -402,6 +403,7 @@ safe_prepare(SeDelivery *d)
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile bool ready = false;
+	volatile bool later = false;
 	char	   *volatile message = NULL;
 
 	BeginInternalSubTransaction(NULL);
@@ -420,11 +422,20 @@ safe_prepare(SeDelivery *d)
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		message = error->message;
+		later = se_error_is_transient(error->sqlerrcode);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
-	if (message != NULL)
+	if (later)
+	{
+		/* It keeps its place; its system rests for a moment, because the next may meet the same. */
+		d->record->in_flight = false;
+		se_record_ready(d->record, d->route->system);
+		d->route->system->blocked_until = Max(d->route->system->blocked_until,
+											  TimestampTzPlusMilliseconds(d->claimed_at, 2000));
+	}
+	else if (message != NULL)
 		end_unsent(d, SE_END_DEAD, "rejected", "not_rendered", message);
 	return ready;
 }

@@ -92,6 +92,7 @@ struct SeScanner
 	char	   *finished;		/* everything visible here is finished */
 	int64		finished_seq;
 	bool		look;			/* there may be new events */
+	TimestampTz retry_at;		/* a condition could not be evaluated: not before */
 	bool		recovering;		/* the next window is the first one of this process */
 	bool		dirty;			/* the cursor has moved since the last checkpoint */
 	TimestampTz checkpoint_at;
@@ -203,8 +204,11 @@ extern int	se_object_id(const char *name);
 extern void se_registry_load(void);
 extern void se_routes_load(void);
 extern void se_routes_reset(void);
-/* wanted[i] for n events of the route; errors[i] set where the condition failed. In a transaction. */
-extern void se_route_filter(SeRoute *route, SeEvent **events, int n, bool *wanted, char **errors);
+/*
+ * wanted[i] for n events of the route; errors[i] set where the condition failed. False: it cannot be
+ * told now (a table is locked, say), ask again later. In a transaction.
+ */
+extern bool se_route_filter(SeRoute *route, SeEvent **events, int n, bool *wanted, char **errors);
 
 /* ---- cursor.c ---- */
 extern bool se_cursor_open_windows(void);	/* new windows where there may be events; own transaction */

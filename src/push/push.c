@@ -46,14 +46,14 @@ se_push_look(void)
 
 /* Room in the memory of the scanner's system; a full one leaves its events in the outbox. */
 static bool
-has_room(SeScanner *scanner)
+has_room(SeScanner *scanner, TimestampTz now)
 {
-	return scanner->routes != NIL && scanner->system->held &&
+	return scanner->routes != NIL && scanner->system->held && scanner->retry_at <= now &&
 		se_queue_length(scanner->system) < se_max_queue;
 }
 
 static bool
-scan_all(void)
+scan_all(TimestampTz now)
 {
 	bool		busy = false;
 	ListCell   *cell;
@@ -63,7 +63,7 @@ scan_all(void)
 	{
 		SeScanner  *scanner = lfirst(cell);
 
-		if (has_room(scanner))
+		if (has_room(scanner, now))
 			busy |= se_scan(scanner);
 		se_cursor_settle(scanner);
 	}
@@ -84,7 +84,7 @@ se_push_step(TimestampTz now)
 		busy = true;
 	busy |= se_pending_release(now);
 	busy |= se_pending_load_due(now);
-	busy |= scan_all();
+	busy |= scan_all(now);
 	busy |= se_claim(now);
 	busy |= se_call_step(now);
 	if (!busy && se_cursor_checkpoint_due(now, se_exchange_in_flight() == 0))
@@ -114,6 +114,8 @@ se_push_next_due(TimestampTz now)
 	{
 		SeScanner  *scanner = lfirst(cell);
 
+		if (scanner->retry_at > now)
+			due = Min(due, scanner->retry_at);
 		if (scanner->dirty && scanner->routes != NIL)
 			due = Min(due, TimestampTzPlusMilliseconds(scanner->checkpoint_at,
 													   se_checkpoint_interval));

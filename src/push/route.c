@@ -13,6 +13,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "core/errors.h"
 #include "core/role.h"
 #include "core/spi.h"
 #include "push/internal.h"
@@ -380,7 +381,7 @@ evaluate(SeRoute *route, SeEvent **events, int n, bool *wanted)
 
 /* As evaluate(), in a subtransaction; the error's message instead of an error. */
 static char *
-try_evaluate(SeRoute *route, SeEvent **events, int n, bool *wanted)
+try_evaluate(SeRoute *route, SeEvent **events, int n, bool *wanted, volatile bool *later)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -402,6 +403,7 @@ try_evaluate(SeRoute *route, SeEvent **events, int n, bool *wanted)
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		message = psprintf("condition of the route failed: %s", error->message);
+		*later = se_error_is_transient(error->sqlerrcode);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
@@ -409,23 +411,27 @@ try_evaluate(SeRoute *route, SeEvent **events, int n, bool *wanted)
 	return message;
 }
 
-void
+bool
 se_route_filter(SeRoute *route, SeEvent **events, int n, bool *wanted, char **errors)
 {
 	TimestampTz patience;
+	volatile bool later = false;
 
 	memset(errors, 0, sizeof(char *) * n);
 	memset(wanted, true, sizeof(bool) * n);
 	if (route->condition == NULL)
-		return;
+		return true;
 	if (conditions_stale)
 		refresh_conditions();
-	if (try_evaluate(route, events, n, wanted) == NULL)
-		return;
+	if (try_evaluate(route, events, n, wanted, &later) == NULL)
+		return true;
+	if (later)
+		return false;
 	/* One bad record must not hold up the others: alone, only it fails. */
 	patience = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PATIENCE_MS);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n && !later; i++)
 		errors[i] = GetCurrentTimestamp() < patience ?
-			try_evaluate(route, &events[i], 1, &wanted[i]) :
+			try_evaluate(route, &events[i], 1, &wanted[i], &later) :
 			"condition of the route failed: it took too long for the records before";
+	return !later;
 }

@@ -14,6 +14,7 @@
 #include "push/internal.h"
 
 #define BATCH 500
+#define RETRY_MS 2000			/* until a condition that met a lock is evaluated again */
 
 typedef struct Candidate		/* an event that a route may want */
 {
@@ -137,7 +138,7 @@ is_echo(SeRoute *route, const SeEvent *event)
 		se_record_get(route->id, event->record_id, false) == NULL;
 }
 
-/* Routes of the scanner × events; conditions evaluated a route at a time. */
+/* Routes of the scanner × events; conditions evaluated a route at a time. NULL: not to be told now. */
 static Candidate *
 make_candidates(SeScanner *scanner, SeEvent *events, int nevents, int *n)
 {
@@ -161,7 +162,8 @@ make_candidates(SeScanner *scanner, SeEvent *events, int nevents, int *n)
 		}
 		if (size == 0)
 			continue;
-		se_route_filter(route, batch, size, wanted, errors);
+		if (!se_route_filter(route, batch, size, wanted, errors))
+			return NULL;
 		for (int i = 0; i < size; i++)
 		{
 			if (!wanted[i] && errors[i] == NULL)
@@ -359,6 +361,12 @@ se_scan(SeScanner *scanner)
 	se_txn_begin("reading events");
 	events = read_events(scanner, window, &nevents);
 	candidates = make_candidates(scanner, events, nevents, &n);
+	if (candidates == NULL)
+	{
+		se_txn_commit();
+		scanner->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+		return false;
+	}
 	if (window->recovering && n > 0)
 		recall(candidates, n);
 	for (int i = 0; i < n; i++)
