@@ -17,8 +17,8 @@
 static bool
 read_action(const char *path, char *action, int size)
 {
-	FILE	   *file = fopen(path, "r");
-	bool		found;
+	FILE *file = fopen(path, "r");
+	bool found;
 
 	if (file == NULL)
 		return false;
@@ -34,8 +34,8 @@ read_action(const char *path, char *action, int size)
 static void
 tell_reached(const char *path)
 {
-	char		reached[MAXPGPATH + 16];
-	FILE	   *file;
+	char reached[MAXPGPATH + 16];
+	FILE *file;
 
 	snprintf(reached, sizeof(reached), "%s.reached", path);
 	file = fopen(reached, "w");
@@ -47,8 +47,8 @@ void
 se_crash_point(const char *name)
 {
 	static const char *dir = NULL;
-	char		path[MAXPGPATH];
-	char		action[16];
+	char path[MAXPGPATH];
+	char action[16];
 
 	if (dir == NULL)
 	{
@@ -72,8 +72,7 @@ se_crash_point(const char *name)
 	{
 		unlink(path);
 		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("crash point \"%s\" reached", name)));
+				(errcode(ERRCODE_INTERNAL_ERROR), errmsg("crash point \"%s\" reached", name)));
 	}
 	else
 	{
@@ -88,6 +87,6 @@ se_crash_point(const char *name)
 
 #else
 /* ISO C forbids an empty translation unit. */
-extern int	se_crash_unused;
-int			se_crash_unused = 0;
+extern int se_crash_unused;
+int se_crash_unused = 0;
 #endif

@@ -9,20 +9,20 @@
 
 #include "postgres.h"
 
-#define SE_ERRCODE_NOT_PRELOADED MAKE_SQLSTATE('S', 'E', '0', '0', '1')
-#define SE_ERRCODE_NOT_ADOPTED MAKE_SQLSTATE('S', 'E', '0', '0', '2')
-#define SE_ERRCODE_VERSION_MISMATCH MAKE_SQLSTATE('S', 'E', '0', '0', '3')
-#define SE_ERRCODE_UNKNOWN_SYSTEM MAKE_SQLSTATE('S', 'E', '0', '1', '0')
-#define SE_ERRCODE_UNKNOWN_OBJECT MAKE_SQLSTATE('S', 'E', '0', '1', '1')
+#define SE_ERRCODE_NOT_PRELOADED	 MAKE_SQLSTATE('S', 'E', '0', '0', '1')
+#define SE_ERRCODE_NOT_ADOPTED		 MAKE_SQLSTATE('S', 'E', '0', '0', '2')
+#define SE_ERRCODE_VERSION_MISMATCH	 MAKE_SQLSTATE('S', 'E', '0', '0', '3')
+#define SE_ERRCODE_UNKNOWN_SYSTEM	 MAKE_SQLSTATE('S', 'E', '0', '1', '0')
+#define SE_ERRCODE_UNKNOWN_OBJECT	 MAKE_SQLSTATE('S', 'E', '0', '1', '1')
 #define SE_ERRCODE_UNKNOWN_CONNECTOR MAKE_SQLSTATE('S', 'E', '0', '1', '2')
-#define SE_ERRCODE_IN_USE MAKE_SQLSTATE('S', 'E', '0', '1', '3')
-#define SE_ERRCODE_BAD_MANIFEST MAKE_SQLSTATE('S', 'E', '0', '2', '0')
-#define SE_ERRCODE_BAD_SECRET MAKE_SQLSTATE('S', 'E', '0', '3', '0')
-#define SE_ERRCODE_EGRESS_REFUSED MAKE_SQLSTATE('S', 'E', '0', '3', '1')
-#define SE_ERRCODE_TRUNCATE_REFUSED MAKE_SQLSTATE('S', 'E', '0', '4', '0')
-#define SE_ERRCODE_POSTED_IMMUTABLE MAKE_SQLSTATE('S', 'E', '0', '4', '1')
-#define SE_ERRCODE_DELIVERY_FAILED MAKE_SQLSTATE('S', 'E', '0', '5', '0')
-#define SE_ERRCODE_TIMEOUT MAKE_SQLSTATE('S', 'E', '0', '5', '1')
+#define SE_ERRCODE_IN_USE			 MAKE_SQLSTATE('S', 'E', '0', '1', '3')
+#define SE_ERRCODE_BAD_MANIFEST		 MAKE_SQLSTATE('S', 'E', '0', '2', '0')
+#define SE_ERRCODE_BAD_SECRET		 MAKE_SQLSTATE('S', 'E', '0', '3', '0')
+#define SE_ERRCODE_EGRESS_REFUSED	 MAKE_SQLSTATE('S', 'E', '0', '3', '1')
+#define SE_ERRCODE_TRUNCATE_REFUSED	 MAKE_SQLSTATE('S', 'E', '0', '4', '0')
+#define SE_ERRCODE_POSTED_IMMUTABLE	 MAKE_SQLSTATE('S', 'E', '0', '4', '1')
+#define SE_ERRCODE_DELIVERY_FAILED	 MAKE_SQLSTATE('S', 'E', '0', '5', '0')
+#define SE_ERRCODE_TIMEOUT			 MAKE_SQLSTATE('S', 'E', '0', '5', '1')
 
 /*
  * Errors of the moment: the same thing may work a second later, so they are nobody's fault.
@@ -32,8 +32,8 @@ static inline bool
 se_error_is_transient(int sqlerrcode)
 {
 	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK ||
-		ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES ||
-		sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+		   ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES ||
+		   sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
 }
 
 #endif

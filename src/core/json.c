@@ -11,7 +11,7 @@
 static void
 push_key(SeObjBuilder *b, const char *key)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	value.type = jbvString;
 	value.val.string.val = unconstify(char *, key);
@@ -29,7 +29,7 @@ se_obj_begin(SeObjBuilder *b)
 void
 se_obj_text(SeObjBuilder *b, const char *key, const char *text)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	if (text == NULL)
 		return;
@@ -43,7 +43,7 @@ se_obj_text(SeObjBuilder *b, const char *key, const char *text)
 void
 se_obj_int(SeObjBuilder *b, const char *key, int64 number)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	push_key(b, key);
 	value.type = jbvNumeric;
@@ -54,7 +54,7 @@ se_obj_int(SeObjBuilder *b, const char *key, int64 number)
 void
 se_obj_bool(SeObjBuilder *b, const char *key, bool flag)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	push_key(b, key);
 	value.type = jbvBool;
@@ -65,7 +65,7 @@ se_obj_bool(SeObjBuilder *b, const char *key, bool flag)
 void
 se_obj_value(SeObjBuilder *b, const char *key, Jsonb *member)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	if (member == NULL)
 		return;
@@ -99,7 +99,7 @@ se_obj_empty(void)
 Jsonb *
 se_obj_copy(const Jsonb *value)
 {
-	Jsonb	   *copy = palloc(VARSIZE(value));
+	Jsonb *copy = palloc(VARSIZE(value));
 
 	memcpy(copy, value, VARSIZE(value));
 	return copy;
@@ -110,14 +110,14 @@ find_member(const Jsonb *object, const char *key, JsonbValue *value)
 {
 	if (object == NULL || !JB_ROOT_IS_OBJECT(object))
 		return false;
-	return getKeyJsonValueFromContainer(&unconstify(Jsonb *, object)->root, key,
-										(int) strlen(key), value) != NULL;
+	return getKeyJsonValueFromContainer(&unconstify(Jsonb *, object)->root, key, (int) strlen(key),
+										value) != NULL;
 }
 
 Jsonb *
 se_obj_get(const Jsonb *object, const char *key)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	if (!find_member(object, key, &value))
 		return NULL;
@@ -127,8 +127,8 @@ se_obj_get(const Jsonb *object, const char *key)
 char *
 se_obj_get_text(const Jsonb *object, const char *key)
 {
-	JsonbValue	value;
-	Jsonb	   *member;
+	JsonbValue value;
+	Jsonb *member;
 
 	if (!find_member(object, key, &value) || value.type == jbvNull)
 		return NULL;
@@ -141,7 +141,7 @@ se_obj_get_text(const Jsonb *object, const char *key)
 int64
 se_obj_get_int(const Jsonb *object, const char *key, int64 fallback)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	if (!find_member(object, key, &value) || value.type != jbvNumeric)
 		return fallback;
@@ -154,7 +154,7 @@ se_obj_keys(const Jsonb *object)
 	JsonbParseState *state = NULL;
 	JsonbIterator *it;
 	JsonbIteratorToken token;
-	JsonbValue	value;
+	JsonbValue value;
 
 	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	if (object != NULL && JB_ROOT_IS_OBJECT(object))

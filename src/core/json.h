@@ -8,7 +8,7 @@
 
 #include "utils/jsonb.h"
 
-typedef struct SeObjBuilder	/* one object being built */
+typedef struct SeObjBuilder /* one object being built */
 {
 	JsonbParseState *state;
 } SeObjBuilder;

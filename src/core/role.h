@@ -8,9 +8,9 @@
 
 typedef struct SeRole
 {
-	Oid			user;
-	int			context;
-	int			guc_level;
+	Oid user;
+	int context;
+	int guc_level;
 } SeRole;
 
 /*
@@ -27,6 +27,6 @@ extern void se_role_restore(const SeRole *saved);
 extern void se_role_set_deadline(int ms);
 
 /* Owner of a relation. */
-extern Oid	se_relation_owner(Oid relation);
+extern Oid se_relation_owner(Oid relation);
 
 #endif

@@ -54,11 +54,11 @@ se_spi_execute(SPIPlanPtr *plan, const char *sql, int nargs, Oid *types, Datum *
 {
 	/* SPI goes back to a context of its own, not to the one it was called in. */
 	MemoryContext caller = CurrentMemoryContext;
-	int			rc;
+	int rc;
 
 	if (*plan == NULL)
 	{
-		SPIPlanPtr	fresh = SPI_prepare(sql, nargs, types);
+		SPIPlanPtr fresh = SPI_prepare(sql, nargs, types);
 
 		if (fresh == NULL)
 			elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));

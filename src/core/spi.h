@@ -40,6 +40,6 @@ extern uint64 se_spi_execute(SPIPlanPtr *plan, const char *sql, int nargs, Oid *
 
 /* Column `col` (from 1) of row `row` (from 0) of SPI_tuptable. */
 extern Datum se_spi_datum(uint64 row, int col, bool *isnull);
-extern char *se_spi_text(uint64 row, int col);	/* NULL when null; palloc'd here */
+extern char *se_spi_text(uint64 row, int col); /* NULL when null; palloc'd here */
 
 #endif

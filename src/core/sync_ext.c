@@ -35,7 +35,7 @@ static ProcessUtility_hook_type previous_utility = NULL;
 static const char *
 lonely_database(Node *statement)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	switch (nodeTag(statement))
 	{
@@ -46,16 +46,16 @@ lonely_database(Node *statement)
 				return ((RenameStmt *) statement)->subname;
 			return NULL;
 		case T_AlterDatabaseStmt:
-			foreach(cell, ((AlterDatabaseStmt *) statement)->options)
+			foreach (cell, ((AlterDatabaseStmt *) statement)->options)
 			{
 				if (strcmp(((DefElem *) lfirst(cell))->defname, "tablespace") == 0)
 					return ((AlterDatabaseStmt *) statement)->dbname;
 			}
 			return NULL;
 		case T_CreatedbStmt:
-			foreach(cell, ((CreatedbStmt *) statement)->options)
+			foreach (cell, ((CreatedbStmt *) statement)->options)
 			{
-				DefElem    *option = (DefElem *) lfirst(cell);
+				DefElem *option = (DefElem *) lfirst(cell);
 
 				if (strcmp(option->defname, "template") == 0 && option->arg != NULL &&
 					IsA(option->arg, String))
@@ -135,9 +135,9 @@ utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 		ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *queryEnv,
 		DestReceiver *dest, QueryCompletion *qc)
 {
-	Node	   *statement = pstmt->utilityStmt;
+	Node *statement = pstmt->utilityStmt;
 	const char *name = lonely_database(statement);
-	Oid			database = InvalidOid;
+	Oid database = InvalidOid;
 
 	if (name != NULL && se_shared != NULL && IsTransactionState())
 		database = get_database_oid(name, true);
@@ -160,7 +160,7 @@ utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 void
 _PG_init(void)
 {
-	bool		preloading = process_shared_preload_libraries_in_progress;
+	bool preloading = process_shared_preload_libraries_in_progress;
 
 	se_guc_init(preloading);
 	se_wake_init(preloading && !IsBinaryUpgrade);

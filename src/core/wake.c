@@ -17,7 +17,7 @@
 #include "core/guc.h"
 #include "core/wake.h"
 
-SeShared   *se_shared = NULL;
+SeShared *se_shared = NULL;
 
 static shmem_request_hook_type previous_shmem_request = NULL;
 static shmem_startup_hook_type previous_shmem_startup = NULL;
@@ -51,7 +51,7 @@ request_shmem(void)
 static void
 startup_shmem(void)
 {
-	bool		found;
+	bool found;
 
 	if (previous_shmem_startup)
 		previous_shmem_startup();
@@ -77,7 +77,7 @@ se_slot_find(Oid database)
 {
 	for (int i = 0; i < se_shared->nslots; i++)
 	{
-		SeHubSlot  *slot = &se_shared->slots[i];
+		SeHubSlot *slot = &se_shared->slots[i];
 
 		if (slot->state != SE_HUB_FREE && slot->database == database)
 			return slot;
@@ -88,7 +88,7 @@ se_slot_find(Oid database)
 SeHubSlot *
 se_slot_make(Oid database)
 {
-	SeHubSlot  *slot = se_slot_find(database);
+	SeHubSlot *slot = se_slot_find(database);
 
 	if (slot != NULL)
 		return slot;
@@ -117,7 +117,7 @@ se_slot_make(Oid database)
 static void
 wake_slot(SeHubSlot *slot)
 {
-	Latch	   *latch;
+	Latch *latch;
 
 	/* Only the first waker since the hub's last look pays for the system call. */
 	if (pg_atomic_exchange_u32(&slot->wake, 1) != 0)
@@ -130,7 +130,7 @@ wake_slot(SeHubSlot *slot)
 void
 se_wake_hub(Oid database)
 {
-	SeHubSlot  *slot;
+	SeHubSlot *slot;
 
 	if (se_shared == NULL)
 		return;
@@ -175,7 +175,7 @@ se_register_at_commit(void)
 static void
 committed(void)
 {
-	SeHubSlot  *slot;
+	SeHubSlot *slot;
 
 	if (register_wanted)
 	{
@@ -206,11 +206,11 @@ se_rescan_at_commit(void)
 static void
 release_held(void)
 {
-	List	   *databases = held;
-	ListCell   *cell;
+	List *databases = held;
+	ListCell *cell;
 
 	held = NIL;
-	foreach(cell, databases)
+	foreach (cell, databases)
 		release_database(lfirst_oid(cell));
 	list_free(databases);
 }
@@ -267,8 +267,8 @@ se_hold_database(Oid database, int ms)
 	MemoryContextSwitchTo(old);
 	for (;;)
 	{
-		SeHubSlot  *slot;
-		int			pid = 0;
+		SeHubSlot *slot;
+		int pid = 0;
 
 		LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
 		slot = se_slot_find(database);
@@ -293,7 +293,7 @@ se_hold_database(Oid database, int ms)
 static void
 release_database(Oid database)
 {
-	SeHubSlot  *slot;
+	SeHubSlot *slot;
 
 	LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
 	slot = se_slot_find(database);
@@ -383,8 +383,8 @@ state_name(SeHubState state)
 static void
 put_slot(ReturnSetInfo *rsinfo, const SeHubSlot *slot)
 {
-	Datum		values[7];
-	bool		nulls[7] = {false};
+	Datum values[7];
+	bool nulls[7] = {false};
 
 	values[0] = ObjectIdGetDatum(slot->database);
 	values[1] = Int32GetDatum(slot->pid);
@@ -414,7 +414,7 @@ se_hub_slots(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	for (int i = 0; i < se_shared->nslots; i++)
 	{
-		SeHubSlot	copy;
+		SeHubSlot copy;
 
 		/* A copy, because putting a row may throw and must not do so under the lock. */
 		LWLockAcquire(se_shared->lock, LW_SHARED);

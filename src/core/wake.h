@@ -16,40 +16,40 @@
 
 typedef enum SeHubState
 {
-	SE_HUB_FREE = 0,				/* slot unused */
-	SE_HUB_STOPPED,					/* not running; the launcher starts it at restart_at */
-	SE_HUB_STARTING,				/* registered with the postmaster */
-	SE_HUB_RUNNING,					/* speaks */
-	SE_HUB_IDLE						/* runs, but does not speak: see reason */
+	SE_HUB_FREE = 0, /* slot unused */
+	SE_HUB_STOPPED,	 /* not running; the launcher starts it at restart_at */
+	SE_HUB_STARTING, /* registered with the postmaster */
+	SE_HUB_RUNNING,	 /* speaks */
+	SE_HUB_IDLE		 /* runs, but does not speak: see reason */
 } SeHubState;
 
 #define SE_MAX_FETCHES 16
 
 typedef struct SeHubSlot
 {
-	Oid			database;
-	SeHubState	state;
-	int			pid;
-	uint64		generation;			/* counts starts: an old process must not unregister a new one */
-	int			failures;			/* starts that ended badly in a row */
+	Oid database;
+	SeHubState state;
+	int pid;
+	uint64 generation; /* counts starts: an old process must not unregister a new one */
+	int failures;	   /* starts that ended badly in a row */
 	TimestampTz started_at;
 	TimestampTz restart_at;			/* launcher: not before */
 	TimestampTz hold_until;			/* a database command wants nobody here until then */
 	pg_atomic_uint32 wake;			/* 1: somebody asked for a look and set the latch */
 	pg_atomic_uint32 changes;		/* counts changes of configuration and of pending deliveries */
-	Latch	   *latch;				/* of the running hub; NULL when none */
-	uint32		fetches[SE_MAX_FETCHES];	/* DSM handles of reads that backends wait for; 0: free */
-	char		reason[256];
+	Latch *latch;					/* of the running hub; NULL when none */
+	uint32 fetches[SE_MAX_FETCHES]; /* DSM handles of reads that backends wait for; 0: free */
+	char reason[256];
 } SeHubSlot;
 
 typedef struct SeShared
 {
-	LWLock	   *lock;				/* protects everything here but the atomics */
-	int			launcher_pid;
-	Latch	   *launcher_latch;
-	bool		rescan;				/* launcher: databases came or went */
-	int			nslots;
-	SeHubSlot	slots[FLEXIBLE_ARRAY_MEMBER];
+	LWLock *lock; /* protects everything here but the atomics */
+	int launcher_pid;
+	Latch *launcher_latch;
+	bool rescan; /* launcher: databases came or went */
+	int nslots;
+	SeHubSlot slots[FLEXIBLE_ARRAY_MEMBER];
 } SeShared;
 
 /* NULL when the library was not preloaded. */

@@ -41,7 +41,7 @@ se_breaker_success(SeBreaker *breaker)
 void
 se_breaker_failure(SeBreaker *breaker, int64_t now_us, double jitter)
 {
-	int64_t		pause = SE_BREAKER_PAUSE_US;
+	int64_t pause = SE_BREAKER_PAUSE_US;
 
 	breaker->failures++;
 	breaker->probing = false;

@@ -24,18 +24,18 @@ typedef enum SeBreakerState
 typedef struct SeBreaker
 {
 	SeBreakerState state;
-	int			failures;		/* in a row */
-	int			opened;			/* times in a row: chooses the pause */
-	int64_t		until;			/* microseconds; open: not before */
-	bool		probing;		/* half-open: the one request is out */
+	int failures;  /* in a row */
+	int opened;	   /* times in a row: chooses the pause */
+	int64_t until; /* microseconds; open: not before */
+	bool probing;  /* half-open: the one request is out */
 } SeBreaker;
 
-#define SE_BREAKER_THRESHOLD 5
-#define SE_BREAKER_PAUSE_US INT64_C(500000)
+#define SE_BREAKER_THRESHOLD	5
+#define SE_BREAKER_PAUSE_US		INT64_C(500000)
 #define SE_BREAKER_PAUSE_MAX_US INT64_C(30000000)
 
 /* How many requests may be sent now: 0, 1 (probe) or INT32_MAX. */
-extern int	se_breaker_allows(SeBreaker *breaker, int64_t now_us);
+extern int se_breaker_allows(SeBreaker *breaker, int64_t now_us);
 extern void se_breaker_sent(SeBreaker *breaker);
 extern void se_breaker_success(SeBreaker *breaker);
 /* jitter: 0..1, stretches the pause by up to a quarter so that hubs do not probe in step. */

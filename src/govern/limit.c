@@ -11,7 +11,7 @@
 static double
 capacity(const SeLimit *limit)
 {
-	double		per_100ms = (double) limit->rate * 100000.0 / (double) limit->per_us;
+	double per_100ms = (double) limit->rate * 100000.0 / (double) limit->per_us;
 
 	return per_100ms < 1.0 ? 1.0 : per_100ms;
 }
@@ -19,11 +19,11 @@ capacity(const SeLimit *limit)
 static void
 refill(SeLimit *limit, int64_t now_us)
 {
-	double		cap = capacity(limit);
+	double cap = capacity(limit);
 
 	if (now_us > limit->refilled_at)
-		limit->tokens += (double) (now_us - limit->refilled_at) *
-			(double) limit->rate / (double) limit->per_us;
+		limit->tokens +=
+			(double) (now_us - limit->refilled_at) * (double) limit->rate / (double) limit->per_us;
 	if (limit->tokens > cap)
 		limit->tokens = cap;
 	limit->refilled_at = now_us;
@@ -74,15 +74,15 @@ se_limit_parse(const char *text, int *rate, int64_t *per_us)
 	static const struct
 	{
 		const char *unit;
-		int64_t		us;
-	}			units[] = {
+		int64_t us;
+	} units[] = {
 		{"s", INT64_C(1000000)},
 		{"min", INT64_C(60000000)},
 		{"h", INT64_C(3600000000)},
 		{"d", INT64_C(86400000000)},
 	};
-	char	   *end;
-	long		n = strtol(text, &end, 10);
+	char *end;
+	long n = strtol(text, &end, 10);
 
 	if (end == text || n <= 0 || n > 1000000 || *end != '/')
 		return false;

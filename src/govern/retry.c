@@ -6,7 +6,7 @@
 int64_t
 se_retry_backoff_ms(int attempts, double jitter)
 {
-	int64_t		pause = 1000;
+	int64_t pause = 1000;
 
 	for (int i = 1; i < attempts && pause < 300000; i++)
 		pause *= 2;

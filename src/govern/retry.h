@@ -20,19 +20,19 @@ extern int64_t se_retry_backoff_ms(int attempts, double jitter);
 /* What to do about an attempt that may have taken effect. */
 typedef enum SeRecovery
 {
-	SE_RECOVER_REPEAT,			/* the same request under the same key: the vendor answers once */
-	SE_RECOVER_LOOKUP,			/* ask whether it happened, after the settle time */
-	SE_RECOVER_RESEND,			/* sending it again does no harm: it sets a state */
-	SE_RECOVER_PERSON			/* nobody can tell: dead letter */
+	SE_RECOVER_REPEAT, /* the same request under the same key: the vendor answers once */
+	SE_RECOVER_LOOKUP, /* ask whether it happened, after the settle time */
+	SE_RECOVER_RESEND, /* sending it again does no harm: it sets a state */
+	SE_RECOVER_PERSON  /* nobody can tell: dead letter */
 } SeRecovery;
 
 typedef struct SeAmbiguity
 {
-	bool		takes_key;		/* the operation honours the idempotency key */
-	int64_t		key_lifetime_ms;
-	int64_t		since_first_claim_ms;
-	bool		creates;		/* doing it twice makes two */
-	bool		has_lookup;
+	bool takes_key; /* the operation honours the idempotency key */
+	int64_t key_lifetime_ms;
+	int64_t since_first_claim_ms;
+	bool creates; /* doing it twice makes two */
+	bool has_lookup;
 } SeAmbiguity;
 
 extern SeRecovery se_recovery(const SeAmbiguity *a);

@@ -25,30 +25,30 @@
 
 typedef struct Call
 {
-	dlist_node	node;
+	dlist_node node;
 	MemoryContext cxt;
-	int64		id;
-	SeSystem   *system;
-	char	   *operation;
-	Jsonb	   *params;
-	int			attempts;
-	char		key[40];
-	SeRendered	rendered;
+	int64 id;
+	SeSystem *system;
+	char *operation;
+	Jsonb *params;
+	int attempts;
+	char key[40];
+	SeRendered rendered;
 	const SeOperation *op;
-	SeExchange	exchange;
+	SeExchange exchange;
 	/* the answer */
 	const char *state;
-	int			status;
-	char	   *code;
-	char	   *message;
-	Jsonb	   *response;
+	int status;
+	char *code;
+	char *message;
+	Jsonb *response;
 	TimestampTz due_at;
 } Call;
 
 static bool look = true;
 static TimestampTz next_due = DT_NOEND;
 static MemoryContext calls_cxt = NULL;
-static List *in_memory = NIL;	/* Call * */
+static List *in_memory = NIL; /* Call * */
 static dlist_head answered = DLIST_STATIC_INIT(answered);
 
 void
@@ -87,19 +87,20 @@ answer(Call *call, const char *state, const char *code, const char *message)
 static void
 call_done(SeExchange *exchange, SeReply *reply)
 {
-	Call	   *call = exchange->arg;
-	SeSystem   *system = call->system;
+	Call *call = exchange->arg;
+	SeSystem *system = call->system;
 	const SeVerdict *verdict = &reply->verdict;
-	const char *message = verdict->message == NULL ? NULL :
-		se_bounded_text(system, verdict->message, strlen(verdict->message));
+	const char *message = verdict->message == NULL
+							  ? NULL
+							  : se_bounded_text(system, verdict->message, strlen(verdict->message));
 	TimestampTz now = GetCurrentTimestamp();
 
 	call->status = (int) reply->answer.status;
 	if (reply->answer.json != NULL)
 	{
-		char	   *text = se_system_redact(system, reply->answer.body, reply->answer.body_len,
-											1024 * 1024);
-		char	   *error = NULL;
+		char *text =
+			se_system_redact(system, reply->answer.body, reply->answer.body_len, 1024 * 1024);
+		char *error = NULL;
 		MemoryContext old = MemoryContextSwitchTo(call->cxt);
 
 		call->response = se_parse_json(text, strlen(text), &error);
@@ -136,8 +137,8 @@ call_done(SeExchange *exchange, SeReply *reply)
 static const SeOperation *
 find_operation(Call *call)
 {
-	char	   *name = pstrdup(call->operation);
-	char	   *dot = strchr(name, '.');
+	char *name = pstrdup(call->operation);
+	char *dot = strchr(name, '.');
 	const SeManifestObject *object;
 
 	if (dot == NULL)
@@ -153,7 +154,7 @@ render_call(Call *call)
 	MemoryContext old = MemoryContextSwitchTo(call->cxt);
 	SeObjBuilder b;
 	SeObjBuilder remote;
-	Jsonb	   *ctx;
+	Jsonb *ctx;
 
 	call->op = find_operation(call);
 	if (call->op == NULL)
@@ -184,9 +185,9 @@ render_call(Call *call)
 static bool
 is_loaded(int64 id)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, in_memory)
+	foreach (cell, in_memory)
 	{
 		if (((Call *) lfirst(cell))->id == id)
 			return true;
@@ -199,8 +200,8 @@ make_call(uint64 row)
 {
 	MemoryContext cxt = AllocSetContextCreate(calls_cxt, "sync_ext call", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
-	Call	   *call = palloc0(sizeof(Call));
-	bool		isnull;
+	Call *call = palloc0(sizeof(Call));
+	bool isnull;
 
 	call->cxt = cxt;
 	call->id = DatumGetInt64(se_spi_datum(row, 1, &isnull));
@@ -220,17 +221,17 @@ static bool
 is_lost(const Call *call)
 {
 	return call->op->kind != SE_OP_READ && call->op->kind != SE_OP_LOOKUP &&
-		!(call->op->takes_key && call->system->manifest->idempotency.header != NULL);
+		   !(call->op->takes_key && call->system->manifest->idempotency.header != NULL);
 }
 
 /* One due row: rendered and in memory, or answered already; NULL: not to be sent now. */
 static Call *
 prepare_call(uint64 row, TimestampTz now, int taken)
 {
-	bool		isnull;
-	SeSystem   *system = se_system_by_id(DatumGetInt32(se_spi_datum(row, 2, &isnull)));
-	bool		was_sent = strcmp(se_spi_text(row, 6), "sent") == 0;
-	Call	   *call;
+	bool isnull;
+	SeSystem *system = se_system_by_id(DatumGetInt32(se_spi_datum(row, 2, &isnull)));
+	bool was_sent = strcmp(se_spi_text(row, 6), "sent") == 0;
+	Call *call;
 
 	if (is_loaded(DatumGetInt64(se_spi_datum(row, 1, &isnull))) || system == NULL ||
 		se_system_capacity(system, now) <= taken)
@@ -250,13 +251,13 @@ prepare_call(uint64 row, TimestampTz now, int taken)
 static Datum
 systems_with_room(TimestampTz now)
 {
-	Datum	   *ids = palloc(sizeof(Datum) * (list_length(se_systems()) + 1));
-	int			n = 0;
-	ListCell   *cell;
+	Datum *ids = palloc(sizeof(Datum) * (list_length(se_systems()) + 1));
+	int n = 0;
+	ListCell *cell;
 
-	foreach(cell, se_systems())
+	foreach (cell, se_systems())
 	{
-		SeSystem   *system = lfirst(cell);
+		SeSystem *system = lfirst(cell);
 
 		if (se_system_capacity(system, now) > 0)
 			ids[n++] = Int32GetDatum(system->id);
@@ -267,11 +268,11 @@ systems_with_room(TimestampTz now)
 static Datum
 loaded_calls(void)
 {
-	Datum	   *ids = palloc(sizeof(Datum) * (list_length(in_memory) + 1));
-	int			n = 0;
-	ListCell   *cell;
+	Datum *ids = palloc(sizeof(Datum) * (list_length(in_memory) + 1));
+	int n = 0;
+	ListCell *cell;
 
-	foreach(cell, in_memory)
+	foreach (cell, in_memory)
 		ids[n++] = Int64GetDatum(((Call *) lfirst(cell))->id);
 	return PointerGetDatum(construct_array(ids, n, INT8OID, 8, true, TYPALIGN_DOUBLE));
 }
@@ -281,11 +282,11 @@ static int
 read_due_calls(Call **calls, TimestampTz now)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[2] = {INT4ARRAYOID, INT8ARRAYOID};
-	Datum		values[2];
-	uint64		rows;
+	Oid types[2] = {INT4ARRAYOID, INT8ARRAYOID};
+	Datum values[2];
+	uint64 rows;
 	SPITupleTable *table;
-	int			n = 0;
+	int n = 0;
 
 	/* Calls of a system that takes none now must not stand before those of the others. */
 	values[0] = systems_with_room(now);
@@ -300,7 +301,7 @@ read_due_calls(Call **calls, TimestampTz now)
 	table = SPI_tuptable;
 	for (uint64 i = 0; i < rows; i++)
 	{
-		Call	   *call;
+		Call *call;
 
 		/* Rendering runs queries of its own. */
 		SPI_tuptable = table;
@@ -315,16 +316,18 @@ static void
 claim_calls(Call **calls, int n)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[2] = {INT8OID, TEXTOID};
+	Oid types[2] = {INT8OID, TEXTOID};
 
 	for (int i = 0; i < n; i++)
 	{
-		Datum		values[2];
+		Datum values[2];
 
 		values[0] = Int64GetDatum(calls[i]->id);
 		values[1] = CStringGetTextDatum(calls[i]->key);
-		se_spi_execute(&plan, "UPDATE sync.api_call SET state = 'sent', idempotency_key = $2 "
-					   "WHERE id = $1", 2, types, values, NULL, false, 0);
+		se_spi_execute(&plan,
+					   "UPDATE sync.api_call SET state = 'sent', idempotency_key = $2 "
+					   "WHERE id = $1",
+					   2, types, values, NULL, false, 0);
 	}
 }
 
@@ -332,8 +335,8 @@ static void
 read_next_due(void)
 {
 	static SPIPlanPtr plan = NULL;
-	bool		isnull;
-	Datum		value;
+	bool isnull;
+	Datum value;
 
 	se_spi_execute(&plan,
 				   "SELECT min(next_attempt_at) FROM sync.api_call WHERE kind = 'call' "
@@ -362,8 +365,8 @@ submit_call(Call *call)
 static bool
 start_calls(TimestampTz now)
 {
-	Call	   *calls[BATCH];
-	int			n;
+	Call *calls[BATCH];
+	int n;
 
 	se_txn_begin("looking for calls");
 	n = read_due_calls(calls, now);
@@ -382,19 +385,18 @@ static bool
 record_answers(void)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[8] = {INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID, JSONBOID, INT4OID,
-	TIMESTAMPTZOID};
-	List	   *recorded = NIL;
-	ListCell   *cell;
+	Oid types[8] = {INT8OID, TEXTOID, INT4OID, TEXTOID, TEXTOID, JSONBOID, INT4OID, TIMESTAMPTZOID};
+	List *recorded = NIL;
+	ListCell *cell;
 
 	if (dlist_is_empty(&answered))
 		return false;
 	se_txn_begin("recording calls");
 	while (!dlist_is_empty(&answered))
 	{
-		Call	   *call = dlist_container(Call, node, dlist_pop_head_node(&answered));
-		Datum		values[8];
-		char		nulls[9] = "        ";
+		Call *call = dlist_container(Call, node, dlist_pop_head_node(&answered));
+		Datum values[8];
+		char nulls[9] = "        ";
 
 		values[0] = Int64GetDatum(call->id);
 		values[1] = CStringGetTextDatum(call->state);
@@ -413,12 +415,13 @@ record_answers(void)
 					   "UPDATE sync.api_call SET state = $2, status = $3, code = $4, message = $5, "
 					   "response = $6, attempts = $7, next_attempt_at = $8, finished_at = "
 					   "CASE WHEN $2 <> 'queued' THEN pg_catalog.clock_timestamp() END "
-					   "WHERE id = $1", 8, types, values, nulls, false, 0);
+					   "WHERE id = $1",
+					   8, types, values, nulls, false, 0);
 		recorded = lappend(recorded, call);
 	}
-	foreach(cell, recorded)
+	foreach (cell, recorded)
 	{
-		Call	   *call = lfirst(cell);
+		Call *call = lfirst(cell);
 
 		in_memory = list_delete_ptr(in_memory, call);
 		MemoryContextDelete(call->cxt);
@@ -431,11 +434,11 @@ record_answers(void)
 bool
 se_call_step(TimestampTz now)
 {
-	bool		busy;
+	bool busy;
 
 	if (calls_cxt == NULL)
-		calls_cxt = AllocSetContextCreate(TopMemoryContext, "sync_ext calls",
-										  ALLOCSET_DEFAULT_SIZES);
+		calls_cxt =
+			AllocSetContextCreate(TopMemoryContext, "sync_ext calls", ALLOCSET_DEFAULT_SIZES);
 	busy = record_answers();
 	if (!look && next_due > now)
 		return busy;

@@ -33,7 +33,7 @@ static void
 sha256(const char *const *parts, int n, uint8 *digest)
 {
 	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
-	bool		ok = ctx != NULL && pg_cryptohash_init(ctx) >= 0;
+	bool ok = ctx != NULL && pg_cryptohash_init(ctx) >= 0;
 
 	for (int i = 0; ok && i < n; i++)
 	{
@@ -53,10 +53,9 @@ sha256(const char *const *parts, int n, uint8 *digest)
 void
 se_delivery_key(SeDelivery *d, const char *step, char *key, int size)
 {
-	uint8		digest[PG_SHA256_DIGEST_LENGTH];
-	char	   *identity = psprintf("%d/" INT64_FORMAT "/" INT64_FORMAT "/%d/%d",
-									d->event.incarnation, d->event.seq, (int64) d->event.at,
-									d->route->id, d->issue);
+	uint8 digest[PG_SHA256_DIGEST_LENGTH];
+	char *identity = psprintf("%d/" INT64_FORMAT "/" INT64_FORMAT "/%d/%d", d->event.incarnation,
+							  d->event.seq, (int64) d->event.at, d->route->id, d->issue);
 	const char *parts[3] = {se_hub_id, identity, step};
 
 	sha256(parts, 3, digest);
@@ -71,7 +70,7 @@ se_delivery_key(SeDelivery *d, const char *step, char *key, int size)
 static const SeOperation *
 current_operation(SeDelivery *d, const SeManifestObject *object)
 {
-	List	   *plan;
+	List *plan;
 
 	if (d->recover)
 		return object->lookup;
@@ -153,7 +152,7 @@ static bool
 thaw(SeDelivery *d, const SeOperation *op)
 {
 	SeRequestOut *out = &d->rendered.request;
-	char	   *text;
+	char *text;
 
 	if (d->frozen == NULL || d->recover || strcmp(d->frozen_step, op->name) != 0)
 		return false;
@@ -179,7 +178,7 @@ thaw(SeDelivery *d, const SeOperation *op)
 static bool
 render(SeDelivery *d, const SeOperation *op)
 {
-	SeSystem   *system = d->route->system;
+	SeSystem *system = d->route->system;
 	MemoryContext old = MemoryContextSwitchTo(d->attempt_cxt);
 	SeRendered *r = &d->rendered;
 	const char *parts[3];
@@ -239,10 +238,12 @@ prepare(SeDelivery *d)
 
 	if (strlen(d->event.record_id) > SE_MAX_RECORD_ID)
 	{
-		se_notice_put(psprintf("key:%s", d->route->object), "error",
-					  psprintf("a record of object \"%s\" has a key of more than %d bytes: such records are not sent",
-							   d->route->object, SE_MAX_RECORD_ID),
-					  "View sync.delivery shows them with code key_too_long.");
+		se_notice_put(
+			psprintf("key:%s", d->route->object), "error",
+			psprintf(
+				"a record of object \"%s\" has a key of more than %d bytes: such records are not sent",
+				d->route->object, SE_MAX_RECORD_ID),
+			"View sync.delivery shows them with code key_too_long.");
 		end_unsent(d, SE_END_IGNORED, "ignored", "key_too_long", "the record's key is too long");
 		return false;
 	}
@@ -260,7 +261,8 @@ prepare(SeDelivery *d)
 	}
 	if (d->change == SE_DELETE && d->remote_id == NULL && d->step == NULL)
 	{
-		end_unsent(d, SE_END_IGNORED, "ignored", "unknown_there", "the system never had this record");
+		end_unsent(d, SE_END_IGNORED, "ignored", "unknown_there",
+				   "the system never had this record");
 		return false;
 	}
 	op = current_operation(d, object);
@@ -294,14 +296,14 @@ prepare(SeDelivery *d)
 
 /* ---- claiming ---- */
 
-typedef struct Column			/* one column of the batch's claims */
+typedef struct Column /* one column of the batch's claims */
 {
-	Oid			type;
-	int16		len;
-	bool		byval;
-	char		align;
-	Datum	   *values;
-	bool	   *nulls;
+	Oid type;
+	int16 len;
+	bool byval;
+	char align;
+	Datum *values;
+	bool *nulls;
 } Column;
 
 #define NCOLUMNS 16
@@ -322,7 +324,7 @@ put_text(Column *c, int row, const char *text)
 static void
 put_claim(Column *c, int row, SeDelivery *d)
 {
-	bytea	   *hash = palloc(VARHDRSZ + sizeof(d->hash));
+	bytea *hash = palloc(VARHDRSZ + sizeof(d->hash));
 
 	SET_VARSIZE(hash, VARHDRSZ + sizeof(d->hash));
 	memcpy(VARDATA(hash), d->hash, sizeof(d->hash));
@@ -348,16 +350,17 @@ static void
 insert_claims(SeDelivery **deliveries, int n)
 {
 	static SPIPlanPtr plan = NULL;
-	static const Oid elements[NCOLUMNS] = {
-		INT8OID, INT4OID, INT8OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID, INT4OID, INT4OID,
-	TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID, BYTEAOID, TEXTOID};
-	static Oid	types[NCOLUMNS] = {
-		INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID,
-		TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID,
-	TEXTARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, TEXTARRAYOID};
-	Column		columns[NCOLUMNS];
-	Datum		values[NCOLUMNS];
-	int			lower = 1;
+	static const Oid elements[NCOLUMNS] = {INT8OID,		   INT4OID, INT8OID,  INT4OID,
+										   TIMESTAMPTZOID, INT4OID, TEXTOID,  INT4OID,
+										   INT4OID,		   TEXTOID, TEXTOID,  INT4OID,
+										   TEXTOID,		   TEXTOID, BYTEAOID, TEXTOID};
+	static Oid types[NCOLUMNS] = {INT8ARRAYOID,		   INT4ARRAYOID, INT8ARRAYOID,	INT4ARRAYOID,
+								  TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTARRAYOID,	INT4ARRAYOID,
+								  INT4ARRAYOID,		   TEXTARRAYOID, TEXTARRAYOID,	INT4ARRAYOID,
+								  TEXTARRAYOID,		   TEXTARRAYOID, BYTEAARRAYOID, TEXTARRAYOID};
+	Column columns[NCOLUMNS];
+	Datum values[NCOLUMNS];
+	int lower = 1;
 
 	for (int c = 0; c < NCOLUMNS; c++)
 	{
@@ -385,11 +388,11 @@ insert_claims(SeDelivery **deliveries, int n)
 static int64
 next_attempt_id(void)
 {
-	static Oid	sequence = InvalidOid;
+	static Oid sequence = InvalidOid;
 
 	if (!OidIsValid(sequence))
-		sequence = DatumGetObjectId(DirectFunctionCall1(regclassin,
-														CStringGetDatum("sync.attempt_seq")));
+		sequence =
+			DatumGetObjectId(DirectFunctionCall1(regclassin, CStringGetDatum("sync.attempt_seq")));
 	return nextval_internal(sequence, false);
 }
 
@@ -404,7 +407,7 @@ safe_prepare(SeDelivery *d)
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile bool ready = false;
 	volatile bool later = false;
-	char	   *volatile message = NULL;
+	char *volatile message = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
@@ -415,7 +418,7 @@ safe_prepare(SeDelivery *d)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
@@ -432,8 +435,8 @@ safe_prepare(SeDelivery *d)
 		/* It keeps its place; its system rests for a moment, because the next may meet the same. */
 		d->record->in_flight = false;
 		se_record_ready(d->record, d->route->system);
-		d->route->system->blocked_until = Max(d->route->system->blocked_until,
-											  TimestampTzPlusMilliseconds(d->claimed_at, 2000));
+		d->route->system->blocked_until =
+			Max(d->route->system->blocked_until, TimestampTzPlusMilliseconds(d->claimed_at, 2000));
 	}
 	else if (message != NULL)
 		end_unsent(d, SE_END_DEAD, "rejected", "not_rendered", message);
@@ -454,14 +457,14 @@ drop(SeDelivery *d)
 static int
 collect(SeDelivery **batch, TimestampTz now)
 {
-	int			n = 0;
-	ListCell   *cell;
+	int n = 0;
+	ListCell *cell;
 
-	foreach(cell, se_systems())
+	foreach (cell, se_systems())
 	{
-		SeSystem   *system = lfirst(cell);
-		bool		dry = system->usable && system->held && system->mode == SE_MODE_DRY_RUN;
-		int			room;
+		SeSystem *system = lfirst(cell);
+		bool dry = system->usable && system->held && system->mode == SE_MODE_DRY_RUN;
+		int room;
 
 		if (!se_queue_has_ready(system))
 			continue;
@@ -473,7 +476,7 @@ collect(SeDelivery **batch, TimestampTz now)
 			if (d == NULL)
 				break;
 			if (se_route_by_id(d->route->id) == NULL)
-				drop(d);		/* the route was dropped while it waited here */
+				drop(d); /* the route was dropped while it waited here */
 			else
 				batch[n++] = d;
 		}
@@ -488,7 +491,7 @@ collect(SeDelivery **batch, TimestampTz now)
 static int
 keep_existing(SeDelivery **batch, int n)
 {
-	int			kept = 0;
+	int kept = 0;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -520,8 +523,8 @@ se_claim(TimestampTz now)
 {
 	SeDelivery *batch[BATCH];
 	SeDelivery **claimed;
-	int			n = collect(batch, now);
-	int			nclaimed = 0;
+	int n = collect(batch, now);
+	int nclaimed = 0;
 
 	if (n == 0)
 		return false;

@@ -14,18 +14,18 @@
 #include "push/internal.h"
 #include "push/record_body.h"
 
-typedef struct Binding			/* what is known of a delivery's record at the other side */
+typedef struct Binding /* what is known of a delivery's record at the other side */
 {
-	char	   *remote_id;
-	char	   *number;
-	char	   *version;
-	Jsonb	   *raw;
-	int64		applied_seq;
+	char *remote_id;
+	char *number;
+	char *version;
+	Jsonb *raw;
+	int64 applied_seq;
 } Binding;
 
 static SeDelivery **loaded;
 static Binding *bindings;
-static int	nloaded;
+static int nloaded;
 
 void
 se_context_begin(void)
@@ -36,11 +36,11 @@ se_context_begin(void)
 static Datum
 int_array(SeDelivery **deliveries, int n, bool systems)
 {
-	Datum	   *values = palloc(sizeof(Datum) * n);
+	Datum *values = palloc(sizeof(Datum) * n);
 
 	for (int i = 0; i < n; i++)
 		values[i] = Int32GetDatum(systems ? deliveries[i]->route->system->id
-								  : deliveries[i]->event.object_id);
+										  : deliveries[i]->event.object_id);
 	return PointerGetDatum(construct_array(values, n, INT4OID, 4, true, TYPALIGN_INT));
 }
 
@@ -49,31 +49,32 @@ void
 se_context_preload(SeDelivery **deliveries, int n)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[3] = {INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID};
-	Datum		values[3];
-	Datum	   *ids = palloc(sizeof(Datum) * n);
+	Oid types[3] = {INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID};
+	Datum values[3];
+	Datum *ids = palloc(sizeof(Datum) * n);
 
 	for (int i = 0; i < n; i++)
 		ids[i] = CStringGetTextDatum(deliveries[i]->event.record_id);
 	values[0] = int_array(deliveries, n, true);
 	values[1] = int_array(deliveries, n, false);
 	values[2] = PointerGetDatum(construct_array(ids, n, TEXTOID, -1, false, TYPALIGN_INT));
-	se_spi_execute(&plan,
-				   "SELECT k.i, e.remote_id, e.remote_number, e.remote_version, m.raw, m.applied_seq "
-				   "FROM unnest($1, $2, $3) WITH ORDINALITY k(s, o, r, i) "
-				   "JOIN sync.external_id e ON e.system_id = k.s AND e.object_id = k.o "
-				   "AND e.record_id = k.r "
-				   "LEFT JOIN sync.mirror m ON m.system_id = k.s AND m.object_id = k.o "
-				   "AND m.remote_id = e.remote_id",
-				   3, types, values, NULL, true, 0);
+	se_spi_execute(
+		&plan,
+		"SELECT k.i, e.remote_id, e.remote_number, e.remote_version, m.raw, m.applied_seq "
+		"FROM unnest($1, $2, $3) WITH ORDINALITY k(s, o, r, i) "
+		"JOIN sync.external_id e ON e.system_id = k.s AND e.object_id = k.o "
+		"AND e.record_id = k.r "
+		"LEFT JOIN sync.mirror m ON m.system_id = k.s AND m.object_id = k.o "
+		"AND m.remote_id = e.remote_id",
+		3, types, values, NULL, true, 0);
 	loaded = deliveries;
 	nloaded = n;
 	bindings = palloc0(sizeof(Binding) * n);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
-		bool		isnull;
-		Binding    *b = &bindings[DatumGetInt64(se_spi_datum(row, 1, &isnull)) - 1];
-		Datum		value;
+		bool isnull;
+		Binding *b = &bindings[DatumGetInt64(se_spi_datum(row, 1, &isnull)) - 1];
+		Datum value;
 
 		b->remote_id = se_spi_text(row, 2);
 		b->number = se_spi_text(row, 3);
@@ -103,8 +104,8 @@ binding_of(SeDelivery *d)
 static Jsonb *
 current_body(SeDelivery *d, const Binding *b)
 {
-	bool		stale = b->applied_seq > d->event.seq && !d->route->financial;
-	Jsonb	   *now;
+	bool stale = b->applied_seq > d->event.seq && !d->route->financial;
+	Jsonb *now;
 
 	if (d->event.op == 'D' || (d->event.op != 'K' && !stale))
 		return d->event.body;
@@ -149,7 +150,7 @@ se_context_build(SeDelivery *d)
 	static const Binding none = {0};
 	const Binding *binding = binding_of(d);
 	SeObjBuilder b;
-	Jsonb	   *body;
+	Jsonb *body;
 	MemoryContext old;
 
 	if (binding == NULL)
@@ -162,8 +163,9 @@ se_context_build(SeDelivery *d)
 		body = d->event.body;
 	}
 	if (d->step == NULL)
-		d->change = d->event.op == 'D' ? SE_DELETE :
-			binding->remote_id != NULL ? SE_UPDATE : SE_CREATE;
+		d->change = d->event.op == 'D'			 ? SE_DELETE
+					: binding->remote_id != NULL ? SE_UPDATE
+												 : SE_CREATE;
 	else
 		se_delivery_find_plan(d);
 	se_obj_begin(&b);
@@ -195,12 +197,12 @@ to_remote(void *arg, const char *object, const char *by, const char *key, bool w
 		  char **remote_id, Jsonb **raw)
 {
 	static SPIPlanPtr plan = NULL;
-	SeSystem   *system = arg;
-	Oid			types[3] = {INT4OID, INT4OID, TEXTOID};
-	Datum		values[3];
-	int			object_id = se_object_id(object);
+	SeSystem *system = arg;
+	Oid types[3] = {INT4OID, INT4OID, TEXTOID};
+	Datum values[3];
+	int object_id = se_object_id(object);
 	const char *record_id = key;
-	bool		isnull;
+	bool isnull;
 
 	if (raw != NULL)
 		*raw = NULL;
@@ -222,7 +224,7 @@ to_remote(void *arg, const char *object, const char *by, const char *key, bool w
 	*remote_id = se_spi_text(0, 1);
 	if (want_raw && raw != NULL)
 	{
-		Datum		value = se_spi_datum(0, 2, &isnull);
+		Datum value = se_spi_datum(0, 2, &isnull);
 
 		*raw = isnull ? NULL : se_obj_copy(DatumGetJsonbP(value));
 	}
@@ -233,10 +235,10 @@ static bool
 to_ours(void *arg, const char *object, const char *by, const char *remote_id, char **record_id)
 {
 	static SPIPlanPtr plan = NULL;
-	SeSystem   *system = arg;
-	Oid			types[3] = {INT4OID, INT4OID, TEXTOID};
-	Datum		values[3];
-	int			object_id = se_object_id(object);
+	SeSystem *system = arg;
+	Oid types[3] = {INT4OID, INT4OID, TEXTOID};
+	Datum values[3];
+	int object_id = se_object_id(object);
 
 	if (object_id == 0)
 		return false;

@@ -29,14 +29,14 @@
  */
 typedef struct Sample
 {
-	uint64		next_xid;
-	int64		seq;
+	uint64 next_xid;
+	int64 seq;
 } Sample;
 
 #define MAX_SAMPLES 64
 
 static Sample samples[MAX_SAMPLES];
-static int	nsamples = 0;
+static int nsamples = 0;
 
 static void
 add_sample(uint64 next_xid, int64 seq)
@@ -62,7 +62,7 @@ add_sample(uint64 next_xid, int64 seq)
 static int64
 sample_bound(uint64 xmax)
 {
-	int			best = -1;
+	int best = -1;
 
 	while (best + 1 < nsamples && samples[best + 1].next_xid <= xmax)
 		best++;
@@ -89,7 +89,7 @@ free_window(SeWindow *window)
 static void
 next_start(SeScanner *scanner, int *incarnation, char **start, int64 *start_seq)
 {
-	SeWindow   *last;
+	SeWindow *last;
 
 	if (dlist_is_empty(&scanner->windows))
 	{
@@ -108,8 +108,8 @@ static void
 open_window(SeScanner *scanner, const char *now, int64 bound, int64 after)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	SeWindow   *window = palloc0(sizeof(SeWindow));
-	char	   *start;
+	SeWindow *window = palloc0(sizeof(SeWindow));
+	char *start;
 
 	next_start(scanner, &window->incarnation, &start, &window->start_seq);
 	window->start = pstrdup(start);
@@ -137,7 +137,7 @@ open_window(SeScanner *scanner, const char *now, int64 bound, int64 after)
 static bool
 wants_window(SeScanner *scanner)
 {
-	SeWindow   *last;
+	SeWindow *last;
 
 	if (!scanner->look || !scanner->system->held)
 		return false;
@@ -154,9 +154,9 @@ wants_window(SeScanner *scanner)
 static int
 next_incarnation(SeScanner *scanner)
 {
-	int			incarnation;
-	char	   *start;
-	int64		start_seq;
+	int incarnation;
+	char *start;
+	int64 start_seq;
 
 	next_start(scanner, &incarnation, &start, &start_seq);
 	return incarnation;
@@ -167,16 +167,16 @@ se_cursor_open_windows(void)
 {
 	static SPIPlanPtr before_plan = NULL;
 	static SPIPlanPtr now_plan = NULL;
-	bool		any = false;
-	bool		isnull;
-	int64		before;
-	int64		after;
-	int64		bound;
-	uint64		oldest;
-	char	   *now;
-	ListCell   *cell;
+	bool any = false;
+	bool isnull;
+	int64 before;
+	int64 after;
+	int64 bound;
+	uint64 oldest;
+	char *now;
+	ListCell *cell;
 
-	foreach(cell, se_scanners)
+	foreach (cell, se_scanners)
 		any |= wants_window(lfirst(cell));
 	if (!any)
 		return false;
@@ -187,21 +187,22 @@ se_cursor_open_windows(void)
 	 * its own, because it is not read-only; whatever is finished in it drew its numbers before
 	 * `after` was read.
 	 */
-	se_spi_execute(&before_plan, "SELECT " LAST_DRAWN " FROM sync.outbox_seq", 0, NULL, NULL,
-				   NULL, true, 1);
+	se_spi_execute(&before_plan, "SELECT " LAST_DRAWN " FROM sync.outbox_seq", 0, NULL, NULL, NULL,
+				   true, 1);
 	before = DatumGetInt64(se_spi_datum(0, 1, &isnull));
 	add_sample(U64FromFullTransactionId(ReadNextFullTransactionId()), before);
-	se_spi_execute(&now_plan, "SELECT s::text, pg_catalog.pg_snapshot_xmax(s)::text::bigint, "
-				   LAST_DRAWN ", pg_catalog.pg_snapshot_xmin(s)::text::bigint "
+	se_spi_execute(&now_plan,
+				   "SELECT s::text, pg_catalog.pg_snapshot_xmax(s)::text::bigint, " LAST_DRAWN
+				   ", pg_catalog.pg_snapshot_xmin(s)::text::bigint "
 				   "FROM sync.outbox_seq, pg_catalog.pg_current_snapshot() s",
 				   0, NULL, NULL, NULL, false, 1);
 	now = se_spi_text(0, 1);
 	bound = sample_bound((uint64) DatumGetInt64(se_spi_datum(0, 2, &isnull)));
 	after = DatumGetInt64(se_spi_datum(0, 3, &isnull));
 	oldest = (uint64) DatumGetInt64(se_spi_datum(0, 4, &isnull));
-	foreach(cell, se_scanners)
+	foreach (cell, se_scanners)
 	{
-		SeScanner  *scanner = lfirst(cell);
+		SeScanner *scanner = lfirst(cell);
 
 		if (!wants_window(scanner))
 			continue;
@@ -279,8 +280,8 @@ merge_windows(SeWindow *a, SeWindow *b)
 void
 se_cursor_settle(SeScanner *scanner)
 {
-	SeWindow   *first;
-	SeWindow   *second;
+	SeWindow *first;
+	SeWindow *second;
 
 	while (!dlist_is_empty(&scanner->windows))
 	{
@@ -297,8 +298,8 @@ se_cursor_settle(SeScanner *scanner)
 		second = dlist_container(SeWindow, node, dlist_next_node(&scanner->windows, &first->node));
 		if (!dlist_has_next(&scanner->windows, &second->node) || !second->scanned)
 			break;
-		if (!dlist_container(SeWindow, node,
-							 dlist_next_node(&scanner->windows, &second->node))->scanned)
+		if (!dlist_container(SeWindow, node, dlist_next_node(&scanner->windows, &second->node))
+				 ->scanned)
 			break;
 		merge_windows(second, dlist_container(SeWindow, node,
 											  dlist_next_node(&scanner->windows, &second->node)));
@@ -308,11 +309,11 @@ se_cursor_settle(SeScanner *scanner)
 bool
 se_cursor_checkpoint_due(TimestampTz now, bool idle)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, se_scanners)
+	foreach (cell, se_scanners)
 	{
-		SeScanner  *scanner = lfirst(cell);
+		SeScanner *scanner = lfirst(cell);
 
 		if (scanner->dirty && scanner->routes != NIL &&
 			((idle && dlist_is_empty(&scanner->windows)) ||
@@ -326,10 +327,10 @@ se_cursor_checkpoint_due(TimestampTz now, bool idle)
 static int64
 finished_position(SeWindow *window)
 {
-	int64		position = window->position;
-	dlist_iter	iter;
+	int64 position = window->position;
+	dlist_iter iter;
 
-	dlist_foreach(iter, &window->deliveries)
+	dlist_foreach (iter, &window->deliveries)
 	{
 		SeDelivery *d = dlist_container(SeDelivery, window_node, iter.cur);
 
@@ -342,15 +343,15 @@ static void
 write_checkpoint(SeScanner *scanner)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[7] = {INT4ARRAYOID, INT4OID, TEXTOID, INT8OID, TEXTOID, INT8OID, INT8OID};
-	Datum		values[7];
-	char		nulls[8] = "       ";
-	Datum	   *ids = palloc(sizeof(Datum) * list_length(scanner->routes));
-	SeWindow   *window = NULL;
-	int			n = 0;
-	ListCell   *cell;
+	Oid types[7] = {INT4ARRAYOID, INT4OID, TEXTOID, INT8OID, TEXTOID, INT8OID, INT8OID};
+	Datum values[7];
+	char nulls[8] = "       ";
+	Datum *ids = palloc(sizeof(Datum) * list_length(scanner->routes));
+	SeWindow *window = NULL;
+	int n = 0;
+	ListCell *cell;
 
-	foreach(cell, scanner->routes)
+	foreach (cell, scanner->routes)
 		ids[n++] = Int32GetDatum(((SeRoute *) lfirst(cell))->id);
 	if (!dlist_is_empty(&scanner->windows))
 		window = dlist_head_element(SeWindow, node, &scanner->windows);
@@ -363,24 +364,25 @@ write_checkpoint(SeScanner *scanner)
 	values[6] = Int64GetDatum(window ? finished_position(window) : 0);
 	/* The window of an incarnation that is over has no end of its own: it stands where it stood. */
 	nulls[4] = window && window->end == NULL ? 'n' : ' ';
-	se_spi_execute(&plan,
-				   "INSERT INTO sync.checkpoint (route_id, incarnation, finished, finished_seq, "
-				   "window_end, window_end_seq, position) "
-				   "SELECT r, $2, $3::pg_snapshot, $4, coalesce($5::pg_snapshot, k.window_end), $6, "
-				   "CASE WHEN $5 IS NULL THEN greatest($7, k.position) ELSE $7 END "
-				   "FROM pg_catalog.unnest($1) r LEFT JOIN LATERAL (SELECT c.window_end, c.position "
-				   "FROM sync.checkpoint c WHERE c.route_id = r ORDER BY c.id DESC LIMIT 1) k ON true",
-				   7, types, values, nulls, false, 0);
+	se_spi_execute(
+		&plan,
+		"INSERT INTO sync.checkpoint (route_id, incarnation, finished, finished_seq, "
+		"window_end, window_end_seq, position) "
+		"SELECT r, $2, $3::pg_snapshot, $4, coalesce($5::pg_snapshot, k.window_end), $6, "
+		"CASE WHEN $5 IS NULL THEN greatest($7, k.position) ELSE $7 END "
+		"FROM pg_catalog.unnest($1) r LEFT JOIN LATERAL (SELECT c.window_end, c.position "
+		"FROM sync.checkpoint c WHERE c.route_id = r ORDER BY c.id DESC LIMIT 1) k ON true",
+		7, types, values, nulls, false, 0);
 }
 
 void
 se_cursor_write(TimestampTz now)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, se_scanners)
+	foreach (cell, se_scanners)
 	{
-		SeScanner  *scanner = lfirst(cell);
+		SeScanner *scanner = lfirst(cell);
 
 		if (!scanner->dirty || scanner->routes == NIL)
 			continue;

@@ -38,91 +38,91 @@ typedef struct SeDelivery SeDelivery;
 
 typedef struct SeEvent
 {
-	int64		seq;
+	int64 seq;
 	TimestampTz at;
-	int			incarnation;
-	int			object_id;
-	char		op;				/* I, U, D, K */
-	int			origin;
-	char	   *record_id;
-	Jsonb	   *body;
-	Jsonb	   *old;
-	Jsonb	   *context;
+	int incarnation;
+	int object_id;
+	char op; /* I, U, D, K */
+	int origin;
+	char *record_id;
+	Jsonb *body;
+	Jsonb *old;
+	Jsonb *context;
 } SeEvent;
 
 typedef struct SeRoute
 {
-	int			id;
-	SeSystem   *system;
-	int			object_id;
-	char	   *object;
-	bool		financial;
-	bool		wants[3];		/* by SeChange */
-	TimestampTz start_at;		/* 0: no bound */
-	char	   *condition;		/* SQL that answers a batch; NULL: every event */
-	Oid			run_as;
-	SPIPlanPtr	plan;			/* of the condition */
-	SeScanner  *scanner;
+	int id;
+	SeSystem *system;
+	int object_id;
+	char *object;
+	bool financial;
+	bool wants[3];		  /* by SeChange */
+	TimestampTz start_at; /* 0: no bound */
+	char *condition;	  /* SQL that answers a batch; NULL: every event */
+	Oid run_as;
+	SPIPlanPtr plan; /* of the condition */
+	SeScanner *scanner;
 } SeRoute;
 
 /* One window of the outbox: visible in `end`, not visible in `start`. Snapshots are kept as text. */
 typedef struct SeWindow
 {
-	dlist_node	node;
-	int			incarnation;
-	char	   *start;
-	int64		start_seq;		/* transactions with ids from xmax(start) drew higher numbers */
-	char	   *end;			/* NULL: everything (an incarnation that is over) */
-	int64		end_bound;		/* start_seq of the next window */
-	int64		end_after;		/* what is visible in `end` drew no higher numbers */
-	int64		position;		/* read up to here */
-	bool		scanned;
-	bool		recovering;		/* its events may have been handled by an earlier process */
-	int			unfinished;
-	dlist_head	deliveries;		/* SeDelivery, unfinished, by seq */
+	dlist_node node;
+	int incarnation;
+	char *start;
+	int64 start_seq; /* transactions with ids from xmax(start) drew higher numbers */
+	char *end;		 /* NULL: everything (an incarnation that is over) */
+	int64 end_bound; /* start_seq of the next window */
+	int64 end_after; /* what is visible in `end` drew no higher numbers */
+	int64 position;	 /* read up to here */
+	bool scanned;
+	bool recovering; /* its events may have been handled by an earlier process */
+	int unfinished;
+	dlist_head deliveries; /* SeDelivery, unfinished, by seq */
 } SeWindow;
 
 /* Routes of one system that stand at the same place, and the windows they are in. */
 struct SeScanner
 {
-	SeSystem   *system;
-	List	   *routes;
-	dlist_head	windows;		/* oldest first; empty: idle at `finished` */
-	int			incarnation;
-	char	   *finished;		/* everything visible here is finished */
-	int64		finished_seq;
-	bool		look;			/* there may be new events */
-	TimestampTz retry_at;		/* a condition could not be evaluated: not before */
-	bool		recovering;		/* the next window is the first one of this process */
-	bool		dirty;			/* the cursor has moved since the last checkpoint */
+	SeSystem *system;
+	List *routes;
+	dlist_head windows; /* oldest first; empty: idle at `finished` */
+	int incarnation;
+	char *finished; /* everything visible here is finished */
+	int64 finished_seq;
+	bool look;			  /* there may be new events */
+	TimestampTz retry_at; /* a condition could not be evaluated: not before */
+	bool recovering;	  /* the next window is the first one of this process */
+	bool dirty;			  /* the cursor has moved since the last checkpoint */
 	TimestampTz checkpoint_at;
 };
 
 /* All that is known here of one record on one route. */
 typedef struct SeRecordKey
 {
-	int			route_id;
-	char	   *record_id;
+	int route_id;
+	char *record_id;
 } SeRecordKey;
 
 struct SeRecord
 {
 	SeRecordKey key;
-	dlist_head	queue;			/* SeDelivery, by seq; the head may be in flight */
-	bool		in_flight;
-	bool		blocked;		/* has rows in sync.pending */
-	bool		ambiguous;		/* one of those may have taken effect */
-	bool		ready;			/* in its system's list of records whose head may be claimed */
-	dlist_node	ready_node;
+	dlist_head queue; /* SeDelivery, by seq; the head may be in flight */
+	bool in_flight;
+	bool blocked;	/* has rows in sync.pending */
+	bool ambiguous; /* one of those may have taken effect */
+	bool ready;		/* in its system's list of records whose head may be claimed */
+	dlist_node ready_node;
 };
 
-typedef enum SeEnding			/* what an attempt made of its delivery */
+typedef enum SeEnding /* what an attempt made of its delivery */
 {
-	SE_END_STEP,				/* next step of the plan */
+	SE_END_STEP, /* next step of the plan */
 	SE_END_DONE,
-	SE_END_IGNORED,				/* nothing to do for this system */
+	SE_END_IGNORED, /* nothing to do for this system */
 	SE_END_DRY_RUN,
-	SE_END_AGAIN,				/* same step, attempt not counted: throttled, auth, not sent */
+	SE_END_AGAIN, /* same step, attempt not counted: throttled, auth, not sent */
 	SE_END_AMBIGUOUS,
 	SE_END_WAITING,
 	SE_END_DEAD,
@@ -131,76 +131,77 @@ typedef enum SeEnding			/* what an attempt made of its delivery */
 
 struct SeDelivery
 {
-	dlist_node	queue_node;		/* in its record's queue */
-	dlist_node	window_node;	/* in its window; only while window is set */
-	dlist_node	result_node;	/* in the list of results to record */
+	dlist_node queue_node;	/* in its record's queue */
+	dlist_node window_node; /* in its window; only while window is set */
+	dlist_node result_node; /* in the list of results to record */
 	MemoryContext cxt;
-	MemoryContext attempt_cxt;	/* child of cxt, reset before each attempt: a throttled delivery must not grow */
-	SeWindow   *window;			/* NULL: it came from sync.pending, or went there */
-	SeRoute    *route;
-	SeRecord   *record;
-	SeEvent		event;
-	int64		pending_id;		/* 0: not in sync.pending */
-	char	   *pending_state;	/* as loaded */
+	MemoryContext
+		attempt_cxt; /* child of cxt, reset before each attempt: a throttled delivery must not grow */
+	SeWindow *window; /* NULL: it came from sync.pending, or went there */
+	SeRoute *route;
+	SeRecord *record;
+	SeEvent event;
+	int64 pending_id;	 /* 0: not in sync.pending */
+	char *pending_state; /* as loaded */
 
-	int			issue;
-	int			attempts;
-	SeChange	change;			/* which plan it runs; fixed with the first step */
-	char	   *step;			/* operation to run; NULL: the plan's first */
-	char	   *frozen_step;	/* step whose request was frozen */
-	Jsonb	   *frozen;			/* request to be repeated as it was; NULL: render */
-	int			lookups;		/* answered 'not found' since the ambiguity */
-	int64		last_attempt_id;	/* before this attempt, as far as an earlier process made it */
-	bool		unanswered;		/* an earlier process claimed it and recorded no outcome */
-	bool		recover;		/* the next request is a look-up that settles an ambiguity */
+	int issue;
+	int attempts;
+	SeChange change;	   /* which plan it runs; fixed with the first step */
+	char *step;			   /* operation to run; NULL: the plan's first */
+	char *frozen_step;	   /* step whose request was frozen */
+	Jsonb *frozen;		   /* request to be repeated as it was; NULL: render */
+	int lookups;		   /* answered 'not found' since the ambiguity */
+	int64 last_attempt_id; /* before this attempt, as far as an earlier process made it */
+	bool unanswered;	   /* an earlier process claimed it and recorded no outcome */
+	bool recover;		   /* the next request is a look-up that settles an ambiguity */
 	TimestampTz first_claim_at;
 
 	/* the attempt in flight, or just answered */
 	const SeOperation *op;
-	SeRendered	rendered;
-	SeExchange	exchange;
+	SeRendered rendered;
+	SeExchange exchange;
 	const SeManifest *manifest; /* while an answer is judged: the one its request was made by */
-	Jsonb	   *ctx;
-	Jsonb	   *answer;			/* answer of the step before; NULL: none, or of an earlier process */
-	Jsonb	   *record_there;	/* remote record as the last step saw it; NULL: as the mirror has it */
-	char	   *remote_id;		/* the binding as of the claim; NULL: none */
-	char	   *key;
-	char	   *target;
-	char	   *request_text;
-	uint8		hash[32];
-	int64		attempt_id;
-	int			connector_id;
+	Jsonb *ctx;
+	Jsonb *answer;		 /* answer of the step before; NULL: none, or of an earlier process */
+	Jsonb *record_there; /* remote record as the last step saw it; NULL: as the mirror has it */
+	char *remote_id;	 /* the binding as of the claim; NULL: none */
+	char *key;
+	char *target;
+	char *request_text;
+	uint8 hash[32];
+	int64 attempt_id;
+	int connector_id;
 	TimestampTz claimed_at;
 
 	/* how it ended */
-	SeEnding	ending;
-	SeOutcome	outcome;
-	const char *outcome_word;	/* for outcomes without an attempt */
-	int			status;
-	int64		latency_us;
-	char	   *code;
-	char	   *message;
-	char	   *request_id;
-	char	   *response;
-	bool		has_pushed;
-	bool		pushed_deleted;
-	SeExtract	extract;
-	int			wait_object_id;
-	char	   *wait_key;
-	char	   *wait_state;
+	SeEnding ending;
+	SeOutcome outcome;
+	const char *outcome_word; /* for outcomes without an attempt */
+	int status;
+	int64 latency_us;
+	char *code;
+	char *message;
+	char *request_id;
+	char *response;
+	bool has_pushed;
+	bool pushed_deleted;
+	SeExtract extract;
+	int wait_object_id;
+	char *wait_key;
+	char *wait_state;
 	TimestampTz due_at;
 };
 
 /* ---- route.c ---- */
-extern List *se_routes;			/* SeRoute * */
-extern List *se_scanners;		/* SeScanner * */
-extern int	se_hub_incarnation;
+extern List *se_routes;	  /* SeRoute * */
+extern List *se_scanners; /* SeScanner * */
+extern int se_hub_incarnation;
 extern char se_hub_id[37];
 extern TimestampTz se_hub_suspect_before;
 extern uint64 se_hub_adopted_xid;
 extern SeRoute *se_route_by_id(int id);
 extern const char *se_object_name(int object_id);
-extern int	se_object_id(const char *name);
+extern int se_object_id(const char *name);
 extern void se_registry_load(void);
 extern void se_routes_load(void);
 extern void se_routes_reset(void);
@@ -211,46 +212,48 @@ extern void se_routes_reset(void);
 extern bool se_route_filter(SeRoute *route, SeEvent **events, int n, bool *wanted, char **errors);
 
 /* ---- cursor.c ---- */
-extern bool se_cursor_open_windows(void);	/* new windows where there may be events; own transaction */
-extern void se_cursor_finished(SeDelivery *delivery);	/* takes it out of its window */
-extern void se_cursor_settle(SeScanner *scanner);	/* drops finished windows, merges scanned ones */
+extern bool se_cursor_open_windows(
+	void); /* new windows where there may be events; own transaction */
+extern void se_cursor_finished(SeDelivery *delivery); /* takes it out of its window */
+extern void se_cursor_settle(SeScanner *scanner); /* drops finished windows, merges scanned ones */
 extern bool se_cursor_checkpoint_due(TimestampTz now, bool idle);
-extern void se_cursor_write(TimestampTz now);	/* in a transaction */
+extern void se_cursor_write(TimestampTz now); /* in a transaction */
 
 /* ---- scan.c ---- */
-extern bool se_scan(SeScanner *scanner);	/* one batch; own transaction */
-extern void se_delivery_resume(SeDelivery *delivery, Jsonb *claim);	/* goes on after its last attempt */
+extern bool se_scan(SeScanner *scanner); /* one batch; own transaction */
+extern void se_delivery_resume(SeDelivery *delivery,
+							   Jsonb *claim); /* goes on after its last attempt */
 
 /* ---- queue.c ---- */
 extern void se_queue_init(void);
 extern void se_queue_reset(void);
 extern SeRecord *se_record_get(int route_id, const char *record_id, bool make);
-extern void se_records_unblock(void);	/* before what is blocked is read again */
-extern void se_records_sweep(void);	/* forgets those of which nothing is known */
-extern void se_record_release(SeRecord *record);	/* forgets it when nothing is known of it */
+extern void se_records_unblock(void);			 /* before what is blocked is read again */
+extern void se_records_sweep(void);				 /* forgets those of which nothing is known */
+extern void se_record_release(SeRecord *record); /* forgets it when nothing is known of it */
 extern SeDelivery *se_delivery_make(SeRoute *route, const SeEvent *event);
 extern void se_delivery_begin_attempt(SeDelivery *delivery);
 extern void se_delivery_enqueue(SeDelivery *delivery);
-extern void se_delivery_free(SeDelivery *delivery);	/* out of its record's queue, and gone */
+extern void se_delivery_free(SeDelivery *delivery); /* out of its record's queue, and gone */
 extern void se_record_ready(SeRecord *record, SeSystem *system);
-extern int	se_queue_length(SeSystem *system);
+extern int se_queue_length(SeSystem *system);
 extern bool se_queue_has_ready(SeSystem *system);
-extern SeDelivery *se_queue_next(SeSystem *system);	/* takes the next ready head, or NULL */
+extern SeDelivery *se_queue_next(SeSystem *system); /* takes the next ready head, or NULL */
 
 /* ---- context.c ---- */
 extern void se_context_begin(void);
 extern void se_context_preload(SeDelivery **deliveries, int n);
-extern void se_context_build(SeDelivery *delivery);	/* sets ctx and remote_id */
+extern void se_context_build(SeDelivery *delivery); /* sets ctx and remote_id */
 extern const SeRefs *se_context_refs(SeSystem *system);
 
 /* ---- claim.c ---- */
-extern bool se_claim(TimestampTz now);	/* own transaction */
+extern bool se_claim(TimestampTz now); /* own transaction */
 extern void se_delivery_key(SeDelivery *delivery, const char *step, char *key, int size);
 
 /* ---- result.c ---- */
 extern void se_result_done(SeExchange *exchange, SeReply *reply);
 extern const SeManifestObject *se_delivery_object(const SeDelivery *delivery);
-extern void se_delivery_find_plan(SeDelivery *delivery);	/* of the step that it goes on at */
+extern void se_delivery_find_plan(SeDelivery *delivery); /* of the step that it goes on at */
 extern const SeOperation *se_plan_next(SeDelivery *delivery, const SeOperation *after);
 extern SeRecovery se_delivery_recovery(SeDelivery *delivery, const SeManifestObject *object,
 									   const SeOperation *op, TimestampTz now);
@@ -258,22 +261,22 @@ extern void se_delivery_ambiguous(SeDelivery *delivery, TimestampTz now);
 extern char *se_bounded_text(SeSystem *system, const char *text, size_t len);
 
 /* ---- outcome.c ---- */
-extern void se_outcome_add(SeDelivery *delivery);	/* it has ended, or its step has */
-extern void se_outcome_lost(SeDelivery *delivery);	/* nobody heard the answer to its last attempt */
-extern bool se_outcome_flush(TimestampTz now);	/* own transaction; false: nothing to do */
+extern void se_outcome_add(SeDelivery *delivery);  /* it has ended, or its step has */
+extern void se_outcome_lost(SeDelivery *delivery); /* nobody heard the answer to its last attempt */
+extern bool se_outcome_flush(TimestampTz now);	   /* own transaction; false: nothing to do */
 extern void se_outcome_reset(void);
 
 /* ---- pending.c ---- */
-extern bool se_pending_dirty;	/* rows changed: read what is due again */
-extern void se_pending_load_blocked(void);	/* in a transaction */
-extern bool se_pending_load_due(TimestampTz now);	/* own transaction */
+extern bool se_pending_dirty;					  /* rows changed: read what is due again */
+extern void se_pending_load_blocked(void);		  /* in a transaction */
+extern bool se_pending_load_due(TimestampTz now); /* own transaction */
 extern TimestampTz se_pending_next_due(void);
 extern void se_pending_park(SeDelivery *delivery, const char *state, TimestampTz due);
 extern void se_pending_behind(SeRoute *route, const SeEvent *event);
-extern void se_pending_finish(SeDelivery **deliveries, int n);	/* delete rows, promote the next */
-extern bool se_pending_release(TimestampTz now);	/* waiting ones whose record is bound now */
-extern bool se_pending_lock(SeDelivery *delivery);	/* false: its row is gone; in a transaction */
-extern void se_pending_forget(SeDelivery *delivery);	/* its row may be loaded again */
+extern void se_pending_finish(SeDelivery **deliveries, int n); /* delete rows, promote the next */
+extern bool se_pending_release(TimestampTz now);	 /* waiting ones whose record is bound now */
+extern bool se_pending_lock(SeDelivery *delivery);	 /* false: its row is gone; in a transaction */
+extern void se_pending_forget(SeDelivery *delivery); /* its row may be loaded again */
 extern void se_pending_reset(void);
 
 /* ---- call.c ---- */

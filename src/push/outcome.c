@@ -25,7 +25,7 @@
 #include "push/internal.h"
 #include "push/push.h"
 
-#define BATCH 500
+#define BATCH		500
 #define MAX_PAYLOAD (BLCKSZ - NAMEDATALEN - 129) /* of NOTIFY */
 
 static dlist_head ended = DLIST_STATIC_INIT(ended);
@@ -113,7 +113,7 @@ try_pushed(SePushed *items, int n, TimestampTz now, char **message)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
@@ -131,10 +131,10 @@ try_pushed(SePushed *items, int n, TimestampTz now, char **message)
 static void
 bind_pushed(SeDelivery **deliveries, int n, TimestampTz now)
 {
-	SePushed   *items = palloc(sizeof(SePushed) * (n + 1));
+	SePushed *items = palloc(sizeof(SePushed) * (n + 1));
 	SeDelivery **owners = palloc(sizeof(SeDelivery *) * (n + 1));
-	char	   *message = NULL;
-	int			size = 0;
+	char *message = NULL;
+	int size = 0;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -171,8 +171,8 @@ put_row(Datum **values, bool **nulls, int row, SeDelivery *d)
 	values[1][row] = Int32GetDatum(d->route->id);
 	values[2][row] = Int64GetDatum(d->event.seq);
 	values[3][row] = BoolGetDatum(is_final(d));
-	values[4][row] = CStringGetTextDatum(d->outcome_word ? d->outcome_word
-										 : se_outcome_name(d->outcome));
+	values[4][row] =
+		CStringGetTextDatum(d->outcome_word ? d->outcome_word : se_outcome_name(d->outcome));
 	values[5][row] = CStringGetTextDatum(state_word(d));
 	values[6][row] = Int32GetDatum(d->status);
 	nulls[6][row] = d->status == 0;
@@ -189,16 +189,16 @@ static void
 insert_outcomes(SeDelivery **deliveries, int n)
 {
 	static SPIPlanPtr plan = NULL;
-	static const Oid elements[12] = {INT8OID, INT4OID, INT8OID, BOOLOID, TEXTOID, TEXTOID, INT4OID,
-	INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
-	static Oid	types[12] = {INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, BOOLARRAYOID, TEXTARRAYOID,
-		TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-	TEXTARRAYOID};
-	Datum	   *values[12];
-	bool	   *nulls[12];
-	Datum		arrays[12];
-	int			rows = 0;
-	int			lower = 1;
+	static const Oid elements[12] = {INT8OID, INT4OID, INT8OID, BOOLOID, TEXTOID, TEXTOID,
+									 INT4OID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	static Oid types[12] = {INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, BOOLARRAYOID,
+							TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
+							TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID};
+	Datum *values[12];
+	bool *nulls[12];
+	Datum arrays[12];
+	int rows = 0;
+	int lower = 1;
 
 	for (int c = 0; c < 12; c++)
 	{
@@ -217,21 +217,22 @@ insert_outcomes(SeDelivery **deliveries, int n)
 		return;
 	for (int c = 0; c < 12; c++)
 	{
-		int16		len;
-		bool		byval;
-		char		align;
+		int16 len;
+		bool byval;
+		char align;
 
 		get_typlenbyvalalign(elements[c], &len, &byval, &align);
 		arrays[c] = PointerGetDatum(construct_md_array(values[c], nulls[c], 1, &rows, &lower,
 													   elements[c], len, byval, align));
 	}
-	se_spi_execute(&plan,
-				   "INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state, "
-				   "status, latency_us, code, message, request_id, response) "
-				   "SELECT a, pg_catalog.clock_timestamp(), b, c, d, e, f, g, h, i, j, k, l "
-				   "FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) "
-				   "u(a, b, c, d, e, f, g, h, i, j, k, l)",
-				   12, types, arrays, NULL, false, 0);
+	se_spi_execute(
+		&plan,
+		"INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state, "
+		"status, latency_us, code, message, request_id, response) "
+		"SELECT a, pg_catalog.clock_timestamp(), b, c, d, e, f, g, h, i, j, k, l "
+		"FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) "
+		"u(a, b, c, d, e, f, g, h, i, j, k, l)",
+		12, types, arrays, NULL, false, 0);
 }
 
 /* The attempt of a process that died before its answer was on record; in a transaction. */
@@ -239,27 +240,28 @@ void
 se_outcome_lost(SeDelivery *d)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[4] = {INT8OID, INT4OID, INT8OID, TEXTOID};
-	Datum		values[4];
+	Oid types[4] = {INT8OID, INT4OID, INT8OID, TEXTOID};
+	Datum values[4];
 
 	values[0] = Int64GetDatum(d->last_attempt_id);
 	values[1] = Int32GetDatum(d->route->id);
 	values[2] = Int64GetDatum(d->event.seq);
 	values[3] = CStringGetTextDatum(state_word(d));
-	se_spi_execute(&plan,
-				   "INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state, "
-				   "code, message) VALUES ($1, pg_catalog.clock_timestamp(), $2, $3, false, "
-				   "'ambiguous', $4, 'no_answer', 'the server stopped before the answer came')",
-				   4, types, values, NULL, false, 0);
+	se_spi_execute(
+		&plan,
+		"INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state, "
+		"code, message) VALUES ($1, pg_catalog.clock_timestamp(), $2, $3, false, "
+		"'ambiguous', $4, 'no_answer', 'the server stopped before the answer came')",
+		4, types, values, NULL, false, 0);
 }
 
 static void
 notify(SeDelivery *d)
 {
-	char	   *payload;
+	char *payload;
 
-	if (!se_notify_outcomes || (!is_final(d) && d->ending != SE_END_DEAD &&
-								d->ending != SE_END_CONFLICT))
+	if (!se_notify_outcomes ||
+		(!is_final(d) && d->ending != SE_END_DEAD && d->ending != SE_END_CONFLICT))
 		return;
 	payload = psprintf("%d/" INT64_FORMAT " %s %s %s", d->route->id, d->event.seq, state_word(d),
 					   d->route->object, d->event.record_id);
@@ -298,13 +300,13 @@ write_pending(SeDelivery *d)
 static void
 move_on(SeDelivery *d)
 {
-	SeRecord   *record = d->record;
-	SeSystem   *system = d->route->system;
+	SeRecord *record = d->record;
+	SeSystem *system = d->route->system;
 
 	record->in_flight = false;
 	if (d->ending == SE_END_STEP || d->ending == SE_END_AGAIN)
 	{
-		d->op = NULL;			/* its manifest may go */
+		d->op = NULL; /* its manifest may go */
 		d->has_pushed = false;
 		se_record_ready(record, system);
 		return;
@@ -318,8 +320,8 @@ se_outcome_flush(TimestampTz now)
 {
 	SeDelivery *batch[BATCH];
 	SeDelivery *gone[BATCH];
-	int			n = 0;
-	int			ngone = 0;
+	int n = 0;
+	int ngone = 0;
 
 	while (n < BATCH && !dlist_is_empty(&ended))
 		batch[n++] = dlist_container(SeDelivery, result_node, dlist_pop_head_node(&ended));

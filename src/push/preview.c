@@ -33,8 +33,8 @@ PG_FUNCTION_INFO_V1(se_preview);
 static Oid
 owner_of_function(Oid function)
 {
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Oid			owner;
+	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid owner;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for function %u", function);
@@ -53,27 +53,27 @@ check_table(Oid relation, Oid caller)
 	if (pg_class_aclcheck(relation, caller, ACL_SELECT) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(relation));
 	if (check_enable_rls(relation, caller, true) == RLS_ENABLED)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for table %s", get_rel_name(relation)),
-				 errdetail("Its row security applies to role \"%s\".",
-						   GetUserNameFromId(caller, false))));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("permission denied for table %s", get_rel_name(relation)),
+						errdetail("Its row security applies to role \"%s\".",
+								  GetUserNameFromId(caller, false))));
 }
 
 static void
 check_may_read(int object_id, Oid caller)
 {
-	Oid			types[1] = {INT4OID};
-	Datum		values[1];
-	Oid			relations[2];
-	bool		isnull[2];
+	Oid types[1] = {INT4OID};
+	Datum values[1];
+	Oid relations[2];
+	bool isnull[2];
 
 	values[0] = Int32GetDatum(object_id);
-	if (SPI_execute_with_args("SELECT pg_catalog.format('%I.%I', schema_name, table_name)::"
-							  "pg_catalog.regclass::pg_catalog.oid, CASE WHEN line_table IS NOT NULL "
-							  "THEN pg_catalog.format('%I.%I', line_schema, line_table)::"
-							  "pg_catalog.regclass::pg_catalog.oid END FROM sync.object WHERE id = $1",
-							  1, types, values, NULL, true, 1) != SPI_OK_SELECT ||
+	if (SPI_execute_with_args(
+			"SELECT pg_catalog.format('%I.%I', schema_name, table_name)::"
+			"pg_catalog.regclass::pg_catalog.oid, CASE WHEN line_table IS NOT NULL "
+			"THEN pg_catalog.format('%I.%I', line_schema, line_table)::"
+			"pg_catalog.regclass::pg_catalog.oid END FROM sync.object WHERE id = $1",
+			1, types, values, NULL, true, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "object %d is not registered", object_id);
 	for (int i = 0; i < 2; i++)
@@ -88,17 +88,17 @@ check_may_read(int object_id, Oid caller)
 static SeSystem *
 find_system(const char *name)
 {
-	SeSystem   *system = se_system_build(name);
+	SeSystem *system = se_system_build(name);
 
 	if (system == NULL)
 	{
 		/* A server that nothing refers to yet has no row in sync.system. */
-		Oid			types[1] = {TEXTOID};
-		Datum		values[1];
+		Oid types[1] = {TEXTOID};
+		Datum values[1];
 
 		values[0] = CStringGetTextDatum(name);
-		if (SPI_execute_with_args("SELECT sync._system_id($1)", 1, types, values, NULL, false, 1)
-			!= SPI_OK_SELECT)
+		if (SPI_execute_with_args("SELECT sync._system_id($1)", 1, types, values, NULL, false, 1) !=
+			SPI_OK_SELECT)
 			elog(ERROR, "could not look up system \"%s\"", name);
 		CommandCounterIncrement();
 		PushActiveSnapshot(GetTransactionSnapshot());
@@ -107,8 +107,7 @@ find_system(const char *name)
 	}
 	if (system == NULL || !system->usable)
 		ereport(ERROR,
-				(errcode(SE_ERRCODE_UNKNOWN_SYSTEM),
-				 errmsg("system \"%s\" cannot be used", name),
+				(errcode(SE_ERRCODE_UNKNOWN_SYSTEM), errmsg("system \"%s\" cannot be used", name),
 				 errdetail("%s", system && system->problem ? system->problem : "It is not known."),
 				 errhint("SELECT * FROM sync.check_system(%s) tells what is missing.",
 						 quote_literal_cstr(name))));
@@ -126,10 +125,10 @@ static Jsonb *
 headers_object(const SeRequestOut *request)
 {
 	SeObjBuilder b;
-	ListCell   *cell;
+	ListCell *cell;
 
 	se_obj_begin(&b);
-	foreach(cell, request->headers)
+	foreach (cell, request->headers)
 		se_obj_text(&b, ((SeHeader *) lfirst(cell))->name, ((SeHeader *) lfirst(cell))->value);
 	se_obj_text(&b, "Content-Type", request->content_type);
 	return se_obj_end(&b);
@@ -165,9 +164,9 @@ explain(const SeRendered *r)
 static void
 put_step(ReturnSetInfo *rsinfo, int n, SeSystem *system, const SeOperation *op, Jsonb *ctx)
 {
-	Datum		values[NCOLUMNS] = {0};
-	bool		nulls[NCOLUMNS];
-	SeRendered	r;
+	Datum values[NCOLUMNS] = {0};
+	bool nulls[NCOLUMNS];
+	SeRendered r;
 
 	memset(nulls, true, sizeof(nulls));
 	memset(&r, 0, sizeof(r));
@@ -200,17 +199,17 @@ PGDLLEXPORT Datum
 se_preview(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	char	   *system_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char	   *object = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	char	   *id = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	SeRoute		route = {0};
-	SeDelivery	d = {0};
+	char *system_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char *object = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char *id = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	SeRoute route = {0};
+	SeDelivery d = {0};
 	SeDelivery *batch[1] = {&d};
 	const SeManifestObject *mo;
-	int			n = 0;
-	ListCell   *cell;
-	Oid			caller;
-	int			context;
+	int n = 0;
+	ListCell *cell;
+	Oid caller;
+	int context;
 
 	InitMaterializedSRF(fcinfo, 0);
 
@@ -227,18 +226,16 @@ se_preview(PG_FUNCTION_ARGS)
 	route.object_id = se_object_id(object);
 	if (route.object_id == 0)
 		ereport(ERROR,
-				(errcode(SE_ERRCODE_UNKNOWN_OBJECT),
-				 errmsg("object \"%s\" does not exist", object),
+				(errcode(SE_ERRCODE_UNKNOWN_OBJECT), errmsg("object \"%s\" does not exist", object),
 				 errhint("Declare its table with sync.track().")));
 	check_may_read(route.object_id, caller);
 	route.system = find_system(system_name);
 	route.object = object;
 	mo = se_manifest_object(route.system->manifest, object);
 	if (mo == NULL || !mo->can_push)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("connector \"%s\" cannot push object \"%s\"", route.system->manifest->name,
-						object)));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("connector \"%s\" cannot push object \"%s\"",
+							   route.system->manifest->name, object)));
 	d.cxt = d.attempt_cxt = CurrentMemoryContext;
 	d.route = &route;
 	d.event.op = 'U';
@@ -248,13 +245,12 @@ se_preview(PG_FUNCTION_ARGS)
 	d.event.seq = PG_INT64_MAX;
 	d.event.body = se_record_body(route.object_id, id);
 	if (d.event.body == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NO_DATA_FOUND),
-				 errmsg("record \"%s\" of object \"%s\" does not exist", id, object)));
+		ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND),
+						errmsg("record \"%s\" of object \"%s\" does not exist", id, object)));
 	se_context_begin();
 	se_context_preload(batch, 1);
 	se_context_build(&d);
-	foreach(cell, mo->plan[d.change])
+	foreach (cell, mo->plan[d.change])
 		put_step(rsinfo, ++n, route.system, lfirst(cell), d.ctx);
 	SPI_finish();
 	SetUserIdAndSecContext(caller, context);

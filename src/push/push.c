@@ -37,9 +37,9 @@ se_push_reset(void)
 void
 se_push_look(void)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, se_scanners)
+	foreach (cell, se_scanners)
 		((SeScanner *) lfirst(cell))->look = true;
 	se_call_look();
 }
@@ -49,19 +49,19 @@ static bool
 has_room(SeScanner *scanner, TimestampTz now)
 {
 	return scanner->routes != NIL && scanner->system->held && scanner->retry_at <= now &&
-		se_queue_length(scanner->system) < se_max_queue;
+		   se_queue_length(scanner->system) < se_max_queue;
 }
 
 static bool
 scan_all(TimestampTz now)
 {
-	bool		busy = false;
-	ListCell   *cell;
+	bool busy = false;
+	ListCell *cell;
 
 	(void) se_cursor_open_windows();
-	foreach(cell, se_scanners)
+	foreach (cell, se_scanners)
 	{
-		SeScanner  *scanner = lfirst(cell);
+		SeScanner *scanner = lfirst(cell);
 
 		if (has_room(scanner, now))
 			busy |= se_scan(scanner);
@@ -73,7 +73,7 @@ scan_all(TimestampTz now)
 bool
 se_push_step(TimestampTz now)
 {
-	bool		busy = false;
+	bool busy = false;
 
 	if (TimestampDifferenceExceeds(looked_at, now, se_poll_interval))
 	{
@@ -106,19 +106,19 @@ TimestampTz
 se_push_next_due(TimestampTz now)
 {
 	TimestampTz due = TimestampTzPlusMilliseconds(looked_at, se_poll_interval);
-	ListCell   *cell;
+	ListCell *cell;
 
 	due = Min(due, se_pending_next_due());
 	due = Min(due, se_call_next_due());
-	foreach(cell, se_scanners)
+	foreach (cell, se_scanners)
 	{
-		SeScanner  *scanner = lfirst(cell);
+		SeScanner *scanner = lfirst(cell);
 
 		if (scanner->retry_at > now)
 			due = Min(due, scanner->retry_at);
 		if (scanner->dirty && scanner->routes != NIL)
-			due = Min(due, TimestampTzPlusMilliseconds(scanner->checkpoint_at,
-													   se_checkpoint_interval));
+			due = Min(due,
+					  TimestampTzPlusMilliseconds(scanner->checkpoint_at, se_checkpoint_interval));
 	}
 	return due;
 }
@@ -126,12 +126,12 @@ se_push_next_due(TimestampTz now)
 bool
 se_push_in_flight(int system_id, int object_id, const char *record_id)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, se_routes)
+	foreach (cell, se_routes)
 	{
-		SeRoute    *route = lfirst(cell);
-		SeRecord   *record;
+		SeRoute *route = lfirst(cell);
+		SeRecord *record;
 
 		if (route->system->id != system_id || route->object_id != object_id)
 			continue;

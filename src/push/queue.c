@@ -16,9 +16,9 @@ static MemoryContext queue_cxt = NULL;
 /* Records of one system whose head may be claimed, in the order they became so. */
 typedef struct Ready
 {
-	SeSystem   *system;
-	dlist_head	list;
-	int			length;			/* deliveries in memory, claimed ones too */
+	SeSystem *system;
+	dlist_head list;
+	int length; /* deliveries in memory, claimed ones too */
 } Ready;
 
 static List *readies = NIL;
@@ -54,7 +54,7 @@ record_copy(void *to, const void *from, Size size)
 void
 se_queue_init(void)
 {
-	HASHCTL		ctl = {0};
+	HASHCTL ctl = {0};
 
 	if (records != NULL)
 		return;
@@ -83,11 +83,11 @@ se_queue_reset(void)
 static Ready *
 ready_of(SeSystem *system)
 {
-	ListCell   *cell;
+	ListCell *cell;
 	MemoryContext old;
-	Ready	   *ready;
+	Ready *ready;
 
-	foreach(cell, readies)
+	foreach (cell, readies)
 	{
 		ready = lfirst(cell);
 		if (ready->system == system)
@@ -106,8 +106,8 @@ SeRecord *
 se_record_get(int route_id, const char *record_id, bool make)
 {
 	SeRecordKey key = {route_id, unconstify(char *, record_id)};
-	bool		found;
-	SeRecord   *record = hash_search(records, &key, make ? HASH_ENTER : HASH_FIND, &found);
+	bool found;
+	SeRecord *record = hash_search(records, &key, make ? HASH_ENTER : HASH_FIND, &found);
 
 	if (record == NULL || found)
 		return record;
@@ -120,7 +120,7 @@ se_record_get(int route_id, const char *record_id, bool make)
 void
 se_record_release(SeRecord *record)
 {
-	char	   *text = record->key.record_id;
+	char *text = record->key.record_id;
 
 	if (record->blocked || record->ready || !dlist_is_empty(&record->queue))
 		return;
@@ -132,7 +132,7 @@ void
 se_records_unblock(void)
 {
 	HASH_SEQ_STATUS seq;
-	SeRecord   *record;
+	SeRecord *record;
 
 	hash_seq_init(&seq, records);
 	while ((record = hash_seq_search(&seq)) != NULL)
@@ -143,7 +143,7 @@ void
 se_records_sweep(void)
 {
 	HASH_SEQ_STATUS seq;
-	SeRecord   *record;
+	SeRecord *record;
 
 	hash_seq_init(&seq, records);
 	while ((record = hash_seq_search(&seq)) != NULL)
@@ -153,8 +153,7 @@ se_records_sweep(void)
 SeDelivery *
 se_delivery_make(SeRoute *route, const SeEvent *event)
 {
-	MemoryContext cxt = AllocSetContextCreate(queue_cxt, "sync_ext delivery",
-											  ALLOCSET_SMALL_SIZES);
+	MemoryContext cxt = AllocSetContextCreate(queue_cxt, "sync_ext delivery", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	SeDelivery *d = palloc0(sizeof(SeDelivery));
 
@@ -162,10 +161,11 @@ se_delivery_make(SeRoute *route, const SeEvent *event)
 	d->route = route;
 	d->event = *event;
 	d->event.record_id = pstrdup(event->record_id);
-	d->event.body = event->body ? (Jsonb *) datumCopy(PointerGetDatum(event->body), false, -1) : NULL;
+	d->event.body =
+		event->body ? (Jsonb *) datumCopy(PointerGetDatum(event->body), false, -1) : NULL;
 	d->event.old = event->old ? (Jsonb *) datumCopy(PointerGetDatum(event->old), false, -1) : NULL;
-	d->event.context = event->context ?
-		(Jsonb *) datumCopy(PointerGetDatum(event->context), false, -1) : NULL;
+	d->event.context =
+		event->context ? (Jsonb *) datumCopy(PointerGetDatum(event->context), false, -1) : NULL;
 	d->issue = 1;
 	MemoryContextSwitchTo(old);
 	return d;
@@ -192,8 +192,8 @@ se_delivery_enqueue(SeDelivery *d)
 void
 se_delivery_free(SeDelivery *d)
 {
-	SeRecord   *record = d->record;
-	SeSystem   *system = d->route->system;
+	SeRecord *record = d->record;
+	SeSystem *system = d->route->system;
 
 	dlist_delete(&d->queue_node);
 	ready_of(system)->length--;
@@ -235,8 +235,8 @@ se_queue_has_ready(SeSystem *system)
 SeDelivery *
 se_queue_next(SeSystem *system)
 {
-	Ready	   *ready = ready_of(system);
-	SeRecord   *record;
+	Ready *ready = ready_of(system);
+	SeRecord *record;
 
 	if (dlist_is_empty(&ready->list))
 		return NULL;

@@ -14,26 +14,26 @@
 #include "core/spi.h"
 #include "push/record_body.h"
 
-typedef struct Table			/* what the registry says of an object's table */
+typedef struct Table /* what the registry says of an object's table */
 {
-	Oid			owner;
-	char	   *name;			/* quoted */
-	char	  **key;
-	int			nkey;
-	char	   *lines;			/* quoted; NULL: no lines */
-	char	  **parent;
-	int			nparent;
-	char	  **line_key;
-	int			nline_key;
+	Oid owner;
+	char *name; /* quoted */
+	char **key;
+	int nkey;
+	char *lines; /* quoted; NULL: no lines */
+	char **parent;
+	int nparent;
+	char **line_key;
+	int nline_key;
 } Table;
 
 static char **
 name_array(uint64 row, int col, int *n)
 {
-	bool		isnull;
-	Datum		value = se_spi_datum(row, col, &isnull);
-	Datum	   *elements;
-	char	  **names;
+	bool isnull;
+	Datum value = se_spi_datum(row, col, &isnull);
+	Datum *elements;
+	char **names;
 
 	*n = 0;
 	if (isnull)
@@ -50,20 +50,21 @@ static bool
 read_table(int object_id, Table *table)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[1] = {INT4OID};
-	Datum		values[1];
-	bool		isnull;
+	Oid types[1] = {INT4OID};
+	Datum values[1];
+	bool isnull;
 
 	values[0] = Int32GetDatum(object_id);
-	if (se_spi_execute(&plan,
-					   "SELECT c.relowner, pg_catalog.format('%I.%I', o.schema_name, o.table_name), "
-					   "o.key_columns, CASE WHEN o.line_table IS NOT NULL THEN "
-					   "pg_catalog.format('%I.%I', o.line_schema, o.line_table) END, "
-					   "o.line_parent_columns, o.line_key_columns FROM sync.object o "
-					   "JOIN pg_catalog.pg_namespace n ON n.nspname = o.schema_name "
-					   "JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid "
-					   "AND c.relname = o.table_name WHERE o.id = $1",
-					   1, types, values, NULL, true, 1) == 0)
+	if (se_spi_execute(
+			&plan,
+			"SELECT c.relowner, pg_catalog.format('%I.%I', o.schema_name, o.table_name), "
+			"o.key_columns, CASE WHEN o.line_table IS NOT NULL THEN "
+			"pg_catalog.format('%I.%I', o.line_schema, o.line_table) END, "
+			"o.line_parent_columns, o.line_key_columns FROM sync.object o "
+			"JOIN pg_catalog.pg_namespace n ON n.nspname = o.schema_name "
+			"JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid "
+			"AND c.relname = o.table_name WHERE o.id = $1",
+			1, types, values, NULL, true, 1) == 0)
 		return false;
 	table->owner = DatumGetObjectId(se_spi_datum(0, 1, &isnull));
 	table->name = se_spi_text(0, 2);
@@ -78,30 +79,28 @@ read_table(int object_id, Table *table)
 static Datum
 key_array(const Table *table, const char *record_id)
 {
-	Datum	   *texts = palloc(sizeof(Datum) * table->nkey);
+	Datum *texts = palloc(sizeof(Datum) * table->nkey);
 
 	if (table->nkey == 1)
 		texts[0] = CStringGetTextDatum(record_id);
 	else
 	{
-		Jsonb	   *array = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-															   CStringGetDatum(record_id)));
+		Jsonb *array = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(record_id)));
 
 		for (int i = 0; i < table->nkey; i++)
 		{
 			JsonbValue *v = getIthJsonbValueFromContainer(&array->root, (uint32) i);
 
 			if (v == NULL || v->type != jbvString)
-				ereport(ERROR, (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-								errmsg("\"%s\" is no record id of this object", record_id),
-								errdetail("A composite key is a JSON array of %d texts.",
-										  table->nkey)));
-			texts[i] = PointerGetDatum(cstring_to_text_with_len(v->val.string.val,
-																v->val.string.len));
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+						 errmsg("\"%s\" is no record id of this object", record_id),
+						 errdetail("A composite key is a JSON array of %d texts.", table->nkey)));
+			texts[i] =
+				PointerGetDatum(cstring_to_text_with_len(v->val.string.val, v->val.string.len));
 		}
 	}
-	return PointerGetDatum(construct_array(texts, table->nkey, TEXTOID, -1, false,
-										   TYPALIGN_INT));
+	return PointerGetDatum(construct_array(texts, table->nkey, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
 /*
@@ -112,7 +111,8 @@ static void
 append_key_match(StringInfo sql, char **columns, int n, const char *table, const char *alias)
 {
 	for (int i = 0; i < n; i++)
-		appendStringInfo(sql, "%s%s.%s = (pg_catalog.jsonb_populate_record(NULL::%s, "
+		appendStringInfo(sql,
+						 "%s%s.%s = (pg_catalog.jsonb_populate_record(NULL::%s, "
 						 "pg_catalog.jsonb_build_object(%s, $1[%d]))).%s",
 						 i > 0 ? " AND " : "", alias, quote_identifier(columns[i]), table,
 						 quote_literal_cstr(columns[i]), i + 1, quote_identifier(columns[i]));
@@ -122,7 +122,7 @@ static void
 append_lines(StringInfo sql, const Table *table)
 {
 	appendStringInfo(sql, " || pg_catalog.jsonb_build_object('lines', coalesce((SELECT "
-					 "pg_catalog.jsonb_agg(pg_catalog.to_jsonb(l) ORDER BY ");
+						  "pg_catalog.jsonb_agg(pg_catalog.to_jsonb(l) ORDER BY ");
 	for (int i = 0; i < table->nline_key; i++)
 		appendStringInfo(sql, "%sl.%s", i > 0 ? ", " : "", quote_identifier(table->line_key[i]));
 	appendStringInfo(sql, ") FROM %s l WHERE ", table->lines);
@@ -137,7 +137,7 @@ static void
 pin_output(void)
 {
 	static const char *const settings[][2] = {
-		{"TimeZone", "UTC"}, {"DateStyle", "ISO"}, {"IntervalStyle", "postgres"},
+		{"TimeZone", "UTC"},	 {"DateStyle", "ISO"},		  {"IntervalStyle", "postgres"},
 		{"bytea_output", "hex"}, {"extra_float_digits", "1"},
 	};
 
@@ -149,12 +149,12 @@ pin_output(void)
 Jsonb *
 se_record_body(int object_id, const char *record_id)
 {
-	Table		table;
+	Table table;
 	StringInfoData sql;
-	Oid			types[1] = {TEXTARRAYOID};
-	Datum		values[1];
-	SeRole		role;
-	Jsonb	   *body = NULL;
+	Oid types[1] = {TEXTARRAYOID};
+	Datum values[1];
+	SeRole role;
+	Jsonb *body = NULL;
 
 	if (!read_table(object_id, &table))
 		return NULL;
@@ -172,7 +172,7 @@ se_record_body(int object_id, const char *record_id)
 		elog(ERROR, "could not read record \"%s\"", record_id);
 	if (SPI_processed == 1)
 	{
-		bool		isnull;
+		bool isnull;
 
 		body = se_obj_copy(DatumGetJsonbP(se_spi_datum(0, 1, &isnull)));
 	}
@@ -183,12 +183,12 @@ se_record_body(int object_id, const char *record_id)
 char *
 se_record_by_column(int object_id, const char *column, const char *value)
 {
-	Table		table;
+	Table table;
 	StringInfoData sql;
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1];
-	SeRole		role;
-	char	   *result = NULL;
+	Oid types[1] = {TEXTOID};
+	Datum values[1];
+	SeRole role;
+	char *result = NULL;
 
 	if (!read_table(object_id, &table))
 		return NULL;

@@ -57,11 +57,11 @@ const SeOperation *
 se_plan_next(SeDelivery *d, const SeOperation *after)
 {
 	const SeManifestObject *object = se_delivery_object(d);
-	List	   *plan = object == NULL ? NIL : plan_with(d, object, after);
-	bool		passed = false;
-	ListCell   *cell;
+	List *plan = object == NULL ? NIL : plan_with(d, object, after);
+	bool passed = false;
+	ListCell *cell;
 
-	foreach(cell, plan)
+	foreach (cell, plan)
 	{
 		if (passed)
 			return lfirst(cell);
@@ -82,9 +82,9 @@ go_to(SeDelivery *d, const SeOperation *next)
 static const SeOperation *
 creating_operation(const SeManifestObject *object)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, object->plan[SE_CREATE])
+	foreach (cell, object->plan[SE_CREATE])
 	{
 		const SeOperation *op = lfirst(cell);
 
@@ -97,8 +97,8 @@ creating_operation(const SeManifestObject *object)
 char *
 se_bounded_text(SeSystem *system, const char *text, size_t len)
 {
-	return text == NULL ? NULL : se_system_redact(system, text, len,
-												  (size_t) se_history_body_limit);
+	return text == NULL ? NULL
+						: se_system_redact(system, text, len, (size_t) se_history_body_limit);
 }
 
 /* ---- ambiguity ---- */
@@ -126,8 +126,8 @@ se_delivery_recovery(SeDelivery *d, const SeManifestObject *object, const SeOper
 		return SE_RECOVER_RESEND;
 	a.takes_key = op->takes_key && manifest->idempotency.header != NULL;
 	a.key_lifetime_ms = manifest->idempotency.lifetime_ms;
-	a.since_first_claim_ms = d->first_claim_at == 0 ? 0 :
-		TimestampDifferenceMilliseconds(d->first_claim_at, now);
+	a.since_first_claim_ms =
+		d->first_claim_at == 0 ? 0 : TimestampDifferenceMilliseconds(d->first_claim_at, now);
 	a.creates = op->kind == SE_OP_CREATE;
 	a.has_lookup = object->lookup != NULL;
 	return se_recovery(&a);
@@ -136,10 +136,10 @@ se_delivery_recovery(SeDelivery *d, const SeManifestObject *object, const SeOper
 void
 se_delivery_ambiguous(SeDelivery *d, TimestampTz now)
 {
-	SeSystem   *system = d->route->system;
+	SeSystem *system = d->route->system;
 	const SeManifestObject *object = se_delivery_object(d);
 	const SeOperation *op = object && d->step ? se_object_operation(object, d->step) : d->op;
-	int64		pause = 0;
+	int64 pause = 0;
 
 	d->ending = SE_END_AMBIGUOUS;
 	d->recover = false;
@@ -158,9 +158,9 @@ se_delivery_ambiguous(SeDelivery *d, TimestampTz now)
 		case SE_RECOVER_PERSON:
 			d->ending = SE_END_DEAD;
 			d->code = "ambiguous";
-			d->message = MemoryContextStrdup(d->cxt,
-											 "the request may have taken effect, and the connector "
-											 "can neither repeat it safely nor look it up");
+			d->message =
+				MemoryContextStrdup(d->cxt, "the request may have taken effect, and the connector "
+											"can neither repeat it safely nor look it up");
 			break;
 	}
 	if (d->attempts >= system->max_attempts)
@@ -231,11 +231,11 @@ static void
 differs(SeDelivery *d)
 {
 	StringInfoData text;
-	ListCell   *cell;
+	ListCell *cell;
 
 	initStringInfo(&text);
 	appendStringInfoString(&text, "the document at the system differs from ours:");
-	foreach(cell, d->extract.differences)
+	foreach (cell, d->extract.differences)
 	{
 		SeDifference *x = lfirst(cell);
 
@@ -286,8 +286,8 @@ done(SeDelivery *d, SeReply *reply, TimestampTz now)
 		differs(d);
 		return;
 	}
-	d->has_pushed = d->op->kind != SE_OP_READ &&
-		(d->extract.remote_id != NULL || d->remote_id != NULL);
+	d->has_pushed =
+		d->op->kind != SE_OP_READ && (d->extract.remote_id != NULL || d->remote_id != NULL);
 	d->pushed_deleted = d->op->kind == SE_OP_DELETE;
 	go_to(d, se_plan_next(d, d->op));
 }
@@ -377,7 +377,7 @@ judge(SeDelivery *d, SeReply *reply, TimestampTz now)
 static char *
 plain_message(const SeReply *reply)
 {
-	int			status = (int) reply->answer.status;
+	int status = (int) reply->answer.status;
 
 	if (reply->phase != SE_HTTP_ANSWERED || reply->verdict.outcome == SE_DONE)
 		return NULL;
@@ -390,7 +390,7 @@ void
 se_result_done(SeExchange *exchange, SeReply *reply)
 {
 	SeDelivery *d = exchange->arg;
-	SeSystem   *system = d->route->system;
+	SeSystem *system = d->route->system;
 	MemoryContext old = MemoryContextSwitchTo(d->attempt_cxt);
 
 	d->outcome = reply->verdict.outcome;

@@ -18,17 +18,17 @@
 #include "core/spi.h"
 #include "push/internal.h"
 
-List	   *se_routes = NIL;
-List	   *se_scanners = NIL;
-int			se_hub_incarnation = 0;
-char		se_hub_id[37];
+List *se_routes = NIL;
+List *se_scanners = NIL;
+int se_hub_incarnation = 0;
+char se_hub_id[37];
 TimestampTz se_hub_suspect_before = 0;
-uint64		se_hub_adopted_xid = 0;
+uint64 se_hub_adopted_xid = 0;
 
 typedef struct ObjectName
 {
-	int			id;
-	char	   *name;
+	int id;
+	char *name;
 } ObjectName;
 
 static List *object_names = NIL;
@@ -37,11 +37,11 @@ static bool conditions_stale = true;
 SeRoute *
 se_route_by_id(int id)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, se_routes)
+	foreach (cell, se_routes)
 	{
-		SeRoute    *route = lfirst(cell);
+		SeRoute *route = lfirst(cell);
 
 		if (route->id == id)
 			return route;
@@ -52,9 +52,9 @@ se_route_by_id(int id)
 const char *
 se_object_name(int object_id)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, object_names)
+	foreach (cell, object_names)
 	{
 		ObjectName *o = lfirst(cell);
 
@@ -67,9 +67,9 @@ se_object_name(int object_id)
 int
 se_object_id(const char *name)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, object_names)
+	foreach (cell, object_names)
 	{
 		ObjectName *o = lfirst(cell);
 
@@ -88,12 +88,12 @@ keep(char *text)
 static void
 load_hub(void)
 {
-	bool		isnull;
-	Datum		value;
+	bool isnull;
+	Datum value;
 
 	if (SPI_execute("SELECT hub_id::text, incarnation, suspect_before, adopted_xid::text::bigint "
-					"FROM sync.hub", true, 1)
-		!= SPI_OK_SELECT)
+					"FROM sync.hub",
+					true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read sync.hub");
 	if (SPI_processed == 0)
 		return;
@@ -115,8 +115,8 @@ load_objects(void)
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		ObjectName *o;
-		bool		isnull;
-		int			id = DatumGetInt32(se_spi_datum(i, 1, &isnull));
+		bool isnull;
+		int id = DatumGetInt32(se_spi_datum(i, 1, &isnull));
 
 		if (se_object_name(id)[0] != '\0')
 			continue;
@@ -140,11 +140,11 @@ se_registry_load(void)
 static SeScanner *
 scanner_at(SeSystem *system, int incarnation, const char *finished, int64 finished_seq)
 {
-	ListCell   *cell;
-	SeScanner  *scanner;
+	ListCell *cell;
+	SeScanner *scanner;
 	MemoryContext old;
 
-	foreach(cell, se_scanners)
+	foreach (cell, se_scanners)
 	{
 		scanner = lfirst(cell);
 		if (scanner->system == system && scanner->incarnation == incarnation &&
@@ -165,26 +165,26 @@ scanner_at(SeSystem *system, int incarnation, const char *finished, int64 finish
 	return scanner;
 }
 
-#define PATIENCE_MS 10000		/* for conditions that fail, record by record */
+#define PATIENCE_MS 10000 /* for conditions that fail, record by record */
 
-#define ROUTE_SQL \
-	"SELECT r.id, r.system_id, r.object_id, o.name, o.financial, r.operations, r.start_at, " \
+#define ROUTE_SQL                                                                                     \
+	"SELECT r.id, r.system_id, r.object_id, o.name, o.financial, r.operations, r.start_at, "          \
 	"CASE WHEN r.condition IS NOT NULL THEN sync._condition_sql(r.object_id, r.condition, r.run_as) " \
-	"END, (SELECT a.oid FROM pg_catalog.pg_roles a WHERE a.rolname = r.run_as), " \
-	"c.incarnation, c.finished::text, c.finished_seq " \
-	"FROM sync.route r JOIN sync.object o ON o.id = r.object_id " \
-	"JOIN LATERAL (SELECT * FROM sync.checkpoint k WHERE k.route_id = r.id " \
-	"ORDER BY k.id DESC LIMIT 1) c ON true " \
+	"END, (SELECT a.oid FROM pg_catalog.pg_roles a WHERE a.rolname = r.run_as), "                     \
+	"c.incarnation, c.finished::text, c.finished_seq "                                                \
+	"FROM sync.route r JOIN sync.object o ON o.id = r.object_id "                                     \
+	"JOIN LATERAL (SELECT * FROM sync.checkpoint k WHERE k.route_id = r.id "                          \
+	"ORDER BY k.id DESC LIMIT 1) c ON true "                                                          \
 	"WHERE r.state = 'active' ORDER BY r.id"
 
 static void
 make_route(uint64 row, SeSystem *system)
 {
-	SeRoute    *route = MemoryContextAllocZero(TopMemoryContext, sizeof(SeRoute));
+	SeRoute *route = MemoryContextAllocZero(TopMemoryContext, sizeof(SeRoute));
 	MemoryContext old;
-	bool		isnull;
-	Datum		value;
-	char	   *operations = se_spi_text(row, 6);
+	bool isnull;
+	Datum value;
+	char *operations = se_spi_text(row, 6);
 
 	route->id = DatumGetInt32(se_spi_datum(row, 1, &isnull));
 	route->system = system;
@@ -201,9 +201,9 @@ make_route(uint64 row, SeSystem *system)
 	route->condition = keep(se_spi_text(row, 8));
 	value = se_spi_datum(row, 9, &isnull);
 	route->run_as = isnull ? InvalidOid : DatumGetObjectId(value);
-	route->scanner = scanner_at(system, DatumGetInt32(se_spi_datum(row, 10, &isnull)),
-								se_spi_text(row, 11),
-								DatumGetInt64(se_spi_datum(row, 12, &isnull)));
+	route->scanner =
+		scanner_at(system, DatumGetInt32(se_spi_datum(row, 10, &isnull)), se_spi_text(row, 11),
+				   DatumGetInt64(se_spi_datum(row, 12, &isnull)));
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	route->scanner->routes = lappend(route->scanner->routes, route);
 	se_routes = lappend(se_routes, route);
@@ -214,11 +214,11 @@ make_route(uint64 row, SeSystem *system)
 static void
 drop_missing(const Bitmapset *present)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, se_routes)
+	foreach (cell, se_routes)
 	{
-		SeRoute    *route = lfirst(cell);
+		SeRoute *route = lfirst(cell);
 
 		if (bms_is_member(route->id, present))
 			continue;
@@ -240,7 +240,7 @@ void
 se_routes_load(void)
 {
 	static bool watching = false;
-	Bitmapset  *present = NULL;
+	Bitmapset *present = NULL;
 
 	if (!watching)
 		CacheRegisterRelcacheCallback(note_altered_table, (Datum) 0);
@@ -250,9 +250,9 @@ se_routes_load(void)
 		elog(ERROR, "could not read sync.route");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		bool		isnull;
-		int			id = DatumGetInt32(se_spi_datum(i, 1, &isnull));
-		SeSystem   *system = se_system_by_id(DatumGetInt32(se_spi_datum(i, 2, &isnull)));
+		bool isnull;
+		int id = DatumGetInt32(se_spi_datum(i, 1, &isnull));
+		SeSystem *system = se_system_by_id(DatumGetInt32(se_spi_datum(i, 2, &isnull)));
 
 		if (system == NULL || !system->held)
 			continue;
@@ -266,11 +266,11 @@ se_routes_load(void)
 void
 se_routes_reset(void)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, se_routes)
+	foreach (cell, se_routes)
 	{
-		SeRoute    *route = lfirst(cell);
+		SeRoute *route = lfirst(cell);
 
 		if (route->plan != NULL)
 			SPI_freeplan(route->plan);
@@ -281,9 +281,9 @@ se_routes_reset(void)
 	}
 	list_free(se_routes);
 	se_routes = NIL;
-	foreach(cell, se_scanners)
+	foreach (cell, se_scanners)
 	{
-		SeScanner  *scanner = lfirst(cell);
+		SeScanner *scanner = lfirst(cell);
 
 		list_free(scanner->routes);
 		pfree(scanner->finished);
@@ -309,9 +309,9 @@ refresh_conditions(void)
 		elog(ERROR, "could not read sync.route");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		bool		isnull;
-		SeRoute    *route = se_route_by_id(DatumGetInt32(se_spi_datum(i, 1, &isnull)));
-		char	   *condition = se_spi_text(i, 2);
+		bool isnull;
+		SeRoute *route = se_route_by_id(DatumGetInt32(se_spi_datum(i, 1, &isnull)));
+		char *condition = se_spi_text(i, 2);
 
 		if (route == NULL || condition == NULL || route->condition == NULL ||
 			strcmp(condition, route->condition) == 0)
@@ -327,19 +327,19 @@ refresh_conditions(void)
 static Datum
 json_array(SeEvent **events, int n, bool old)
 {
-	Datum	   *values = palloc(sizeof(Datum) * n);
-	bool	   *nulls = palloc(sizeof(bool) * n);
-	int			lower = 1;
+	Datum *values = palloc(sizeof(Datum) * n);
+	bool *nulls = palloc(sizeof(bool) * n);
+	int lower = 1;
 
 	for (int i = 0; i < n; i++)
 	{
-		Jsonb	   *value = old ? events[i]->old : events[i]->body;
+		Jsonb *value = old ? events[i]->old : events[i]->body;
 
 		nulls[i] = value == NULL;
 		values[i] = PointerGetDatum(value);
 	}
-	return PointerGetDatum(construct_md_array(values, nulls, 1, &n, &lower, JSONBOID, -1, false,
-											  TYPALIGN_INT));
+	return PointerGetDatum(
+		construct_md_array(values, nulls, 1, &n, &lower, JSONBOID, -1, false, TYPALIGN_INT));
 }
 
 static const char *
@@ -352,10 +352,10 @@ op_word(char op)
 static void
 evaluate(SeRoute *route, SeEvent **events, int n, bool *wanted)
 {
-	Oid			types[3] = {JSONBARRAYOID, TEXTARRAYOID, JSONBARRAYOID};
-	Datum		values[3];
-	Datum	   *ops = palloc(sizeof(Datum) * n);
-	SeRole		role;
+	Oid types[3] = {JSONBARRAYOID, TEXTARRAYOID, JSONBARRAYOID};
+	Datum values[3];
+	Datum *ops = palloc(sizeof(Datum) * n);
+	SeRole role;
 
 	for (int i = 0; i < n; i++)
 		ops[i] = CStringGetTextDatum(op_word(events[i]->op));
@@ -372,7 +372,7 @@ evaluate(SeRoute *route, SeEvent **events, int n, bool *wanted)
 			 (unsigned long long) SPI_processed, n);
 	for (int i = 0; i < n; i++)
 	{
-		bool		isnull;
+		bool isnull;
 
 		wanted[i] = DatumGetBool(se_spi_datum(i, 1, &isnull)) && !isnull;
 	}
@@ -385,7 +385,7 @@ try_evaluate(SeRoute *route, SeEvent **events, int n, bool *wanted, volatile boo
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	char	   *volatile message = NULL;
+	char *volatile message = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
@@ -396,7 +396,7 @@ try_evaluate(SeRoute *route, SeEvent **events, int n, bool *wanted, volatile boo
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
@@ -430,8 +430,8 @@ se_route_filter(SeRoute *route, SeEvent **events, int n, bool *wanted, char **er
 	/* One bad record must not hold up the others: alone, only it fails. */
 	patience = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PATIENCE_MS);
 	for (int i = 0; i < n && !later; i++)
-		errors[i] = GetCurrentTimestamp() < patience ?
-			try_evaluate(route, &events[i], 1, &wanted[i], &later) :
-			"condition of the route failed: it took too long for the records before";
+		errors[i] = GetCurrentTimestamp() < patience
+						? try_evaluate(route, &events[i], 1, &wanted[i], &later)
+						: "condition of the route failed: it took too long for the records before";
 	return !later;
 }

@@ -13,18 +13,18 @@
 #include "core/spi.h"
 #include "push/internal.h"
 
-#define BATCH 500
-#define RETRY_MS 2000			/* until a condition that met a lock is evaluated again */
+#define BATCH	 500
+#define RETRY_MS 2000 /* until a condition that met a lock is evaluated again */
 
-typedef struct Candidate		/* an event that a route may want */
+typedef struct Candidate /* an event that a route may want */
 {
-	SeRoute    *route;
-	SeEvent    *event;
-	bool		wanted;
-	char	   *error;			/* its condition failed */
+	SeRoute *route;
+	SeEvent *event;
+	bool wanted;
+	char *error; /* its condition failed */
 	/* what an earlier process left */
-	bool		known;			/* ended, or in sync.pending */
-	Jsonb	   *claim;			/* last attempt; NULL: never claimed */
+	bool known;	  /* ended, or in sync.pending */
+	Jsonb *claim; /* last attempt; NULL: never claimed */
 } Candidate;
 
 /*
@@ -48,11 +48,11 @@ static const char *const SCAN_SQL =
 static Datum
 object_array(SeScanner *scanner)
 {
-	Datum	   *ids = palloc(sizeof(Datum) * (list_length(scanner->routes) + 1));
-	int			n = 0;
-	ListCell   *cell;
+	Datum *ids = palloc(sizeof(Datum) * (list_length(scanner->routes) + 1));
+	int n = 0;
+	ListCell *cell;
 
-	foreach(cell, scanner->routes)
+	foreach (cell, scanner->routes)
 		ids[n++] = Int32GetDatum(((SeRoute *) lfirst(cell))->object_id);
 	return PointerGetDatum(construct_array(ids, n, INT4OID, 4, true, TYPALIGN_INT));
 }
@@ -60,8 +60,8 @@ object_array(SeScanner *scanner)
 static Jsonb *
 row_json(uint64 row, int col)
 {
-	bool		isnull;
-	Datum		value = se_spi_datum(row, col, &isnull);
+	bool isnull;
+	Datum value = se_spi_datum(row, col, &isnull);
 
 	return isnull ? NULL : DatumGetJsonbP(value);
 }
@@ -71,11 +71,10 @@ static SeEvent *
 read_events(SeScanner *scanner, SeWindow *window, int *n)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[8] = {INT4OID, TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, INT4ARRAYOID,
-	INT8OID};
-	Datum		values[8];
-	char		nulls[9] = "        ";
-	SeEvent    *events;
+	Oid types[8] = {INT4OID, TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, INT4ARRAYOID, INT8OID};
+	Datum values[8];
+	char nulls[9] = "        ";
+	SeEvent *events;
 
 	values[0] = Int32GetDatum(window->incarnation);
 	values[1] = CStringGetTextDatum(window->start);
@@ -90,8 +89,8 @@ read_events(SeScanner *scanner, SeWindow *window, int *n)
 	events = palloc0(sizeof(SeEvent) * (*n + 1));
 	for (int i = 0; i < *n; i++)
 	{
-		SeEvent    *e = &events[i];
-		bool		isnull;
+		SeEvent *e = &events[i];
+		bool isnull;
 
 		e->seq = DatumGetInt64(se_spi_datum(i, 1, &isnull));
 		e->at = DatumGetTimestampTz(se_spi_datum(i, 2, &isnull));
@@ -123,7 +122,7 @@ declared(SeRoute *route, const SeEvent *event)
 		case 'D':
 			return route->wants[SE_DELETE];
 		default:
-			return false;		/* T: a truncate has no record */
+			return false; /* T: a truncate has no record */
 	}
 }
 
@@ -135,25 +134,25 @@ static bool
 is_echo(SeRoute *route, const SeEvent *event)
 {
 	return event->origin == route->system->id &&
-		se_record_get(route->id, event->record_id, false) == NULL;
+		   se_record_get(route->id, event->record_id, false) == NULL;
 }
 
 /* Routes of the scanner × events; conditions evaluated a route at a time. NULL: not to be told now. */
 static Candidate *
 make_candidates(SeScanner *scanner, SeEvent *events, int nevents, int *n)
 {
-	Candidate  *candidates = palloc0(sizeof(Candidate) *
-									 (nevents * list_length(scanner->routes) + 1));
-	SeEvent   **batch = palloc(sizeof(SeEvent *) * (nevents + 1));
-	bool	   *wanted = palloc(sizeof(bool) * (nevents + 1));
-	char	  **errors = palloc(sizeof(char *) * (nevents + 1));
-	ListCell   *cell;
+	Candidate *candidates =
+		palloc0(sizeof(Candidate) * (nevents * list_length(scanner->routes) + 1));
+	SeEvent **batch = palloc(sizeof(SeEvent *) * (nevents + 1));
+	bool *wanted = palloc(sizeof(bool) * (nevents + 1));
+	char **errors = palloc(sizeof(char *) * (nevents + 1));
+	ListCell *cell;
 
 	*n = 0;
-	foreach(cell, scanner->routes)
+	foreach (cell, scanner->routes)
 	{
-		SeRoute    *route = lfirst(cell);
-		int			size = 0;
+		SeRoute *route = lfirst(cell);
+		int size = 0;
 
 		for (int i = 0; i < nevents; i++)
 		{
@@ -182,11 +181,11 @@ static void
 recall(Candidate *candidates, int n)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[3] = {INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID};
-	Datum		values[3];
-	Datum	   *routes = palloc(sizeof(Datum) * n);
-	Datum	   *seqs = palloc(sizeof(Datum) * n);
-	Datum	   *ats = palloc(sizeof(Datum) * n);
+	Oid types[3] = {INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID};
+	Datum values[3];
+	Datum *routes = palloc(sizeof(Datum) * n);
+	Datum *seqs = palloc(sizeof(Datum) * n);
+	Datum *ats = palloc(sizeof(Datum) * n);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -212,7 +211,7 @@ recall(Candidate *candidates, int n)
 				   3, types, values, NULL, true, 0);
 	for (int i = 0; i < n; i++)
 	{
-		bool		isnull;
+		bool isnull;
 
 		candidates[i].known = DatumGetBool(se_spi_datum(i, 1, &isnull));
 		candidates[i].claim = row_json(i, 2);
@@ -230,9 +229,9 @@ has_effect(const SeOperation *op)
 static bool
 only_questions_before(SeDelivery *d, const SeManifestObject *object, const SeOperation *op)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, object->plan[SE_CREATE])
+	foreach (cell, object->plan[SE_CREATE])
 	{
 		const SeOperation *before = lfirst(cell);
 
@@ -269,10 +268,10 @@ se_delivery_resume(SeDelivery *d, Jsonb *claim)
 {
 	MemoryContext old = MemoryContextSwitchTo(d->cxt);
 	const SeManifestObject *object = se_delivery_object(d);
-	char	   *outcome = se_obj_get_text(claim, "outcome");
-	char	   *step = se_obj_get_text(claim, "step");
+	char *outcome = se_obj_get_text(claim, "outcome");
+	char *step = se_obj_get_text(claim, "step");
 	const SeOperation *op = object ? se_object_operation(object, step) : NULL;
-	char	   *at = se_obj_get_text(claim, "at");
+	char *at = se_obj_get_text(claim, "at");
 
 	d->issue = (int) se_obj_get_int(claim, "issue", 1);
 	d->attempts = (int) se_obj_get_int(claim, "attempt", 1) - (outcome != NULL ? 1 : 0);
@@ -312,7 +311,7 @@ se_delivery_resume(SeDelivery *d, Jsonb *claim)
 static void
 deliver(SeWindow *window, Candidate *c, TimestampTz now)
 {
-	SeRecord   *record = se_record_get(c->route->id, c->event->record_id, false);
+	SeRecord *record = se_record_get(c->route->id, c->event->record_id, false);
 	SeDelivery *d;
 
 	if (record != NULL && record->blocked)
@@ -345,12 +344,12 @@ deliver(SeWindow *window, Candidate *c, TimestampTz now)
 bool
 se_scan(SeScanner *scanner)
 {
-	SeWindow   *window;
-	SeEvent    *events;
-	Candidate  *candidates;
+	SeWindow *window;
+	SeEvent *events;
+	Candidate *candidates;
 	TimestampTz now = GetCurrentTimestamp();
-	int			nevents;
-	int			n;
+	int nevents;
+	int n;
 
 	if (dlist_is_empty(&scanner->windows))
 		return false;

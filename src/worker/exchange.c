@@ -21,7 +21,7 @@
 #include "worker/system.h"
 #include "worker/system_build.h"
 
-#define MAX_PER_HOST_SHARE 2	/* one host gets at most half of the connections … */
+#define MAX_PER_HOST_SHARE 2 /* one host gets at most half of the connections … */
 
 static SeHttpLoop *loop = NULL;
 static MemoryContext reply_cxt = NULL;
@@ -29,8 +29,8 @@ static MemoryContext reply_cxt = NULL;
 /* A login of a system: an exchange of our own. */
 typedef struct Login
 {
-	SeExchange	exchange;
-	SeSystem   *system;
+	SeExchange exchange;
+	SeSystem *system;
 	MemoryContext cxt;
 } Login;
 
@@ -62,7 +62,7 @@ se_exchange_in_flight(void)
 void
 se_exchange_reset(void)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	if (loop != NULL)
 		se_http_destroy(loop);
@@ -70,9 +70,9 @@ se_exchange_reset(void)
 	if (reply_cxt != NULL)
 		MemoryContextDelete(reply_cxt);
 	reply_cxt = NULL;
-	foreach(cell, se_systems())
+	foreach (cell, se_systems())
 	{
-		SeSystem   *system = lfirst(cell);
+		SeSystem *system = lfirst(cell);
 
 		se_system_init_queues(system);
 		system->in_flight = 0;
@@ -86,7 +86,7 @@ se_exchange_reset(void)
 static void
 login_failed(SeSystem *system, const char *why)
 {
-	int64		pause = se_retry_backoff_ms(Min(system->auth_failures + 3, 9), 0.5);
+	int64 pause = se_retry_backoff_ms(Min(system->auth_failures + 3, 9), 0.5);
 
 	system->auth_failures++;
 	/* The vendor may repeat what it refuses. */
@@ -101,15 +101,15 @@ login_failed(SeSystem *system, const char *why)
 static void
 login_done(SeExchange *exchange, SeReply *reply)
 {
-	Login	   *login = exchange->arg;
-	SeSystem   *system = login->system;
-	char	   *error = NULL;
+	Login *login = exchange->arg;
+	SeSystem *system = login->system;
+	char *error = NULL;
 
 	system->logging_in = false;
 	if (reply->phase != SE_HTTP_ANSWERED)
 		system->blocked_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1000);
-	else if (!se_login_answer(system->manifest, &reply->answer, &system->session,
-							  &reply->verdict, &error))
+	else if (!se_login_answer(system->manifest, &reply->answer, &system->session, &reply->verdict,
+							  &error))
 		login_failed(system, error != NULL ? error : "login refused");
 	else
 	{
@@ -126,11 +126,11 @@ static bool send_exchange(SeExchange *exchange, TimestampTz now, List *auth);
 static void
 start_login(SeSystem *system, TimestampTz now)
 {
-	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "sync_ext login",
-											  ALLOCSET_SMALL_SIZES);
+	MemoryContext cxt =
+		AllocSetContextCreate(TopMemoryContext, "sync_ext login", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
-	Login	   *login = palloc0(sizeof(Login));
-	char	   *error = NULL;
+	Login *login = palloc0(sizeof(Login));
+	char *error = NULL;
 
 	login->system = system;
 	login->cxt = cxt;
@@ -155,7 +155,7 @@ start_login(SeSystem *system, TimestampTz now)
 static bool
 credentials_ready(SeSystem *system, TimestampTz now, List **headers)
 {
-	char	   *error = NULL;
+	char *error = NULL;
 
 	if (system->logging_in)
 		return false;
@@ -181,18 +181,18 @@ bool
 se_system_speaks(SeSystem *system, TimestampTz now)
 {
 	return system->usable && system->held && system->mode == SE_MODE_LIVE &&
-		system->blocked_until <= now;
+		   system->blocked_until <= now;
 }
 
 int
 se_system_capacity(SeSystem *system, TimestampTz now)
 {
-	int			room;
+	int room;
 
 	if (!se_system_speaks(system, now))
 		return 0;
 	room = Max(system->max_in_flight - system->outstanding[SE_WRITING] -
-			   system->outstanding[SE_READING],
+				   system->outstanding[SE_READING],
 			   Max(system->max_in_flight / 2, 1) - system->outstanding[SE_WRITING]);
 	room = Min(room, se_max_in_flight - se_exchange_in_flight());
 	room = Min(room, se_limit_available(&system->limit, now));
@@ -202,7 +202,7 @@ se_system_capacity(SeSystem *system, TimestampTz now)
 	if (room > 0 && !system->logged_in)
 	{
 		MemoryContext old = MemoryContextSwitchTo(reply_cxt);
-		List	   *headers = NIL;
+		List *headers = NIL;
 
 		if (!credentials_ready(system, now, &headers))
 			room = 0;
@@ -233,7 +233,7 @@ call_back(SeExchange *exchange, SeReply *reply)
 static void
 finish_unsent(SeExchange *exchange, SeHttpPhase phase, const char *message)
 {
-	SeReply		reply = {0};
+	SeReply reply = {0};
 
 	reply.phase = phase;
 	reply.began_at = exchange->began_at;
@@ -248,19 +248,19 @@ finish_unsent(SeExchange *exchange, SeHttpPhase phase, const char *message)
 static bool
 send_exchange(SeExchange *exchange, TimestampTz now, List *auth)
 {
-	SeSystem   *system = exchange->system;
+	SeSystem *system = exchange->system;
 	SeRequestOut *out = &exchange->request;
-	SeHttpHeader *headers = palloc(sizeof(SeHttpHeader) *
-								   (list_length(out->headers) + list_length(auth) + 2));
+	SeHttpHeader *headers =
+		palloc(sizeof(SeHttpHeader) * (list_length(out->headers) + list_length(auth) + 2));
 	SeHttpRequest request = {0};
 	const char *error;
-	int			n = 0;
-	ListCell   *cell;
+	int n = 0;
+	ListCell *cell;
 
-	foreach(cell, out->headers)
+	foreach (cell, out->headers)
 		add_header(headers, &n, ((SeHeader *) lfirst(cell))->name,
 				   ((SeHeader *) lfirst(cell))->value);
-	foreach(cell, auth)
+	foreach (cell, auth)
 		add_header(headers, &n, ((SeHeader *) lfirst(cell))->name,
 				   ((SeHeader *) lfirst(cell))->value);
 	if (out->content_type != NULL)
@@ -279,8 +279,8 @@ send_exchange(SeExchange *exchange, TimestampTz now, List *auth)
 	request.timeout_ms = system->timeout_ms;
 	request.max_response = (size_t) se_max_response * 1024;
 	if (system->manifest->limits.max_response > 0)
-		request.max_response = Min(request.max_response,
-								   (size_t) system->manifest->limits.max_response);
+		request.max_response =
+			Min(request.max_response, (size_t) system->manifest->limits.max_response);
 	request.egress = system->egress;
 	request.proxy = system->proxy;
 	request.ca_file = system->ca_file;
@@ -309,7 +309,7 @@ send_exchange(SeExchange *exchange, TimestampTz now, List *auth)
 void
 se_exchange_submit(SeExchange *exchange)
 {
-	SeSystem   *system = exchange->system;
+	SeSystem *system = exchange->system;
 
 	exchange->manifest = system->manifest;
 	exchange->priority = exchange->op->kind == SE_OP_READ ? SE_READING : SE_WRITING;
@@ -322,14 +322,14 @@ static bool
 has_waiting(SeSystem *system)
 {
 	return !dlist_is_empty(&system->waiting[SE_WRITING]) ||
-		!dlist_is_empty(&system->waiting[SE_READING]);
+		   !dlist_is_empty(&system->waiting[SE_READING]);
 }
 
 /* The next one to send; the two sides take turns. There must be one. */
 static SeExchange *
 pop_waiting(SeSystem *system)
 {
-	SePriority	priority = system->last_sent == SE_WRITING ? SE_READING : SE_WRITING;
+	SePriority priority = system->last_sent == SE_WRITING ? SE_READING : SE_WRITING;
 
 	if (dlist_is_empty(&system->waiting[priority]))
 		priority = priority == SE_WRITING ? SE_READING : SE_WRITING;
@@ -340,14 +340,14 @@ pop_waiting(SeSystem *system)
 static bool
 send_waiting(SeSystem *system, TimestampTz now)
 {
-	bool		sent = false;
+	bool sent = false;
 
 	while (has_waiting(system) && se_system_speaks(system, now) &&
 		   system->in_flight < system->max_in_flight &&
 		   se_limit_available(&system->limit, now) > 0 &&
 		   se_breaker_allows(&system->breaker, now) > 0)
 	{
-		List	   *auth = NIL;
+		List *auth = NIL;
 		SeExchange *exchange;
 
 		if (!credentials_ready(system, now, &auth))
@@ -367,9 +367,9 @@ send_waiting(SeSystem *system, TimestampTz now)
 static bool
 return_waiting(SeSystem *system, TimestampTz now)
 {
-	bool		returned = false;
-	bool		stuck = !se_system_speaks(system, now) ||
-		(system->breaker.state == SE_BREAKER_OPEN && now < system->breaker.until);
+	bool returned = false;
+	bool stuck = !se_system_speaks(system, now) ||
+				 (system->breaker.state == SE_BREAKER_OPEN && now < system->breaker.until);
 
 	while (stuck && has_waiting(system))
 	{
@@ -388,11 +388,11 @@ return_waiting(SeSystem *system, TimestampTz now)
 static List *
 copy_headers(const SeHttpResult *result)
 {
-	List	   *headers = NIL;
+	List *headers = NIL;
 
 	for (int i = 0; i < result->nheaders; i++)
 	{
-		SeHeader   *header = palloc(sizeof(SeHeader));
+		SeHeader *header = palloc(sizeof(SeHeader));
 
 		header->name = result->headers[i].name;
 		header->value = result->headers[i].value;
@@ -423,8 +423,9 @@ note_health(SeSystem *system, const SeHttpResult *result, TimestampTz now)
 static char *
 vendor_text(SeSystem *system, char *text)
 {
-	return text == NULL ? NULL : se_system_redact(system, text, strlen(text),
-												  (size_t) Max(se_history_body_limit, 256));
+	return text == NULL ? NULL
+						: se_system_redact(system, text, strlen(text),
+										   (size_t) Max(se_history_body_limit, 256));
 }
 
 static void
@@ -441,7 +442,7 @@ make_reply(SeExchange *exchange, const SeHttpResult *result, SeReply *reply)
 	reply->verdict.retry_after_ms = -1;
 	if (result->phase == SE_HTTP_ANSWERED)
 	{
-		char	   *ignored = NULL;
+		char *ignored = NULL;
 
 		reply->answer.json = se_parse_json(result->body, result->body_len, &ignored);
 		se_classify(exchange->manifest, exchange->op, &reply->answer, &reply->verdict);
@@ -451,8 +452,9 @@ make_reply(SeExchange *exchange, const SeHttpResult *result, SeReply *reply)
 		return;
 	}
 	reply->verdict.outcome = result->phase == SE_HTTP_NOT_SENT ? SE_THROTTLED : SE_AMBIGUOUS;
-	reply->verdict.code = result->phase == SE_HTTP_NOT_SENT ? "not_sent" :
-		result->too_large ? "too_large" : "no_answer";
+	reply->verdict.code = result->phase == SE_HTTP_NOT_SENT ? "not_sent"
+						  : result->too_large				? "too_large"
+															: "no_answer";
 	reply->verdict.message = pstrdup(result->error);
 }
 
@@ -460,7 +462,7 @@ make_reply(SeExchange *exchange, const SeHttpResult *result, SeReply *reply)
 static bool
 relogin(SeExchange *exchange, SeReply *reply)
 {
-	SeSystem   *system = exchange->system;
+	SeSystem *system = exchange->system;
 
 	if (reply->verdict.outcome != SE_AUTH || exchange->op == NULL)
 		return false;
@@ -480,8 +482,8 @@ static void
 receive(SeHttpResult *result, TimestampTz now)
 {
 	SeExchange *exchange = result->owner;
-	SeSystem   *system = exchange->system;
-	SeReply		reply;
+	SeSystem *system = exchange->system;
+	SeReply reply;
 
 	system->in_flight--;
 	note_health(system, result, now);
@@ -495,10 +497,10 @@ receive(SeHttpResult *result, TimestampTz now)
 	}
 	if (reply.verdict.outcome == SE_THROTTLED && reply.phase == SE_HTTP_ANSWERED)
 	{
-		int64		pause = reply.verdict.retry_after_ms >= 0 ? reply.verdict.retry_after_ms : 1000;
+		int64 pause = reply.verdict.retry_after_ms >= 0 ? reply.verdict.retry_after_ms : 1000;
 
-		system->blocked_until = Max(system->blocked_until,
-									TimestampTzPlusMilliseconds(now, Min(pause, 86400000)));
+		system->blocked_until =
+			Max(system->blocked_until, TimestampTzPlusMilliseconds(now, Min(pause, 86400000)));
 	}
 	call_back(exchange, &reply);
 }
@@ -508,12 +510,12 @@ se_exchange_drive(TimestampTz now)
 {
 	MemoryContext old = MemoryContextSwitchTo(reply_cxt);
 	SeHttpResult *result;
-	bool		busy = false;
-	ListCell   *cell;
+	bool busy = false;
+	ListCell *cell;
 
-	foreach(cell, se_systems())
+	foreach (cell, se_systems())
 	{
-		SeSystem   *system = lfirst(cell);
+		SeSystem *system = lfirst(cell);
 
 		if (!has_waiting(system))
 			continue;
@@ -537,12 +539,12 @@ TimestampTz
 se_exchange_next_due(TimestampTz now)
 {
 	TimestampTz due = DT_NOEND;
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, se_systems())
+	foreach (cell, se_systems())
 	{
-		SeSystem   *system = lfirst(cell);
-		int64		wait;
+		SeSystem *system = lfirst(cell);
+		int64 wait;
 
 		if (!system->usable || system->mode != SE_MODE_LIVE)
 			continue;

@@ -34,24 +34,24 @@
 typedef struct Question
 {
 	pg_atomic_uint32 done;
-	Latch	   *requester;
-	char		system[NAMEDATALEN];
-	char		object[NAMEDATALEN * 2];
-	char		remote_id[512];
+	Latch *requester;
+	char system[NAMEDATALEN];
+	char object[NAMEDATALEN * 2];
+	char remote_id[512];
 	/* the answer: either an error, or `len` bytes of JSON */
-	char		error[512];
-	Size		len;
-	char		answer[FLEXIBLE_ARRAY_MEMBER];
+	char error[512];
+	Size len;
+	char answer[FLEXIBLE_ARRAY_MEMBER];
 } Question;
 
-typedef struct Fetch			/* the hub's side of one question */
+typedef struct Fetch /* the hub's side of one question */
 {
-	SeExchange	exchange;
+	SeExchange exchange;
 	MemoryContext cxt;
 	dsm_segment *segment;
-	Question   *question;
+	Question *question;
 	const SePull *pull;
-	SeRendered	rendered;
+	SeRendered rendered;
 } Fetch;
 
 static MemoryContext fetches_cxt = NULL;
@@ -75,17 +75,17 @@ finish(Fetch *fetch, const char *error)
 static void
 fetch_done(SeExchange *exchange, SeReply *reply)
 {
-	Fetch	   *fetch = exchange->arg;
+	Fetch *fetch = exchange->arg;
 	const SeVerdict *verdict = &reply->verdict;
-	SePageItem	item = {0};
-	char	   *error = NULL;
-	char	   *text;
+	SePageItem item = {0};
+	char *error = NULL;
+	char *text;
 
 	if (verdict->outcome != SE_DONE)
 	{
-		finish(fetch, psprintf("%s: %s", verdict->code ? verdict->code
-							   : se_outcome_name(verdict->outcome),
-							   verdict->message ? verdict->message : "the system gave no record"));
+		finish(fetch,
+			   psprintf("%s: %s", verdict->code ? verdict->code : se_outcome_name(verdict->outcome),
+						verdict->message ? verdict->message : "the system gave no record"));
 		return;
 	}
 	se_fetch_record(exchange->manifest, fetch->pull, &reply->answer, exchange->system->vars, &item,
@@ -109,9 +109,9 @@ fetch_done(SeExchange *exchange, SeReply *reply)
 static SeSystem *
 system_named(const char *name)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, se_systems())
+	foreach (cell, se_systems())
 	{
 		if (strcmp(((SeSystem *) lfirst(cell))->name, name) == 0)
 			return lfirst(cell);
@@ -122,14 +122,15 @@ system_named(const char *name)
 static void
 ask(Fetch *fetch)
 {
-	Question   *q = fetch->question;
-	SeSystem   *system = system_named(q->system);
+	Question *q = fetch->question;
+	SeSystem *system = system_named(q->system);
 	const SeManifestObject *object;
 
 	if (system == NULL || !se_system_speaks(system, GetCurrentTimestamp()))
 	{
-		finish(fetch, system == NULL ? "the hub does not know this system" :
-			   system->problem ? system->problem : "the system is paused or blocked");
+		finish(fetch, system == NULL	? "the hub does not know this system"
+					  : system->problem ? system->problem
+										: "the system is paused or blocked");
 		return;
 	}
 	object = se_manifest_object(system->manifest, q->object);
@@ -143,7 +144,7 @@ ask(Fetch *fetch)
 	if (fetch->rendered.status != SE_RENDER_OK)
 	{
 		finish(fetch, fetch->rendered.message ? fetch->rendered.message
-			   : "the request could not be rendered");
+											  : "the request could not be rendered");
 		return;
 	}
 	fetch->exchange.system = system;
@@ -160,15 +161,15 @@ take(dsm_handle handle)
 	MemoryContext cxt;
 	MemoryContext old;
 	dsm_segment *segment = dsm_attach(handle);
-	Fetch	   *fetch;
+	Fetch *fetch;
 
 	/* The backend has given up already. */
 	if (segment == NULL)
 		return;
 	dsm_pin_mapping(segment);
 	if (fetches_cxt == NULL)
-		fetches_cxt = AllocSetContextCreate(TopMemoryContext, "sync_ext fetches",
-											ALLOCSET_SMALL_SIZES);
+		fetches_cxt =
+			AllocSetContextCreate(TopMemoryContext, "sync_ext fetches", ALLOCSET_SMALL_SIZES);
 	cxt = AllocSetContextCreate(fetches_cxt, "sync_ext fetch", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(cxt);
 	fetch = palloc0(sizeof(Fetch));
@@ -185,8 +186,8 @@ take(dsm_handle handle)
 bool
 se_fetch_step(SeHubSlot *slot)
 {
-	uint32		handles[SE_MAX_FETCHES];
-	bool		any = false;
+	uint32 handles[SE_MAX_FETCHES];
+	bool any = false;
 
 	LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
 	memcpy(handles, slot->fetches, sizeof(handles));
@@ -205,9 +206,9 @@ se_fetch_step(SeHubSlot *slot)
 void
 se_fetch_reset(void)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, fetches)
+	foreach (cell, fetches)
 		dsm_detach(((Fetch *) lfirst(cell))->segment);
 	if (fetches_cxt != NULL)
 		MemoryContextDelete(fetches_cxt);
@@ -223,9 +224,9 @@ PG_FUNCTION_INFO_V1(se_fetch_now);
 static void
 post(dsm_handle handle)
 {
-	SeHubSlot  *slot;
-	bool		posted = false;
-	bool		running;
+	SeHubSlot *slot;
+	bool posted = false;
+	bool running;
 
 	LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
 	slot = se_slot_find(MyDatabaseId);
@@ -240,15 +241,11 @@ post(dsm_handle handle)
 	}
 	LWLockRelease(se_shared->lock);
 	if (!running)
-		ereport(ERROR,
-				(errcode(SE_ERRCODE_NOT_ADOPTED),
-				 errmsg("no hub speaks for this database"),
-				 errhint("SELECT * FROM sync.health() tells why.")));
+		ereport(ERROR, (errcode(SE_ERRCODE_NOT_ADOPTED), errmsg("no hub speaks for this database"),
+						errhint("SELECT * FROM sync.health() tells why.")));
 	if (!posted)
-		ereport(ERROR,
-				(errcode(ERRCODE_TOO_MANY_CONNECTIONS),
-				 errmsg("too many reads are waiting"),
-				 errhint("Try again.")));
+		ereport(ERROR, (errcode(ERRCODE_TOO_MANY_CONNECTIONS), errmsg("too many reads are waiting"),
+						errhint("Try again.")));
 	se_wake_hub(MyDatabaseId);
 }
 
@@ -259,7 +256,7 @@ await(Question *q, int timeout_ms)
 
 	while (pg_atomic_read_u32(&q->done) == 0)
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 
 		if (left <= 0)
 			ereport(ERROR,
@@ -278,8 +275,8 @@ PGDLLEXPORT Datum
 se_fetch_now(PG_FUNCTION_ARGS)
 {
 	dsm_segment *segment;
-	Question   *q;
-	char	   *answer;
+	Question *q;
+	char *answer;
 
 	if (se_shared == NULL)
 		ereport(ERROR,
@@ -297,10 +294,9 @@ se_fetch_now(PG_FUNCTION_ARGS)
 	post(dsm_segment_handle(segment));
 	await(q, PG_GETARG_INT32(3));
 	if (q->error[0] != '\0')
-		ereport(ERROR,
-				(errcode(SE_ERRCODE_DELIVERY_FAILED),
-				 errmsg("system \"%s\" gave no record \"%s\"", q->system, q->remote_id),
-				 errdetail("%s", q->error)));
+		ereport(ERROR, (errcode(SE_ERRCODE_DELIVERY_FAILED),
+						errmsg("system \"%s\" gave no record \"%s\"", q->system, q->remote_id),
+						errdetail("%s", q->error)));
 	answer = pnstrdup(q->answer, q->len);
 	dsm_detach(segment);
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(answer)));

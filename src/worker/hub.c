@@ -44,21 +44,21 @@
 #include "worker/system.h"
 #include "worker/upkeep.h"
 
-#define IDLE_CHECK_MS 5000		/* a hub that may not speak looks again this often, and when woken */
-#define DRAIN_MS 2000			/* how long a hub that must leave waits for answers */
+#define IDLE_CHECK_MS	   5000 /* a hub that may not speak looks again this often, and when woken */
+#define DRAIN_MS		   2000 /* how long a hub that must leave waits for answers */
 #define MAX_ERROR_PAUSE_MS 60000
-#define LOCK_RETRY_MS 5000
-#define FOREIGN_CODE_MS 5000	/* what a condition, or the triggers of a page of rows, may take */
+#define LOCK_RETRY_MS	   5000
+#define FOREIGN_CODE_MS	   5000 /* what a condition, or the triggers of a page of rows, may take */
 
 extern PGDLLEXPORT void se_hub_main(Datum arg);
 
 static SeHubSlot *slot = NULL;
 static uint64 generation = 0;
 static uint32 seen_changes = 0;
-static bool loaded = false;		/* systems, routes and streams are in memory */
-static int	error_count = 0;
+static bool loaded = false; /* systems, routes and streams are in memory */
+static int error_count = 0;
 static WaitEventSet *wait_set = NULL;
-static int	wait_fd = -1;
+static int wait_fd = -1;
 
 /* ---- slot ---- */
 
@@ -84,8 +84,9 @@ leave_slot(int code, Datum arg)
 			slot->state == SE_HUB_STARTING)
 			slot->state = SE_HUB_STOPPED;
 		slot->failures = code == 0 ? 0 : slot->failures + 1;
-		slot->restart_at = TimestampTzPlusMilliseconds(
-			GetCurrentTimestamp(), code == 0 ? 0 : Min(1000 << Min(slot->failures, 6), 60000));
+		slot->restart_at =
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+										code == 0 ? 0 : Min(1000 << Min(slot->failures, 6), 60000));
 	}
 	LWLockRelease(se_shared->lock);
 	se_wake_launcher(false);
@@ -123,7 +124,7 @@ leave_absent(void)
 static bool
 must_leave(void)
 {
-	bool		leave;
+	bool leave;
 
 	LWLockAcquire(se_shared->lock, LW_SHARED);
 	leave = slot->generation != generation || slot->hold_until > GetCurrentTimestamp();
@@ -140,8 +141,8 @@ must_leave(void)
 static bool
 may_speak(char *reason, size_t size)
 {
-	char	   *version;
-	bool		speaks;
+	char *version;
+	bool speaks;
 
 	se_txn_begin("checking identity");
 	if (!OidIsValid(get_extension_oid("sync_ext", true)))
@@ -150,13 +151,16 @@ may_speak(char *reason, size_t size)
 		leave_absent();
 	}
 	if (SPI_execute("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'sync_ext'",
-					true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+					true, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
 		elog(ERROR, "could not read the version of the extension");
 	version = se_spi_text(0, 1);
 	if (strcmp(version, SE_VERSION) != 0)
 	{
-		snprintf(reason, size, "the library is version %s, the extension %s: run ALTER EXTENSION "
-				 "sync_ext UPDATE, or restart the server", SE_VERSION, version);
+		snprintf(reason, size,
+				 "the library is version %s, the extension %s: run ALTER EXTENSION "
+				 "sync_ext UPDATE, or restart the server",
+				 SE_VERSION, version);
 		speaks = false;
 	}
 	else if (!se_enabled)
@@ -219,7 +223,7 @@ make_wait_set(void)
 static void
 wait_for_work(long timeout_ms)
 {
-	WaitEvent	events[3];
+	WaitEvent events[3];
 
 	make_wait_set();
 	(void) WaitEventSetWait(wait_set, timeout_ms, events, 3, PG_WAIT_EXTENSION);
@@ -251,12 +255,12 @@ lock_is_missing(void)
 {
 	static TimestampTz asked_at = 0;
 	TimestampTz now = GetCurrentTimestamp();
-	ListCell   *cell;
+	ListCell *cell;
 
 	if (!TimestampDifferenceExceeds(asked_at, now, LOCK_RETRY_MS))
 		return false;
 	asked_at = now;
-	foreach(cell, se_systems())
+	foreach (cell, se_systems())
 	{
 		if (!((SeSystem *) lfirst(cell))->held)
 			return true;
@@ -267,7 +271,7 @@ lock_is_missing(void)
 static void
 answer_wakes(void)
 {
-	char		reason[256];
+	char reason[256];
 
 	if (pg_atomic_exchange_u32(&slot->wake, 0) != 0)
 		se_push_look();
@@ -298,7 +302,7 @@ static long
 work(void)
 {
 	TimestampTz now;
-	bool		busy;
+	bool busy;
 	TimestampTz due;
 
 	do
@@ -345,7 +349,7 @@ drain(void)
 static long
 round_trip(void)
 {
-	char		reason[256];
+	char reason[256];
 
 	if (!loaded)
 	{
@@ -399,7 +403,7 @@ safe_round_trip(MemoryContext cycle)
 static void
 become_worker(void)
 {
-	Oid			role;
+	Oid role;
 
 	StartTransactionCommand();
 	role = get_role_oid("sync_worker", true);
@@ -407,22 +411,32 @@ become_worker(void)
 		SetSessionAuthorization(role, false);
 	CommitTransactionCommand();
 	if (!OidIsValid(role))
-		ereport(FATAL, (errcode(ERRCODE_UNDEFINED_OBJECT),
-						errmsg("role \"sync_worker\" does not exist"),
-						errhint("CREATE EXTENSION sync_ext creates it.")));
+		ereport(FATAL,
+				(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("role \"sync_worker\" does not exist"),
+				 errhint("CREATE EXTENSION sync_ext creates it.")));
 }
 
 static void
 set_session(void)
 {
 	static const char *const settings[][2] = {
-		{"application_name", "sync_ext hub"}, {"TimeZone", "UTC"}, {"DateStyle", "ISO"},
-		{"IntervalStyle", "postgres"}, {"bytea_output", "hex"}, {"search_path", "pg_catalog, pg_temp"},
-		{"synchronous_commit", "off"}, {"max_parallel_workers_per_gather", "0"},
-		{"plan_cache_mode", "force_generic_plan"}, {"enable_seqscan", "off"},
-		{"enable_bitmapscan", "off"}, {"jit", "off"}, {"lock_timeout", "2s"},
-		{"idle_in_transaction_session_timeout", "0"}, {"row_security", "on"},
-		{"standard_conforming_strings", "on"}, {"transform_null_equals", "off"},
+		{"application_name", "sync_ext hub"},
+		{"TimeZone", "UTC"},
+		{"DateStyle", "ISO"},
+		{"IntervalStyle", "postgres"},
+		{"bytea_output", "hex"},
+		{"search_path", "pg_catalog, pg_temp"},
+		{"synchronous_commit", "off"},
+		{"max_parallel_workers_per_gather", "0"},
+		{"plan_cache_mode", "force_generic_plan"},
+		{"enable_seqscan", "off"},
+		{"enable_bitmapscan", "off"},
+		{"jit", "off"},
+		{"lock_timeout", "2s"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"row_security", "on"},
+		{"standard_conforming_strings", "on"},
+		{"transform_null_equals", "off"},
 	};
 
 	for (size_t i = 0; i < lengthof(settings); i++)
@@ -459,7 +473,7 @@ se_hub_main(Datum arg)
 	cycle = AllocSetContextCreate(TopMemoryContext, "sync_ext cycle", ALLOCSET_DEFAULT_SIZES);
 	while (!must_leave())
 	{
-		long		timeout;
+		long timeout;
 
 		MemoryContextSwitchTo(cycle);
 		timeout = safe_round_trip(cycle);

@@ -39,13 +39,13 @@
 #include "core/wake.h"
 #include "worker/launcher.h"
 
-#define RESCAN_MS 60000
-#define BUSY_MS 1000
+#define RESCAN_MS	   60000
+#define BUSY_MS		   1000
 #define PROBES_AT_ONCE 2
 
 extern PGDLLEXPORT void se_launcher_main(Datum arg);
 
-static List *probed = NIL;		/* OIDs of databases that a hub has looked into; TopMemoryContext */
+static List *probed = NIL; /* OIDs of databases that a hub has looked into; TopMemoryContext */
 
 void
 se_launcher_register(void)
@@ -79,10 +79,10 @@ static List *
 connectable_databases(void)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	List	   *result = NIL;
-	Relation	rel;
+	List *result = NIL;
+	Relation rel;
 	TableScanDesc scan;
-	HeapTuple	tuple;
+	HeapTuple tuple;
 
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
@@ -109,16 +109,16 @@ connectable_databases(void)
 static void
 rescan_databases(void)
 {
-	List	   *present = connectable_databases();
-	List	   *still = NIL;
-	int			starting = 0;
-	ListCell   *cell;
+	List *present = connectable_databases();
+	List *still = NIL;
+	int starting = 0;
+	ListCell *cell;
 	MemoryContext old;
 
 	LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < se_shared->nslots; i++)
 	{
-		SeHubSlot  *slot = &se_shared->slots[i];
+		SeHubSlot *slot = &se_shared->slots[i];
 
 		if (slot->state == SE_HUB_STOPPED && !list_member_oid(present, slot->database))
 			slot->state = SE_HUB_FREE;
@@ -126,9 +126,9 @@ rescan_databases(void)
 			starting++;
 	}
 	se_shared->rescan = false;
-	foreach(cell, present)
+	foreach (cell, present)
 	{
-		Oid			database = lfirst_oid(cell);
+		Oid database = lfirst_oid(cell);
 
 		if (list_member_oid(probed, database) || se_slot_find(database) != NULL)
 			continue;
@@ -145,7 +145,7 @@ rescan_databases(void)
 
 	/* OIDs may be used again: what is gone must not stay remembered. */
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	foreach(cell, probed)
+	foreach (cell, probed)
 	{
 		if (list_member_oid(present, lfirst_oid(cell)))
 			still = lappend_oid(still, lfirst_oid(cell));
@@ -195,13 +195,13 @@ static long
 start_due_hubs(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	long		timeout = RESCAN_MS;
+	long timeout = RESCAN_MS;
 
 	for (int i = 0; i < se_shared->nslots; i++)
 	{
-		SeHubSlot  *slot = &se_shared->slots[i];
-		Oid			database = InvalidOid;
-		uint64		generation = 0;
+		SeHubSlot *slot = &se_shared->slots[i];
+		Oid database = InvalidOid;
+		uint64 generation = 0;
 		TimestampTz due;
 
 		LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
@@ -269,12 +269,12 @@ se_launcher_main(Datum arg)
 	se_shared->launcher_latch = MyLatch;
 	LWLockRelease(se_shared->lock);
 
-	cycle = AllocSetContextCreate(TopMemoryContext, "sync_ext launcher cycle",
-								  ALLOCSET_DEFAULT_SIZES);
+	cycle =
+		AllocSetContextCreate(TopMemoryContext, "sync_ext launcher cycle", ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
 		TimestampTz now = GetCurrentTimestamp();
-		long		timeout;
+		long timeout;
 
 		MemoryContextSwitchTo(cycle);
 		if (se_shared->rescan || TimestampDifferenceExceeds(scanned_at, now, RESCAN_MS))

@@ -15,12 +15,12 @@
 
 typedef struct Notice
 {
-	char		key[KEY_LEN];
-	bool		raised;
-	bool		dirty;
-	char		severity[8];
-	char		message[512];
-	char		hint[256];
+	char key[KEY_LEN];
+	bool raised;
+	bool dirty;
+	char severity[8];
+	char message[512];
+	char hint[256];
 } Notice;
 
 static HTAB *notices = NULL;
@@ -29,15 +29,13 @@ static bool any_dirty = false;
 static Notice *
 find(const char *key, bool make, bool *found)
 {
-	char		fixed[KEY_LEN] = {0};
+	char fixed[KEY_LEN] = {0};
 
 	if (notices == NULL)
 	{
-		HASHCTL		ctl = {.keysize = KEY_LEN, .entrysize = sizeof(Notice),
-			.hcxt = TopMemoryContext};
+		HASHCTL ctl = {.keysize = KEY_LEN, .entrysize = sizeof(Notice), .hcxt = TopMemoryContext};
 
-		notices = hash_create("sync_ext notices", 32, &ctl,
-							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		notices = hash_create("sync_ext notices", 32, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
 	strlcpy(fixed, key, sizeof(fixed));
 	return hash_search(notices, fixed, make ? HASH_ENTER : HASH_FIND, found);
@@ -46,8 +44,8 @@ find(const char *key, bool make, bool *found)
 void
 se_notice_put(const char *key, const char *severity, const char *message, const char *hint)
 {
-	bool		found;
-	Notice	   *notice = find(key, true, &found);
+	bool found;
+	Notice *notice = find(key, true, &found);
 
 	if (found && notice->raised && strncmp(notice->message, message, 511) == 0)
 		return;
@@ -63,8 +61,8 @@ se_notice_put(const char *key, const char *severity, const char *message, const 
 void
 se_notice_clear(const char *key)
 {
-	bool		found;
-	Notice	   *notice = notices == NULL ? NULL : find(key, false, &found);
+	bool found;
+	Notice *notice = notices == NULL ? NULL : find(key, false, &found);
 
 	if (notice == NULL || !notice->raised)
 		return;
@@ -78,9 +76,9 @@ se_notice_flush(void)
 {
 	static SPIPlanPtr put_plan = NULL;
 	static SPIPlanPtr clear_plan = NULL;
-	Oid			types[4] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	Oid types[4] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
 	HASH_SEQ_STATUS seq;
-	Notice	   *notice;
+	Notice *notice;
 
 	if (!any_dirty)
 		return;
@@ -88,7 +86,7 @@ se_notice_flush(void)
 	hash_seq_init(&seq, notices);
 	while ((notice = hash_seq_search(&seq)) != NULL)
 	{
-		Datum		values[4];
+		Datum values[4];
 
 		if (!notice->dirty)
 			continue;
@@ -105,8 +103,8 @@ se_notice_flush(void)
 						   "count = notice.count + 1",
 						   4, types, values, NULL, false, 0);
 		else
-			se_spi_execute(&clear_plan, "DELETE FROM sync.notice WHERE key = $1",
-						   1, types, values, NULL, false, 0);
+			se_spi_execute(&clear_plan, "DELETE FROM sync.notice WHERE key = $1", 1, types, values,
+						   NULL, false, 0);
 		notice->dirty = false;
 	}
 	any_dirty = false;

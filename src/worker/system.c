@@ -25,7 +25,7 @@
 #define SYSTEM_LOCK_CLASS 0x53594e43
 #define SYSTEM_LOCK_SPACE 0x5345
 
-static List *systems = NIL;		/* SeSystem *; TopMemoryContext */
+static List *systems = NIL; /* SeSystem *; TopMemoryContext */
 
 List *
 se_systems(void)
@@ -46,11 +46,11 @@ se_system_init_queues(SeSystem *system)
 SeSystem *
 se_system_by_id(int id)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, systems)
+	foreach (cell, systems)
 	{
-		SeSystem   *system = lfirst(cell);
+		SeSystem *system = lfirst(cell);
 
 		if (system->id == id)
 			return system;
@@ -58,25 +58,25 @@ se_system_by_id(int id)
 	return NULL;
 }
 
-#define SOURCE_SQL \
-	"SELECT s.id, s.name, s.paused, f.oid, c.id, c.manifest FROM sync.system s " \
-	"LEFT JOIN (pg_catalog.pg_foreign_server f JOIN pg_catalog.pg_foreign_data_wrapper w " \
-	"ON w.oid = f.srvfdw AND w.fdwname = 'sync_ext') ON f.srvname = s.name " \
-	"LEFT JOIN LATERAL pg_catalog.pg_options_to_table(f.srvoptions) o " \
-	"ON o.option_name = 'connector' " \
+#define SOURCE_SQL                                                                                 \
+	"SELECT s.id, s.name, s.paused, f.oid, c.id, c.manifest FROM sync.system s "                   \
+	"LEFT JOIN (pg_catalog.pg_foreign_server f JOIN pg_catalog.pg_foreign_data_wrapper w "         \
+	"ON w.oid = f.srvfdw AND w.fdwname = 'sync_ext') ON f.srvname = s.name "                       \
+	"LEFT JOIN LATERAL pg_catalog.pg_options_to_table(f.srvoptions) o "                            \
+	"ON o.option_name = 'connector' "                                                              \
 	"LEFT JOIN sync.connector c ON c.name = o.option_value AND c.current "
 
 /* Copies rows of SOURCE_SQL out of SPI's hands: building runs queries of its own. */
 static List *
 read_sources(void)
 {
-	List	   *result = NIL;
+	List *result = NIL;
 
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		SeSystemSource *source = palloc0(sizeof(SeSystemSource));
-		bool		isnull;
-		Datum		value;
+		bool isnull;
+		Datum value;
 
 		source->id = DatumGetInt32(se_spi_datum(i, 1, &isnull));
 		source->name = se_spi_text(i, 2);
@@ -99,7 +99,7 @@ read_sources(void)
 static bool
 hold(int system_id)
 {
-	LOCKTAG		tag;
+	LOCKTAG tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, SYSTEM_LOCK_CLASS, (uint32) system_id,
 						 SYSTEM_LOCK_SPACE);
@@ -109,17 +109,17 @@ hold(int system_id)
 void
 se_systems_load(void)
 {
-	List	   *sources;
-	ListCell   *cell;
+	List *sources;
+	ListCell *cell;
 
 	se_txn_begin("loading systems");
 	if (SPI_execute(SOURCE_SQL "ORDER BY s.id", true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the registry of systems");
 	sources = read_sources();
-	foreach(cell, sources)
+	foreach (cell, sources)
 	{
 		SeSystemSource *source = lfirst(cell);
-		SeSystem   *system = se_system_by_id(source->id);
+		SeSystem *system = se_system_by_id(source->id);
 
 		if (system == NULL)
 		{
@@ -141,14 +141,14 @@ se_systems_load(void)
 SeSystem *
 se_system_build(const char *name)
 {
-	Oid			argtypes[1] = {TEXTOID};
-	Datum		args[1];
-	List	   *sources;
-	SeSystem   *system;
+	Oid argtypes[1] = {TEXTOID};
+	Datum args[1];
+	List *sources;
+	SeSystem *system;
 
 	args[0] = CStringGetTextDatum(name);
-	if (SPI_execute_with_args(SOURCE_SQL "WHERE s.name = $1", 1, argtypes, args, NULL, true, 1)
-		!= SPI_OK_SELECT)
+	if (SPI_execute_with_args(SOURCE_SQL "WHERE s.name = $1", 1, argtypes, args, NULL, true, 1) !=
+		SPI_OK_SELECT)
 		elog(ERROR, "could not read the registry of systems");
 	sources = read_sources();
 	if (sources == NIL)
@@ -163,12 +163,12 @@ se_system_build(const char *name)
 void
 se_systems_reset(void)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, systems)
+	foreach (cell, systems)
 	{
-		SeSystem   *system = lfirst(cell);
-		LOCKTAG		tag;
+		SeSystem *system = lfirst(cell);
+		LOCKTAG tag;
 
 		system->in_flight = 0;
 		se_system_init_queues(system);
@@ -195,15 +195,15 @@ se_systems_reset(void)
 char *
 se_system_redact(SeSystem *system, const char *text, size_t len, size_t limit)
 {
-	List	   *values = se_secret_values(system->manifest, &system->session, &system->secrets,
-										  system->param);
+	List *values =
+		se_secret_values(system->manifest, &system->session, &system->secrets, system->param);
 	const char **secrets = palloc(sizeof(char *) * (list_length(values) + 1));
 	StringInfoData clean;
-	int			n = 0;
-	int			valid;
-	ListCell   *cell;
+	int n = 0;
+	int valid;
+	ListCell *cell;
 
-	foreach(cell, values)
+	foreach (cell, values)
 		secrets[n++] = lfirst(cell);
 	initStringInfo(&clean);
 	appendBinaryStringInfo(&clean, text, (int) Min(len, limit + 4096));

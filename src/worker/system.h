@@ -21,7 +21,7 @@
 typedef enum SeMode
 {
 	SE_MODE_LIVE,
-	SE_MODE_DRY_RUN,			/* render, validate, record, send nothing */
+	SE_MODE_DRY_RUN, /* render, validate, record, send nothing */
 	SE_MODE_PAUSED
 } SeMode;
 
@@ -38,73 +38,73 @@ typedef enum SePriority
 
 typedef struct SeSystem
 {
-	int			id;				/* sync.system.id */
-	char	   *name;
-	MemoryContext cxt;			/* everything below; replaced as a whole when configuration changes */
-	SeMode		mode;
-	bool		usable;			/* false: see problem */
-	char	   *problem;		/* why it cannot be spoken to: no connector, bad option, bad secret */
-	bool		held;			/* this process holds the system's advisory lock */
-	int			connector_id;	/* sync.connector.id of manifest */
+	int id; /* sync.system.id */
+	char *name;
+	MemoryContext cxt; /* everything below; replaced as a whole when configuration changes */
+	SeMode mode;
+	bool usable;	  /* false: see problem */
+	char *problem;	  /* why it cannot be spoken to: no connector, bad option, bad secret */
+	bool held;		  /* this process holds the system's advisory lock */
+	int connector_id; /* sync.connector.id of manifest */
 	SeManifest *manifest;
-	char	   *base_url;
-	Jsonb	   *param;			/* connector parameters: server options over declared defaults */
-	Jsonb	   *entity;			/* legal entity of the server option legal_entity; empty object without */
-	Jsonb	   *vars;			/* {"param": …, "entity": …}, what the pull functions take */
-	List	   *secret_refs;	/* SeHeader *: declared name, reference */
-	SeSecrets	secrets;
-	SeSession	session;
-	SeEgress   *egress;
-	char	   *proxy;
-	char	   *ca_file;
-	bool		http2;
-	int			timeout_ms;
-	int			connect_timeout_ms;
-	int			max_in_flight;
-	int			max_attempts;
-	int64		settle_ms;		/* server option, else the manifest's */
-	SeLimit		limit;
-	SeBreaker	breaker;
-	TimestampTz blocked_until;	/* Retry-After of a throttled answer, or pause after failed logins */
-	int			in_flight;
-	bool		logged_in;		/* credentials were had the last time we looked */
-	bool		logging_in;
-	int			auth_failures;	/* in a row */
-	int			outstanding[2]; /* by SePriority: handed in and not yet called back */
-	dlist_head	waiting[2];		/* by SePriority: SeExchange, not yet sent */
-	SePriority	last_sent;		/* the two take turns */
-	List	   *retired;		/* MemoryContext: configurations that requests in flight still use */
-	char	   *signature;		/* what the configuration was built from; changes when it must be built anew */
+	char *base_url;
+	Jsonb *param;	   /* connector parameters: server options over declared defaults */
+	Jsonb *entity;	   /* legal entity of the server option legal_entity; empty object without */
+	Jsonb *vars;	   /* {"param": …, "entity": …}, what the pull functions take */
+	List *secret_refs; /* SeHeader *: declared name, reference */
+	SeSecrets secrets;
+	SeSession session;
+	SeEgress *egress;
+	char *proxy;
+	char *ca_file;
+	bool http2;
+	int timeout_ms;
+	int connect_timeout_ms;
+	int max_in_flight;
+	int max_attempts;
+	int64 settle_ms; /* server option, else the manifest's */
+	SeLimit limit;
+	SeBreaker breaker;
+	TimestampTz blocked_until; /* Retry-After of a throttled answer, or pause after failed logins */
+	int in_flight;
+	bool logged_in; /* credentials were had the last time we looked */
+	bool logging_in;
+	int auth_failures;	   /* in a row */
+	int outstanding[2];	   /* by SePriority: handed in and not yet called back */
+	dlist_head waiting[2]; /* by SePriority: SeExchange, not yet sent */
+	SePriority last_sent;  /* the two take turns */
+	List *retired;		   /* MemoryContext: configurations that requests in flight still use */
+	char *signature; /* what the configuration was built from; changes when it must be built anew */
 } SeSystem;
 
 typedef struct SeReply
 {
-	SeHttpPhase phase;			/* ANSWERED: answer and verdict are set */
-	SeAnswer	answer;
-	SeVerdict	verdict;		/* NOT_SENT: throttled; MAYBE_SENT: ambiguous */
-	int64		latency_us;
-	TimestampTz began_at;		/* when the request was handed to libcurl */
+	SeHttpPhase phase; /* ANSWERED: answer and verdict are set */
+	SeAnswer answer;
+	SeVerdict verdict; /* NOT_SENT: throttled; MAYBE_SENT: ambiguous */
+	int64 latency_us;
+	TimestampTz began_at; /* when the request was handed to libcurl */
 } SeReply;
 
 typedef struct SeExchange SeExchange;
 struct SeExchange
 {
-	dlist_node	node;			/* private */
-	SeSystem   *system;
+	dlist_node node; /* private */
+	SeSystem *system;
 	const SeManifest *manifest; /* the one that op belongs to; set by se_exchange_submit() */
 	const SeOperation *op;
-	SeRequestOut request;		/* must stay valid until done is called */
-	const char *idempotency_key;	/* NULL: none */
-	TimestampTz began_at;		/* set when it is sent */
-	SePriority	priority;		/* private: follows from op */
-	bool		submitted;		/* private: counted in the system's outstanding */
-	bool		relogged;		/* private: sent again after a login */
+	SeRequestOut request;		 /* must stay valid until done is called */
+	const char *idempotency_key; /* NULL: none */
+	TimestampTz began_at;		 /* set when it is sent */
+	SePriority priority;		 /* private: follows from op */
+	bool submitted;				 /* private: counted in the system's outstanding */
+	bool relogged;				 /* private: sent again after a login */
 	/*
 	 * Called once, from the hub's loop, in a memory context that is reset afterwards; no
 	 * transaction is open, and it may open one. Must not throw for what the answer holds.
 	 */
-	void		(*done) (SeExchange *exchange, SeReply *reply);
-	void	   *arg;
+	void (*done)(SeExchange *exchange, SeReply *reply);
+	void *arg;
 };
 
 /*
@@ -122,23 +122,23 @@ extern void se_systems_reset(void);
 /* Blanks out secrets in a text that will be stored; palloc'd, at most `limit` bytes, valid in the server's encoding. */
 extern char *se_system_redact(SeSystem *system, const char *text, size_t len, size_t limit);
 extern SeSystem *se_system_by_id(int id);
-extern List *se_systems(void);			/* SeSystem * */
+extern List *se_systems(void); /* SeSystem * */
 
 /*
  * How many writing requests may be handed in now and be sent at once: limits, breaker, mode and login
  * considered. 0 for a paused, unusable, blocked or dry_run system.
  */
-extern int	se_system_capacity(SeSystem *system, TimestampTz now);
+extern int se_system_capacity(SeSystem *system, TimestampTz now);
 
 /* True when the system may be pulled from and called (live, usable, not blocked). */
 extern bool se_system_speaks(SeSystem *system, TimestampTz now);
 
 /* Makes the HTTP loop of this process (once), and gives its descriptor to wait on. */
 extern void se_exchange_init(void);
-extern int	se_exchange_fd(void);
+extern int se_exchange_fd(void);
 
 /* Requests of this process that are unanswered. */
-extern int	se_exchange_in_flight(void);
+extern int se_exchange_in_flight(void);
 
 /* Drops everything that is waiting or in flight; no callback runs. */
 extern void se_exchange_reset(void);

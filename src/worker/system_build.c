@@ -33,19 +33,19 @@
 
 #define DEFAULT_TIMEOUT_MS 30000
 #define DEFAULT_CONNECT_MS 10000
-#define DEFAULT_IN_FLIGHT 32
-#define DEFAULT_SETTLE_MS 60000
+#define DEFAULT_IN_FLIGHT  32
+#define DEFAULT_SETTLE_MS  60000
 
 /* ---- options ---- */
 
 static const char *
 option(List *options, const char *name)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, options)
+	foreach (cell, options)
 	{
-		DefElem    *def = lfirst(cell);
+		DefElem *def = lfirst(cell);
 
 		if (strcmp(def->defname, name) == 0)
 			return defGetString(def);
@@ -57,13 +57,13 @@ static int64
 option_ms(List *options, const char *name, int64 fallback)
 {
 	const char *text = option(options, name);
-	Interval   *interval;
+	Interval *interval;
 
 	if (text == NULL)
 		return fallback;
-	interval = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
-													 ObjectIdGetDatum(InvalidOid),
-													 Int32GetDatum(-1)));
+	interval =
+		DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
+											  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 	return interval->time / 1000 + (int64) interval->day * 86400000;
 }
 
@@ -79,16 +79,16 @@ option_int(List *options, const char *name, int fallback)
 static List *
 mapping_options(Oid server)
 {
-	HeapTuple	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
-										ObjectIdGetDatum(server));
-	List	   *result = NIL;
-	Datum		options;
-	bool		isnull;
+	HeapTuple tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
+									  ObjectIdGetDatum(server));
+	List *result = NIL;
+	Datum options;
+	bool isnull;
 
 	if (!HeapTupleIsValid(tuple))
 		return NIL;
-	options = SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple, Anum_pg_user_mapping_umoptions,
-							  &isnull);
+	options =
+		SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple, Anum_pg_user_mapping_umoptions, &isnull);
 	if (!isnull)
 		result = untransformRelOptions(options);
 	ReleaseSysCache(tuple);
@@ -98,12 +98,12 @@ mapping_options(Oid server)
 static const char *
 get_secret(void *arg, const char *name, char **error)
 {
-	SeSystem   *system = arg;
-	ListCell   *cell;
+	SeSystem *system = arg;
+	ListCell *cell;
 
-	foreach(cell, system->secret_refs)
+	foreach (cell, system->secret_refs)
 	{
-		SeHeader   *ref = lfirst(cell);
+		SeHeader *ref = lfirst(cell);
 
 		if (strcmp(ref->name, name) != 0)
 			continue;
@@ -119,18 +119,18 @@ get_secret(void *arg, const char *name, char **error)
 static SeEgress *
 build_egress(const SeManifest *manifest, const char *extra, char **error)
 {
-	List	   *entries = list_copy(manifest->hosts);
+	List *entries = list_copy(manifest->hosts);
 	const char *lists[2] = {extra, se_allowed_hosts};
 	const char **array;
-	SeEgress   *egress;
-	int			n = 0;
-	ListCell   *cell;
+	SeEgress *egress;
+	int n = 0;
+	ListCell *cell;
 
 	for (int i = 0; i < 2; i++)
 	{
-		char	   *copy = pstrdup(lists[i] != NULL ? lists[i] : "");
-		char	   *rest = copy;
-		char	   *entry;
+		char *copy = pstrdup(lists[i] != NULL ? lists[i] : "");
+		char *rest = copy;
+		char *entry;
 
 		while ((entry = strsep(&rest, ",")) != NULL)
 		{
@@ -143,7 +143,7 @@ build_egress(const SeManifest *manifest, const char *extra, char **error)
 		}
 	}
 	array = palloc(sizeof(char *) * (list_length(entries) + 1));
-	foreach(cell, entries)
+	foreach (cell, entries)
 		array[n++] = lfirst(cell);
 	egress = se_egress_parse(array, n, error);
 	return egress;
@@ -156,10 +156,10 @@ static Jsonb *
 build_param(const SeManifest *manifest, List *options, const char *name)
 {
 	SeObjBuilder b;
-	ListCell   *cell;
+	ListCell *cell;
 
 	se_obj_begin(&b);
-	foreach(cell, manifest->parameters)
+	foreach (cell, manifest->parameters)
 	{
 		SeDeclared *declared = lfirst(cell);
 		const char *value = option(options, declared->name);
@@ -180,11 +180,11 @@ build_param(const SeManifest *manifest, List *options, const char *name)
 static Jsonb *
 build_entity(const char *code)
 {
-	Oid			argtypes[1] = {TEXTOID};
-	Datum		args[1];
-	Oid			relation;
-	SeRole		role;
-	Jsonb	   *entity = NULL;
+	Oid argtypes[1] = {TEXTOID};
+	Datum args[1];
+	Oid relation;
+	SeRole role;
+	Jsonb *entity = NULL;
 	StringInfoData sql;
 	MemoryContext caller = CurrentMemoryContext;
 
@@ -195,26 +195,30 @@ build_entity(const char *code)
 					"JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
 					"LEFT JOIN sync.object o ON o.name = 'legal_entity' "
 					"WHERE n.nspname = coalesce(o.schema_name, 'canonical') "
-					"AND c.relname = coalesce(o.table_name, 'legal_entity')", true, 1) != SPI_OK_SELECT)
+					"AND c.relname = coalesce(o.table_name, 'legal_entity')",
+					true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for the table of legal entities");
 	if (SPI_processed != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("there is no table of legal entities, which the server option legal_entity needs"),
-				 errhint("Create the canonical model, or track your own table as object legal_entity.")));
-	relation = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
-											  &(bool){false}));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg(
+				 "there is no table of legal entities, which the server option legal_entity needs"),
+			 errhint(
+				 "Create the canonical model, or track your own table as object legal_entity.")));
+	relation = DatumGetObjectId(
+		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &(bool){false}));
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT pg_catalog.to_jsonb(e) FROM %s e WHERE e.code = $1",
-					 quote_qualified_identifier(
-						get_namespace_name(get_rel_namespace(relation)), get_rel_name(relation)));
+					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+												get_rel_name(relation)));
 	args[0] = CStringGetTextDatum(code);
 	se_role_become(se_relation_owner(relation), &role);
 	if (SPI_execute_with_args(sql.data, 1, argtypes, args, NULL, true, 1) == SPI_OK_SELECT &&
 		SPI_processed == 1)
 	{
-		bool		isnull;
-		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+		bool isnull;
+		Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 
 		/* SPI leaves us in a context of its own. */
 		MemoryContextSwitchTo(caller);
@@ -224,8 +228,7 @@ build_entity(const char *code)
 	se_role_restore(&role);
 	if (entity == NULL)
 		ereport(ERROR,
-				(errcode(ERRCODE_NO_DATA_FOUND),
-				 errmsg("legal entity \"%s\" does not exist", code),
+				(errcode(ERRCODE_NO_DATA_FOUND), errmsg("legal entity \"%s\" does not exist", code),
 				 errhint("Insert it into canonical.legal_entity, or correct the server option "
 						 "legal_entity.")));
 	return entity;
@@ -251,36 +254,36 @@ set_limits(SeSystem *system, List *options)
 {
 	const SeLimits *limits = &system->manifest->limits;
 	const char *rate = option(options, "rate_limit");
-	int			requests = limits->rate;
-	int64		per_us = limits->rate_per_ms * 1000;
-	int64_t		parsed_us;
+	int requests = limits->rate;
+	int64 per_us = limits->rate_per_ms * 1000;
+	int64_t parsed_us;
 
 	if (rate != NULL && se_limit_parse(rate, &requests, &parsed_us))
 		per_us = parsed_us;
 	se_limit_set(&system->limit, requests, per_us, GetCurrentTimestamp());
-	system->max_in_flight = option_int(options, "max_in_flight",
-									   limits->in_flight > 0 ? limits->in_flight
-									   : DEFAULT_IN_FLIGHT);
-	system->timeout_ms = (int) option_ms(options, "timeout",
-										 limits->timeout_ms > 0 ? limits->timeout_ms
-										 : DEFAULT_TIMEOUT_MS);
+	system->max_in_flight =
+		option_int(options, "max_in_flight",
+				   limits->in_flight > 0 ? limits->in_flight : DEFAULT_IN_FLIGHT);
+	system->timeout_ms =
+		(int) option_ms(options, "timeout",
+						limits->timeout_ms > 0 ? limits->timeout_ms : DEFAULT_TIMEOUT_MS);
 	system->connect_timeout_ms = (int) option_ms(options, "connect_timeout", DEFAULT_CONNECT_MS);
 	system->max_attempts = option_int(options, "max_attempts", se_max_attempts);
 	system->settle_ms = option_ms(options, "settle_time",
 								  system->manifest->settle_ms > 0 ? system->manifest->settle_ms
-								  : DEFAULT_SETTLE_MS);
+																  : DEFAULT_SETTLE_MS);
 }
 
 static void
 set_secrets(SeSystem *system, List *mapping)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	system->secret_refs = NIL;
-	foreach(cell, mapping)
+	foreach (cell, mapping)
 	{
-		DefElem    *def = lfirst(cell);
-		SeHeader   *ref = palloc(sizeof(SeHeader));
+		DefElem *def = lfirst(cell);
+		SeHeader *ref = palloc(sizeof(SeHeader));
 
 		ref->name = pstrdup(def->defname);
 		ref->value = pstrdup(defGetString(def));
@@ -295,23 +298,21 @@ static void
 build(SeSystem *system, const SeSystemSource *source, List *options, List *mapping)
 {
 	const char *base_url;
-	char	   *error = NULL;
+	char *error = NULL;
 	SeObjBuilder b;
 
 	if (source->connector_id == 0)
-		ereport(ERROR,
-				(errcode(SE_ERRCODE_UNKNOWN_CONNECTOR),
-				 errmsg("connector \"%s\" is not registered",
-						option(options, "connector") ? option(options, "connector") : "")));
+		ereport(ERROR, (errcode(SE_ERRCODE_UNKNOWN_CONNECTOR),
+						errmsg("connector \"%s\" is not registered",
+							   option(options, "connector") ? option(options, "connector") : "")));
 	system->connector_id = source->connector_id;
 	system->manifest = se_manifest_compile(source->manifest, system->cxt);
 	base_url = option(options, "base_url");
 	if (base_url == NULL)
 		base_url = system->manifest->base_url;
 	if (base_url == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
-				 errmsg("server option base_url is missing")));
+		ereport(ERROR, (errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
+						errmsg("server option base_url is missing")));
 	system->base_url = pstrdup(base_url);
 	if (strlen(base_url) > 0 && base_url[strlen(base_url) - 1] == '/')
 		system->base_url[strlen(base_url) - 1] = '\0';
@@ -338,17 +339,17 @@ static char *
 make_signature(const SeSystemSource *source, List *options, List *mapping)
 {
 	StringInfoData text;
-	List	   *lists[2] = {options, mapping};
-	ListCell   *cell;
+	List *lists[2] = {options, mapping};
+	ListCell *cell;
 
 	initStringInfo(&text);
-	appendStringInfo(&text, "%d %u %s %s ", source->connector_id, source->server,
-					 se_allowed_hosts, se_ca_file);
+	appendStringInfo(&text, "%d %u %s %s ", source->connector_id, source->server, se_allowed_hosts,
+					 se_ca_file);
 	for (int i = 0; i < 2; i++)
 	{
-		foreach(cell, lists[i])
+		foreach (cell, lists[i])
 		{
-			DefElem    *def = lfirst(cell);
+			DefElem *def = lfirst(cell);
 
 			if (strcmp(def->defname, "mode") != 0)
 				appendStringInfo(&text, "%s=%s;", def->defname, defGetString(def));
@@ -360,12 +361,12 @@ make_signature(const SeSystemSource *source, List *options, List *mapping)
 void
 se_system_free_retired(SeSystem *system)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	if (system->in_flight > 0 || system->outstanding[SE_WRITING] > 0 ||
 		system->outstanding[SE_READING] > 0)
 		return;
-	foreach(cell, system->retired)
+	foreach (cell, system->retired)
 		MemoryContextDelete(lfirst(cell));
 	list_free(system->retired);
 	system->retired = NIL;
@@ -387,8 +388,8 @@ rebuild(SeSystem *system, const SeSystemSource *source, List *options, List *map
 		se_egress_free(system->egress);
 		system->egress = NULL;
 	}
-	system->cxt = AllocSetContextCreate(TopMemoryContext, "sync_ext system",
-										ALLOCSET_DEFAULT_SIZES);
+	system->cxt =
+		AllocSetContextCreate(TopMemoryContext, "sync_ext system", ALLOCSET_DEFAULT_SIZES);
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(system->cxt);
 	PG_TRY();
@@ -402,7 +403,7 @@ rebuild(SeSystem *system, const SeSystemSource *source, List *options, List *map
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(system->cxt);
 		error = CopyErrorData();
@@ -427,9 +428,9 @@ rebuild(SeSystem *system, const SeSystemSource *source, List *options, List *map
 void
 se_system_refresh(SeSystem *system, const SeSystemSource *source)
 {
-	List	   *options = NIL;
-	List	   *mapping = NIL;
-	char	   *signature;
+	List *options = NIL;
+	List *mapping = NIL;
+	char *signature;
 
 	if (OidIsValid(source->server))
 	{
@@ -437,8 +438,7 @@ se_system_refresh(SeSystem *system, const SeSystemSource *source)
 		mapping = mapping_options(source->server);
 	}
 	signature = make_signature(source, options, mapping);
-	if (system->signature == NULL || strcmp(signature, system->signature) != 0 ||
-		!system->usable)
+	if (system->signature == NULL || strcmp(signature, system->signature) != 0 || !system->usable)
 	{
 		if (system->signature != NULL)
 			pfree(system->signature);

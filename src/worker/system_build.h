@@ -6,14 +6,14 @@
 
 #include "worker/system.h"
 
-typedef struct SeSystemSource	/* one row of the registry */
+typedef struct SeSystemSource /* one row of the registry */
 {
-	int			id;
-	char	   *name;
-	bool		paused;
-	Oid			server;
-	int			connector_id;	/* 0: not registered */
-	Jsonb	   *manifest;
+	int id;
+	char *name;
+	bool paused;
+	Oid server;
+	int connector_id; /* 0: not registered */
+	Jsonb *manifest;
 } SeSystemSource;
 
 /* Builds the configuration anew when what it was built from has changed; in a transaction. */
