@@ -148,13 +148,13 @@ END
 $$;
 COMMENT ON FUNCTION sync.call(text, text, jsonb) IS 'Asks for one API call, sent after commit; returns the id of its row in sync.api_call, where the answer comes';
 
--- Runs the request in this backend, under the rules of the hub: mode, egress, secrets, limits on
--- size and time. Answers the canonical fields that the pull mapping reads from the remote record.
+-- Asks the hub through shared memory, because limits, breaker and session are the hub's and a row
+-- of this transaction would be seen by nobody. Answers the record as the system sends it.
 CREATE FUNCTION sync._fetch_now(system text, object text, remote_id text, timeout_ms integer)
 RETURNS jsonb
 LANGUAGE c STRICT
 AS 'MODULE_PATHNAME', 'se_fetch_now';
-COMMENT ON FUNCTION sync._fetch_now(text, text, text, integer) IS 'Reads one remote record now, in this backend';
+COMMENT ON FUNCTION sync._fetch_now(text, text, text, integer) IS 'Reads one remote record now, through the hub';
 
 -- fetch is a reserved word, so it cannot qualify the parameters.
 CREATE FUNCTION sync.fetch(system text, object text, id text, wait interval DEFAULT '10 s')

@@ -486,7 +486,7 @@ check_user_mapping(List *options)
 				 errmsg("option \"%s\" does not refer to a secret", def->defname),
 				 errdetail("Secrets are never kept in the database, not even in the catalogs."),
 				 errhint(
-					 "Write file:NAME for the file secrets_dir/SYSTEM/NAME, or env:NAME for a "
+					 "Write file:NAME for the file secrets_dir/SYSTEM/NAME, or env:SYNC_EXT_NAME for a "
 					 "variable of the server's environment. Change a secret that was typed here.")));
 	}
 }

@@ -10,8 +10,8 @@
 /*
  * Backoff before try n + 1 (n from 1), in milliseconds, with full-range jitter of ±25 %:
  *
- *   n      1    2    3    4    5     6     7     8     9 …
- *   pause  1 s  2 s  4 s  8 s  16 s  32 s  64 s  128 s  300 s (limit)
+ *   n      1    2    3    4    5     6     7     8      9      10 …
+ *   pause  1 s  2 s  4 s  8 s  16 s  32 s  64 s  128 s  256 s  300 s (limit)
  *
  * jitter: 0..1.
  */

@@ -1,5 +1,5 @@
 /*
- * upkeep.c: see upkeep.h. The work itself is SQL (sync._upkeep and sync._check_lag); what matters
+ * upkeep.c: see upkeep.h. The work itself is SQL (sync._upkeep and sync._upkeep_history); what matters
  * here is that a failure of upkeep never stops deliveries.
  */
 #include "postgres.h"
