@@ -21,10 +21,12 @@
 #include "connector/expr.h"
 #include "connector/money.h"
 #include "miscadmin.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#define MAX_ITEMS	 100000
-#define MAX_POSITION 65536 /* of a token, link or id, in bytes */
+#define MAX_ITEMS	  100000
+#define SCRATCH_ITEMS 100	/* so many items are read before what reading them took is given back */
+#define MAX_POSITION  65536 /* of a token, link or id, in bytes */
 
 typedef struct Walk
 {
@@ -187,9 +189,10 @@ typedef struct Reader
 	int nitems;	 /* as the vendor counts them */
 	int nnameless;
 	char *last_id;
-	uint64 content; /* hash of all items */
-	bool counted;	/* pages are taken as the vendor counts them */
-	bool anew;		/* from this page on */
+	uint64 content;		/* hash of all items */
+	bool counted;		/* pages are taken as the vendor counts them */
+	bool anew;			/* from this page on */
+	MemoryContext keep; /* what an item leaves behind goes here */
 } Reader;
 
 static SePageItem *
@@ -288,15 +291,30 @@ reversed(List *list)
 	return other;
 }
 
+static SePageItem *
+item_copy(const SePageItem *item)
+{
+	SePageItem *copy = palloc(sizeof(SePageItem));
+
+	*copy = *item;
+	copy->record =
+		item->record ? (Jsonb *) PG_DETOAST_DATUM_COPY(JsonbPGetDatum(item->record)) : NULL;
+	copy->remote_id = item->remote_id ? pstrdup(item->remote_id) : NULL;
+	return copy;
+}
+
 static bool
 read_items(Reader *r, SePage *out)
 {
 	SeEval *ev = r->ev;
 	JsonbValue *items = se_eval_list(ev, r->w.spec->items);
 	JvIter i;
+	MemoryContext scratch;
 
 	if (items == NULL)
 		return false;
+	r->keep = CurrentMemoryContext;
+	scratch = AllocSetContextCreate(r->keep, "sync_ext page items", ALLOCSET_DEFAULT_SIZES);
 	if (jv_count(items) > MAX_ITEMS)
 	{
 		se_eval_fail(ev, "bad_answer", "a page of %d items is too large", jv_count(items));
@@ -306,17 +324,25 @@ read_items(Reader *r, SePage *out)
 	jv_iter_init(&i, items);
 	while (jv_iter_next(&i))
 	{
-		Jsonb *raw = jv_to_jsonb(&i.value);
+		Jsonb *raw;
 		SePageItem *item;
 
 		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(scratch);
+		raw = jv_to_jsonb(&i.value);
 		r->content = hash_any_extended_of(raw, r->content);
 		item = read_item(r, raw);
+		MemoryContextSwitchTo(r->keep);
 		if (ev->status != SE_RENDER_OK)
 			return false;
 		r->nitems++;
 		if (item != NULL)
-			out->items = lappend(out->items, item);
+			out->items = lappend(out->items, item_copy(item));
+		if (r->nitems % SCRATCH_ITEMS == 0)
+		{
+			r->last_id = r->last_id ? pstrdup(r->last_id) : NULL;
+			MemoryContextReset(scratch);
+		}
 	}
 	/* One record without an id is a fault of that record; all of them, of the mapping. */
 	if (r->nnameless > 0 && r->nnameless == list_length(out->items))

@@ -9,6 +9,7 @@
 
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -234,11 +235,49 @@ to_ours(void *arg, const char *object, const char *by, const char *remote_id, ch
 	return true;
 }
 
+static char *
+text_copy(const char *text)
+{
+	return text != NULL ? pstrdup(text) : NULL;
+}
+
+static Jsonb *
+json_copy(Jsonb *json)
+{
+	return json != NULL ? (Jsonb *) PG_DETOAST_DATUM_COPY(JsonbPGetDatum(json)) : NULL;
+}
+
+/* Mapping a record takes many times its size; only the result is worth keeping. */
+static void
+map_one(const SeTarget *target, const SeRefs *refs, MemoryContext scratch, SeItem *item)
+{
+	MemoryContext old = MemoryContextSwitchTo(scratch);
+	SeMapped *map = &item->map;
+
+	memset(map, 0, sizeof(SeMapped));
+	se_map_record(target->manifest, target->pull, item->record, target->vars, refs, map);
+	MemoryContextSwitchTo(old);
+	map->remote_id = text_copy(map->remote_id);
+	map->remote_number = text_copy(map->remote_number);
+	map->version = text_copy(map->version);
+	map->our_id = text_copy(map->our_id);
+	map->fields = json_copy(map->fields);
+	map->lines = json_copy(map->lines);
+	map->wait_object = text_copy(map->wait_object);
+	map->wait_remote_id = text_copy(map->wait_remote_id);
+	map->wait_by = text_copy(map->wait_by);
+	map->code = text_copy(map->code);
+	map->reason = text_copy(map->reason);
+	MemoryContextReset(scratch);
+}
+
 /* Maps items that have a record; then their map is filled. */
 void
 se_map_all(const SeTarget *target, SeRefCache *cache, SeItem **items, int n)
 {
 	SeRefs refs = {.to_ours = to_ours, .arg = cache};
+	MemoryContext scratch =
+		AllocSetContextCreate(CurrentMemoryContext, "sync_ext mapping", ALLOCSET_DEFAULT_SIZES);
 	List *again = NIL;
 	ListCell *lc;
 
@@ -247,23 +286,17 @@ se_map_all(const SeTarget *target, SeRefCache *cache, SeItem **items, int n)
 	{
 		if (items[i]->record == NULL)
 			continue;
+		CHECK_FOR_INTERRUPTS();
 		cache->asked_unknown = false;
-		memset(&items[i]->map, 0, sizeof(SeMapped));
-		se_map_record(target->manifest, target->pull, items[i]->record, target->vars, &refs,
-					  &items[i]->map);
+		map_one(target, &refs, scratch, items[i]);
 		if (cache->asked_unknown)
 			again = lappend(again, items[i]);
 	}
 	look_up_unknown(cache);
 	cache->final = true;
 	foreach (lc, again)
-	{
-		SeItem *item = lfirst(lc);
-
-		memset(&item->map, 0, sizeof(SeMapped));
-		se_map_record(target->manifest, target->pull, item->record, target->vars, &refs,
-					  &item->map);
-	}
+		map_one(target, &refs, scratch, lfirst(lc));
+	MemoryContextDelete(scratch);
 }
 
 int

@@ -281,13 +281,6 @@ take_page(SeExchange *exchange, SeReply *reply)
 		item->at = listed->at;
 		item->began_at = reply->began_at;
 	}
-	/* the page may point into the answer, which goes when this returns */
-	for (int i = 0; i < job->nitems; i++)
-	{
-		if (job->items[i].record != NULL)
-			job->items[i].record =
-				(Jsonb *) PG_DETOAST_DATUM_COPY(JsonbPGetDatum(job->items[i].record));
-	}
 	MemoryContextSwitchTo(old);
 	se_job_fill(job);
 }
