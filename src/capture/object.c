@@ -22,19 +22,7 @@
 #include "utils/syscache.h"
 
 #include "capture/compat.h"
-
-static Oid
-owner_of_function(Oid function)
-{
-	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Oid owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", function);
-	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
+#include "core/role.h"
 
 static void
 require_ownership(Oid relid)
@@ -62,7 +50,7 @@ call_as_owner(FunctionCallInfo fcinfo, const char *sql, int nargs, Oid *types, D
 	Datum result;
 
 	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(owner_of_function(fcinfo->flinfo->fn_oid),
+	SetUserIdAndSecContext(se_function_owner(fcinfo->flinfo->fn_oid),
 						   security | SECURITY_LOCAL_USERID_CHANGE);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");

@@ -26,6 +26,9 @@ extern void se_role_restore(const SeRole *saved);
  */
 extern void se_role_set_deadline(int ms);
 
+/* Owner of a function: whose rights a SECURITY DEFINER one runs with. */
+extern Oid se_function_owner(Oid function);
+
 /* Owner of a relation. */
 extern Oid se_relation_owner(Oid relation);
 

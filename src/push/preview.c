@@ -22,6 +22,7 @@
 
 #include "core/errors.h"
 #include "core/json.h"
+#include "core/role.h"
 #include "core/spi.h"
 #include "push/internal.h"
 #include "push/record_body.h"
@@ -29,19 +30,6 @@
 PG_FUNCTION_INFO_V1(se_preview);
 
 #define NCOLUMNS 8
-
-static Oid
-owner_of_function(Oid function)
-{
-	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Oid owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", function);
-	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
 
 /*
  * The record is read with its owner's rights, so the caller's are asked for: who may not read the
@@ -218,7 +206,7 @@ se_preview(PG_FUNCTION_ARGS)
 	 * the caller, for instance when a superuser's REINDEX runs an owner's function.
 	 */
 	GetUserIdAndSecContext(&caller, &context);
-	SetUserIdAndSecContext(owner_of_function(fcinfo->flinfo->fn_oid),
+	SetUserIdAndSecContext(se_function_owner(fcinfo->flinfo->fn_oid),
 						   context | SECURITY_LOCAL_USERID_CHANGE);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
