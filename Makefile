@@ -4,6 +4,7 @@
 #   make install         install them (touches no packages)
 #   make check           install what the tests need, build, run every test
 #   make demo            install what the demo needs, build, run the main job
+#   make bench           install what the benchmarks need, build, measure
 #   make format / lint   rewrite / verify the C sources with clang-format
 #   make clean
 #
@@ -15,14 +16,14 @@ EXT_VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" sync_ext.co
 
 C_SOURCES := $(sort $(wildcard src/*/*.c))
 C_FILES := $(C_SOURCES) $(sort $(wildcard src/*/*.h test/unit/*.c test/unit/*.h \
-	test/sandbox/*.c test/sandbox/*.h))
+	test/sandbox/*.c test/sandbox/*.h test/bench/*.c))
 
 # Rules of single folders: generated headers, listed in EXTRA_CLEAN.
 FOLDER_RULES := $(sort $(wildcard src/*/Makefile.inc))
 
 # These goals must work on a machine that has no PostgreSQL yet, so they never
 # read PGXS. Any other goal given beside them goes through a second make.
-HARNESS_GOALS := check demo clean format lint
+HARNESS_GOALS := check demo bench clean format lint
 
 ifneq (,$(filter $(HARNESS_GOALS),$(MAKECMDGOALS)))
 
@@ -30,6 +31,9 @@ ifneq (,$(filter $(HARNESS_GOALS),$(MAKECMDGOALS)))
 
 check:
 	@PG_CONFIG='$(origin_pg_config)' exec test/bin/check
+
+bench:
+	@PG_CONFIG='$(origin_pg_config)' exec test/bin/bench
 
 demo:
 	@PG_CONFIG='$(origin_pg_config)' exec test/bin/demo
