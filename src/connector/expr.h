@@ -286,7 +286,9 @@ typedef struct SeEval
 	bool inbound;  /* pull: enums and references are read backwards */
 	const SeRefs *refs;
 	Jsonb *root; /* $ */
-	Jsonb *vars;
+	Jsonb *vars; /* NULL: made of the next two when a path needs it, see se_eval_vars() */
+	Jsonb *base;
+	Jsonb *doc;
 	int index;
 	const char *at; /* expression being evaluated, for messages */
 	SeRenderStatus status;
@@ -303,6 +305,9 @@ typedef struct SeEval
 extern void se_eval_init(SeEval *ev, const SeManifest *m, Jsonb *root, Jsonb *vars);
 /* Variables for evaluation; any argument may be NULL. */
 extern Jsonb *se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a);
+extern Jsonb *se_eval_vars(SeEval *ev);
+/* The first result of a path, NULL when there is none; it may point into what it was asked of. */
+extern JsonbValue *se_eval_value(SeEval *ev, JsonPath *path);
 extern Jsonb *se_eval_path(SeEval *ev, JsonPath *path);
 extern JsonbValue *se_eval_path_array(SeEval *ev, JsonPath *path);
 extern JsonbValue *se_eval_list(SeEval *ev, JsonPath *path);

@@ -128,75 +128,6 @@ se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a)
 	return jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
-/* The path functions of the server, silent, with the variables; NULL: no result. */
-static Jsonb *
-call_path(PGFunction fn, SeEval *ev, JsonPath *path)
-{
-	LOCAL_FCINFO(fcinfo, 4);
-	Datum result;
-
-	InitFunctionCallInfoData(*fcinfo, NULL, 4, InvalidOid, NULL, NULL);
-	fcinfo->args[0].value = JsonbPGetDatum(ev->root);
-	fcinfo->args[1].value = PointerGetDatum(path);
-	fcinfo->args[2].value = JsonbPGetDatum(ev->vars);
-	fcinfo->args[3].value = BoolGetDatum(true);
-	fcinfo->args[0].isnull = fcinfo->args[1].isnull = false;
-	fcinfo->args[2].isnull = fcinfo->args[3].isnull = false;
-	result = fn(fcinfo);
-	return fcinfo->isnull ? NULL : DatumGetJsonbP(result);
-}
-
-Jsonb *
-se_eval_path(SeEval *ev, JsonPath *path)
-{
-	return call_path(jsonb_path_query_first_tz, ev, path);
-}
-
-/* All results as an array; a single array as result is taken for the list itself. */
-JsonbValue *
-se_eval_path_array(SeEval *ev, JsonPath *path)
-{
-	Jsonb *all = call_path(jsonb_path_query_array_tz, ev, path);
-	JsonbValue *v = jv_from_jsonb(all);
-	JsonbValue *only;
-
-	if (jv_count(v) == 1)
-	{
-		only = getIthJsonbValueFromContainer(v->val.binary.data, 0);
-		if (JV_IS_ARRAY(only))
-			return only;
-		if (only->type == jbvNull)
-			return NULL;
-	}
-	return v;
-}
-
-/*
- * The list that a path names; NULL and a failure when there is none. No list is
- * no empty list: a mark must not move over it, nor a create follow from it.
- */
-JsonbValue *
-se_eval_list(SeEval *ev, JsonPath *path)
-{
-	JsonbValue *list = se_eval_path_array(ev, path);
-
-	if (list && (jv_count(list) > 0 || se_eval_path(ev, path) != NULL))
-		return list;
-	se_eval_fail(ev, "bad_answer", "the answer holds no list of items");
-	return NULL;
-}
-
-/* A boolean result is the answer; any other result means 'found'; null and none are false. */
-bool
-se_eval_predicate(SeEval *ev, JsonPath *path)
-{
-	JsonbValue *v = jv_from_jsonb(se_eval_path(ev, path));
-
-	if (v == NULL || v->type == jbvNull)
-		return false;
-	return v->type == jbvBool ? v->val.boolean : true;
-}
-
 /* ---- one kind each ---- */
 
 static bool
@@ -479,7 +410,7 @@ eval_kind(SeEval *ev, const SeExpr *x)
 		case SE_X_CONST:
 			return x->constant;
 		case SE_X_PATH:
-			return jv_from_jsonb(se_eval_path(ev, x->path));
+			return se_eval_value(ev, x->path);
 		case SE_X_INDEX:
 			return jv_int(ev->index);
 		case SE_X_TEXT:

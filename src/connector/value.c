@@ -181,13 +181,19 @@ jv_get_text(JsonbValue *object, const char *key)
 void
 jv_push_key(JsonbParseState **state, const char *key)
 {
-	pushJsonbValue(state, WJB_KEY, jv_string(key));
+	JsonbValue v = {.type = jbvString};
+
+	v.val.string.val = unconstify(char *, key);
+	v.val.string.len = strlen(key);
+	pushJsonbValue(state, WJB_KEY, &v);
 }
 
 void
 jv_push_value(JsonbParseState **state, bool member, JsonbValue *v)
 {
-	pushJsonbValue(state, member ? WJB_VALUE : WJB_ELEM, v ? v : jv_null());
+	JsonbValue null = {.type = jbvNull};
+
+	pushJsonbValue(state, member ? WJB_VALUE : WJB_ELEM, v ? v : &null);
 }
 
 void

@@ -1,0 +1,314 @@
+/*
+ * expr_path.c
+ *		Evaluating paths.
+ *
+ * Most paths of a mapping are plain: members of objects one below the other ($.address.city,
+ * $doc.currency), and most conditions compare such a path with a literal. These are followed here
+ * without the server's path interpreter, which copies its results and builds lists of them. Whatever
+ * is not plain, or where an array in the way would have to be unwrapped, goes to the interpreter.
+ */
+#include "postgres.h"
+
+#include "connector/expr.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
+
+typedef enum Plain
+{
+	PLAIN_NOT, /* ask the interpreter */
+	PLAIN_MISSING,
+	PLAIN_FOUND
+} Plain;
+
+Jsonb *
+se_eval_vars(SeEval *ev)
+{
+	if (ev->vars == NULL)
+		ev->vars = se_make_vars(ev->base, ev->doc, NULL, NULL);
+	return ev->vars;
+}
+
+/* ---- the interpreter ---- */
+
+/* The path functions of the server, silent, with the variables; NULL: no result. */
+static Jsonb *
+call_path(PGFunction fn, SeEval *ev, JsonPath *path)
+{
+	LOCAL_FCINFO(fcinfo, 4);
+	Datum result;
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 4, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = JsonbPGetDatum(ev->root);
+	fcinfo->args[1].value = PointerGetDatum(path);
+	fcinfo->args[2].value = JsonbPGetDatum(se_eval_vars(ev));
+	fcinfo->args[3].value = BoolGetDatum(true);
+	fcinfo->args[0].isnull = fcinfo->args[1].isnull = false;
+	fcinfo->args[2].isnull = fcinfo->args[3].isnull = false;
+	result = fn(fcinfo);
+	return fcinfo->isnull ? NULL : DatumGetJsonbP(result);
+}
+
+/* ---- plain paths ---- */
+
+static bool
+root_value(Jsonb *json, JsonbValue *v)
+{
+	if (json == NULL || JB_ROOT_IS_SCALAR(json))
+		return false;
+	v->type = jbvBinary;
+	v->val.binary.data = &json->root;
+	v->val.binary.len = VARSIZE(json) - VARHDRSZ;
+	return true;
+}
+
+static bool
+is_named(const char *name, int len, const char *wanted)
+{
+	return len == strlen(wanted) && memcmp(name, wanted, len) == 0;
+}
+
+/* Where a path begins: $ or a variable. False: not to be had without the interpreter. */
+static bool
+first_value(SeEval *ev, JsonPathItem *item, JsonbValue *v)
+{
+	char *name;
+	int32 len;
+	Jsonb *vars;
+
+	if (item->type == jpiRoot)
+		return root_value(ev->root, v);
+	if (item->type != jpiVariable)
+		return false;
+	name = jspGetString(item, &len);
+	if (ev->vars == NULL && is_named(name, len, "doc"))
+		return root_value(ev->doc, v);
+	if (ev->vars == NULL && (is_named(name, len, "param") || is_named(name, len, "entity")))
+		vars = ev->base;
+	else
+		vars = se_eval_vars(ev);
+	return vars != NULL && JB_ROOT_IS_OBJECT(vars) &&
+		   getKeyJsonValueFromContainer(&vars->root, name, len, v) != NULL;
+}
+
+/*
+ * Follows a path as far as it names members. '*rest' is what comes behind them, of type jpiNull when
+ * nothing does.
+ */
+static Plain
+follow(SeEval *ev, JsonPathItem *item, JsonbValue *v, JsonPathItem *rest)
+{
+	JsonPathItem at = *item;
+	JsonPathItem next;
+
+	rest->type = jpiNull;
+	if (!first_value(ev, &at, v))
+		return PLAIN_NOT;
+	while (jspGetNext(&at, &next))
+	{
+		char *key;
+		int32 len;
+
+		if (next.type != jpiKey)
+		{
+			*rest = next;
+			return PLAIN_FOUND;
+		}
+		at = next;
+		if (v->type == jbvBinary && JsonContainerIsArray(v->val.binary.data))
+			return PLAIN_NOT;
+		key = jspGetString(&at, &len);
+		if (v->type != jbvBinary ||
+			getKeyJsonValueFromContainer(v->val.binary.data, key, len, v) == NULL)
+			return PLAIN_MISSING;
+	}
+	return PLAIN_FOUND;
+}
+
+static Plain
+plain_value(SeEval *ev, JsonPath *path, JsonbValue *v)
+{
+	JsonPathItem item;
+	JsonPathItem rest;
+	Plain plain;
+
+	if ((path->header & JSONPATH_LAX) == 0)
+		return PLAIN_NOT;
+	jspInit(&item, path);
+	plain = follow(ev, &item, v, &rest);
+	return plain == PLAIN_FOUND && rest.type != jpiNull ? PLAIN_NOT : plain;
+}
+
+static bool
+literal(JsonPathItem *item, JsonbValue *v)
+{
+	if (jspHasNext(item))
+		return false;
+	switch (item->type)
+	{
+		case jpiNull:
+			v->type = jbvNull;
+			return true;
+		case jpiBool:
+			v->type = jbvBool;
+			v->val.boolean = jspGetBool(item);
+			return true;
+		case jpiString:
+			v->type = jbvString;
+			v->val.string.val = jspGetString(item, &v->val.string.len);
+			return true;
+		case jpiNumeric:
+			v->type = jbvNumeric;
+			v->val.numeric = jspGetNumeric(item);
+			return true;
+		default:
+			return false;
+	}
+}
+
+static bool
+same_scalar(const JsonbValue *a, const JsonbValue *b)
+{
+	switch (a->type)
+	{
+		case jbvNull:
+			return true;
+		case jbvBool:
+			return a->val.boolean == b->val.boolean;
+		case jbvString:
+			return a->val.string.len == b->val.string.len &&
+				   memcmp(a->val.string.val, b->val.string.val, a->val.string.len) == 0;
+		default:
+			return DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(a->val.numeric),
+													NumericGetDatum(b->val.numeric)));
+	}
+}
+
+/* path == literal, path != literal, also of path.type(); false: ask the interpreter. */
+static bool
+plain_predicate(SeEval *ev, JsonPath *path, bool *result)
+{
+	JsonPathItem item;
+	JsonPathItem side;
+	JsonPathItem rest;
+	JsonbValue left;
+	JsonbValue right;
+	bool equal;
+
+	if ((path->header & JSONPATH_LAX) == 0)
+		return false;
+	jspInit(&item, path);
+	if ((item.type != jpiEqual && item.type != jpiNotEqual) || jspHasNext(&item))
+		return false;
+	equal = item.type == jpiEqual;
+	jspGetRightArg(&item, &side);
+	if (!literal(&side, &right))
+		return false;
+	jspGetLeftArg(&item, &side);
+	switch (follow(ev, &side, &left, &rest))
+	{
+		case PLAIN_NOT:
+			return false;
+		case PLAIN_MISSING:
+			*result = false;
+			return true;
+		case PLAIN_FOUND:
+			break;
+	}
+	if (rest.type == jpiType && !jspHasNext(&rest))
+	{
+		left.val.string.val = pstrdup(JsonbTypeName(&left));
+		left.val.string.len = strlen(left.val.string.val);
+		left.type = jbvString;
+	}
+	else if (rest.type != jpiNull)
+		return false;
+	if (left.type == jbvBinary && JsonContainerIsArray(left.val.binary.data))
+		return false;
+	/* Values of two types are neither equal nor unequal, unless one of them is null. */
+	if (left.type == right.type)
+		*result = same_scalar(&left, &right) == equal;
+	else
+		*result = !equal && (left.type == jbvNull || right.type == jbvNull);
+	return true;
+}
+
+/* ---- what others call ---- */
+
+JsonbValue *
+se_eval_value(SeEval *ev, JsonPath *path)
+{
+	JsonbValue v;
+	JsonbValue *found;
+
+	switch (plain_value(ev, path, &v))
+	{
+		case PLAIN_MISSING:
+			return NULL;
+		case PLAIN_FOUND:
+			found = palloc(sizeof(JsonbValue));
+			*found = v;
+			return found;
+		default:
+			return jv_from_jsonb(call_path(jsonb_path_query_first_tz, ev, path));
+	}
+}
+
+Jsonb *
+se_eval_path(SeEval *ev, JsonPath *path)
+{
+	JsonbValue *v = se_eval_value(ev, path);
+
+	return v != NULL ? JsonbValueToJsonb(v) : NULL;
+}
+
+/* All results as an array; a single array as result is taken for the list itself. */
+JsonbValue *
+se_eval_path_array(SeEval *ev, JsonPath *path)
+{
+	JsonbValue *v = palloc(sizeof(JsonbValue));
+	JsonbValue *only;
+
+	if (plain_value(ev, path, v) == PLAIN_FOUND && JV_IS_ARRAY(v))
+		return v;
+	v = jv_from_jsonb(call_path(jsonb_path_query_array_tz, ev, path));
+	if (jv_count(v) == 1)
+	{
+		only = getIthJsonbValueFromContainer(v->val.binary.data, 0);
+		if (JV_IS_ARRAY(only))
+			return only;
+		if (only->type == jbvNull)
+			return NULL;
+	}
+	return v;
+}
+
+/*
+ * The list that a path names; NULL and a failure when there is none. No list is
+ * no empty list: a mark must not move over it, nor a create follow from it.
+ */
+JsonbValue *
+se_eval_list(SeEval *ev, JsonPath *path)
+{
+	JsonbValue *list = se_eval_path_array(ev, path);
+
+	if (list && (jv_count(list) > 0 || se_eval_value(ev, path) != NULL))
+		return list;
+	se_eval_fail(ev, "bad_answer", "the answer holds no list of items");
+	return NULL;
+}
+
+/* A boolean result is the answer; any other result means 'found'; null and none are false. */
+bool
+se_eval_predicate(SeEval *ev, JsonPath *path)
+{
+	JsonbValue *v;
+	bool result;
+
+	if (plain_predicate(ev, path, &result))
+		return result;
+	v = se_eval_value(ev, path);
+	if (v == NULL || v->type == jbvNull)
+		return false;
+	return v->type == jbvBool ? v->val.boolean : true;
+}
