@@ -107,8 +107,8 @@ se_drop_object(PG_FUNCTION_ARGS)
 
 	values[0] = PG_GETARG_DATUM(0);
 	values[1] = PG_GETARG_DATUM(1);
-	result = call_as_owner(fcinfo, "SELECT sync._table_of_object($1)", 1, types, values, NULL,
-						   &isnull);
+	result =
+		call_as_owner(fcinfo, "SELECT sync._table_of_object($1)", 1, types, values, NULL, &isnull);
 	if (!isnull)
 		require_ownership(DatumGetObjectId(result));
 	result = call_as_owner(fcinfo, "SELECT sync._delete_object($1, $2)", 2, types, values, NULL,

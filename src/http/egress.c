@@ -48,8 +48,7 @@ struct SeEgress
 
 static char parse_error[512];
 
-__attribute__((format(gnu_printf, 2, 3)))
-static bool
+__attribute__((format(gnu_printf, 2, 3))) static bool
 fail(char **err, const char *fmt, ...)
 {
 	va_list args;

@@ -34,8 +34,7 @@ typedef struct SeSecret
 static SeSecret *secrets_read;
 static char secret_error[400];
 
-__attribute__((format(gnu_printf, 4, 5)))
-static void *
+__attribute__((format(gnu_printf, 4, 5))) static void *
 refuse(char **err, const char *system, const char *ref, const char *fmt, ...)
 {
 	char reason[200];

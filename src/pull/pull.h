@@ -22,19 +22,19 @@ extern TimestampTz se_pull_next_due(TimestampTz now);
 /* What a successful push made known of a remote record. */
 typedef struct SePushed
 {
-	SeSystem   *system;
-	int			object_id;
+	SeSystem *system;
+	int object_id;
 	const char *object;
 	const char *record_id;
 	const char *remote_id;
-	const char *remote_number;	/* NULL: unknown */
-	const char *version;		/* NULL: unknown */
-	bool		has_version_at;
+	const char *remote_number; /* NULL: unknown */
+	const char *version;	   /* NULL: unknown */
+	bool has_version_at;
 	TimestampTz version_at;
-	Jsonb	   *record;			/* whole remote record from the answer; NULL: not in it */
-	Jsonb	   *ours;			/* canonical fields that the request was rendered from; NULL: a delete */
-	bool		sent;			/* they are the remote's too, should the answer hold no record */
-	bool		deleted;
+	Jsonb *record; /* whole remote record from the answer; NULL: not in it */
+	Jsonb *ours;   /* canonical fields that the request was rendered from; NULL: a delete */
+	bool sent;	   /* they are the remote's too, should the answer hold no record */
+	bool deleted;
 } SePushed;
 
 /*
