@@ -42,7 +42,7 @@ zone_of(SeEval *ev, const SeExpr *x, bool entity)
 	if (x->opt->zone)
 		name = se_eval_text(ev, x->opt->zone);
 	else if (entity)
-		name = jv_get_text(jv_get(jv_from_jsonb(se_eval_vars(ev)), "entity"), "timezone");
+		name = jv_get_text(se_var(&ev->vars, "entity", 6), "timezone");
 	if (ev->status != SE_RENDER_OK)
 		return NULL;
 	ev->at = x->at;

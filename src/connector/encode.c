@@ -11,17 +11,29 @@
 void
 se_append_percent(StringInfo buf, const char *text)
 {
+	static const char hex[] = "0123456789ABCDEF";
 	const char *utf8 = pg_server_to_any(text, strlen(text), PG_UTF8);
+	size_t len = strlen(utf8);
 	const unsigned char *p;
+	char *to;
+
+	enlargeStringInfo(buf, (int) Min(len * 3, PG_INT32_MAX));
+	to = buf->data + buf->len;
 
 	for (p = (const unsigned char *) utf8; *p; p++)
 	{
 		if ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') ||
 			*p == '-' || *p == '.' || *p == '_' || *p == '~')
-			appendStringInfoChar(buf, *p);
+			*to++ = (char) *p;
 		else
-			appendStringInfo(buf, "%%%02X", *p);
+		{
+			*to++ = '%';
+			*to++ = hex[*p >> 4];
+			*to++ = hex[*p & 15];
+		}
 	}
+	*to = '\0';
+	buf->len = (int) (to - buf->data);
 }
 
 static void
@@ -58,7 +70,8 @@ append_pairs(StringInfo buf, const char *prefix, JsonbValue *value)
 	/* null and empty containers are sent as an empty value: 'unset' in form APIs. */
 	if (buf->len > 0)
 		appendStringInfoChar(buf, '&');
-	appendStringInfo(buf, "%s=", prefix);
+	appendStringInfoString(buf, prefix);
+	appendStringInfoChar(buf, '=');
 	text = value->type == jbvBinary ? NULL : jv_text(value);
 	if (text)
 		se_append_percent(buf, text);

@@ -279,6 +279,19 @@ extern void jv_push_member(JsonbParseState **state, const char *key, JsonbValue 
 
 /* ---- evaluating ---- */
 
+/*
+ * What $doc, $param, $entity, $cursor, $status, $headers and $text stand for. Members of `base` count
+ * where nothing else gives a value; any part may be NULL.
+ */
+typedef struct SeVars
+{
+	Jsonb *base;
+	Jsonb *doc;
+	Jsonb *cursor;
+	const SeAnswer *answer;
+	Jsonb *whole; /* private: all of them as one object, made when a path needs it */
+} SeVars;
+
 typedef struct SeEval
 {
 	const SeManifest *m;
@@ -286,9 +299,7 @@ typedef struct SeEval
 	bool inbound;  /* pull: enums and references are read backwards */
 	const SeRefs *refs;
 	Jsonb *root; /* $ */
-	Jsonb *vars; /* NULL: made of the next two when a path needs it, see se_eval_vars() */
-	Jsonb *base;
-	Jsonb *doc;
+	SeVars vars;
 	int index;
 	const char *at; /* expression being evaluated, for messages */
 	SeRenderStatus status;
@@ -302,10 +313,11 @@ typedef struct SeEval
 	bool in_callback; /* a reference is being resolved: its errors are not ours */
 } SeEval;
 
-extern void se_eval_init(SeEval *ev, const SeManifest *m, Jsonb *root, Jsonb *vars);
-/* Variables for evaluation; any argument may be NULL. */
-extern Jsonb *se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a);
-extern Jsonb *se_eval_vars(SeEval *ev);
+extern void se_eval_init(SeEval *ev, const SeManifest *m, Jsonb *root, SeVars vars);
+/* Variables for evaluation; any argument may be NULL. What they point to must outlive it. */
+extern SeVars se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a);
+/* A variable by its name; NULL or JSON null: not there. */
+extern JsonbValue *se_var(SeVars *vars, const char *name, int len);
 /* The first result of a path, NULL when there is none; it may point into what it was asked of. */
 extern JsonbValue *se_eval_value(SeEval *ev, JsonPath *path);
 extern Jsonb *se_eval_path(SeEval *ev, JsonPath *path);

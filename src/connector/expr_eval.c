@@ -18,12 +18,12 @@
 #define MAX_MESSAGE 600
 
 void
-se_eval_init(SeEval *ev, const SeManifest *m, Jsonb *root, Jsonb *vars)
+se_eval_init(SeEval *ev, const SeManifest *m, Jsonb *root, SeVars vars)
 {
 	memset(ev, 0, sizeof(*ev));
 	ev->m = m;
 	ev->root = root ? root : jv_to_jsonb(NULL);
-	ev->vars = vars ? vars : se_make_vars(NULL, NULL, NULL, NULL);
+	ev->vars = vars;
 	ev->at = "";
 	ev->status = SE_RENDER_OK;
 }
@@ -76,56 +76,6 @@ se_eval_caught(SeEval *ev, MemoryContext cxt)
 	FlushErrorState();
 	ev->status = SE_RENDER_OK;
 	se_eval_fail(ev, "bad_value", "%s", e->message);
-}
-
-static void
-push_var(JsonbParseState **state, JsonbValue *base, const char *name, Jsonb *own)
-{
-	jv_push_member(state, name, own ? jv_from_jsonb(own) : jv_get(base, name));
-}
-
-/* Every known variable is always there, at least as null: see check_variables(). */
-Jsonb *
-se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a)
-{
-	JsonbParseState *state = NULL;
-	JsonbValue *b = base && JB_ROOT_IS_OBJECT(base) ? jv_from_jsonb(base) : NULL;
-	ListCell *lc;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	push_var(&state, b, "doc", doc);
-	push_var(&state, b, "param", NULL);
-	push_var(&state, b, "entity", NULL);
-	push_var(&state, b, "cursor", cursor);
-	jv_push_member(&state, "status", a ? jv_int(a->status) : NULL);
-	jv_push_key(&state, "headers");
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	foreach (lc, a ? a->headers : NIL)
-	{
-		SeHeader *h = lfirst(lc);
-		char *name = pstrdup(h->name);
-		char *value = pstrdup(h->value);
-		char *p;
-
-		for (p = name; *p; p++)
-			*p = pg_ascii_tolower((unsigned char) *p);
-		/* A header is any bytes; one that is no text is none to us. */
-		if (pg_verify_mbstr(GetDatabaseEncoding(), name, strlen(name), true) &&
-			pg_verify_mbstr(GetDatabaseEncoding(), value, strlen(value), true))
-			jv_push_member(&state, name, jv_string(value));
-	}
-	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	if (a && a->json == NULL && a->body_len > 0)
-	{
-		/* what is cut off in the middle of a character may seem to go on behind the end */
-		int len = Min(pg_mbcliplen(a->body, Min(a->body_len, 100000), 2000), (int) a->body_len);
-
-		if (pg_verify_mbstr(GetDatabaseEncoding(), a->body, len, true))
-			jv_push_member(&state, "text", jv_string(pnstrdup(a->body, len)));
-	}
-	else
-		jv_push_member(&state, "text", NULL);
-	return jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
 /* ---- one kind each ---- */

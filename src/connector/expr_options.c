@@ -47,7 +47,7 @@ in_state(SeEval *ev, const SeOptions *opt, Jsonb *raw)
 
 	if (raw == NULL)
 		return false;
-	se_eval_init(&inner, ev->m, raw, se_eval_vars(ev));
+	se_eval_init(&inner, ev->m, raw, ev->vars);
 	state = jv_text(se_eval_value(&inner, opt->state_path));
 	foreach (lc, opt->state_in)
 		if (state && strcmp(state, lfirst(lc)) == 0)
@@ -64,7 +64,7 @@ read_raw(SeEval *ev, const SeExpr *x, const char *key, Jsonb *raw)
 
 	if (raw)
 	{
-		se_eval_init(&inner, ev->m, raw, se_eval_vars(ev));
+		se_eval_init(&inner, ev->m, raw, ev->vars);
 		found = se_eval_path(&inner, x->opt->ref_read);
 	}
 	else

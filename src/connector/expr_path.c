@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "connector/expr.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
@@ -21,12 +22,104 @@ typedef enum Plain
 	PLAIN_FOUND
 } Plain;
 
-Jsonb *
-se_eval_vars(SeEval *ev)
+/* ---- variables ---- */
+
+SeVars
+se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a)
 {
-	if (ev->vars == NULL)
-		ev->vars = se_make_vars(ev->base, ev->doc, NULL, NULL);
-	return ev->vars;
+	SeVars vars = {base && JB_ROOT_IS_OBJECT(base) ? base : NULL, doc, cursor, a, NULL};
+
+	return vars;
+}
+
+static JsonbValue *
+of_base(const SeVars *vars, const char *name)
+{
+	return vars->base ? jv_get(jv_from_jsonb(vars->base), name) : NULL;
+}
+
+/* A header is any bytes; one that is no text is none to us. */
+static bool
+is_text(const char *bytes)
+{
+	return pg_verify_mbstr(GetDatabaseEncoding(), bytes, strlen(bytes), true);
+}
+
+static void
+push_headers(JsonbParseState **state, List *headers)
+{
+	ListCell *lc;
+
+	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+	foreach (lc, headers)
+	{
+		SeHeader *h = lfirst(lc);
+		char *name = pstrdup(h->name);
+		char *p;
+
+		for (p = name; *p; p++)
+			*p = pg_ascii_tolower((unsigned char) *p);
+		if (is_text(name) && is_text(h->value))
+			jv_push_member(state, name, jv_string(h->value));
+	}
+	pushJsonbValue(state, WJB_END_OBJECT, NULL);
+}
+
+/* The answer's beginning as text, where it is no JSON. */
+static JsonbValue *
+answer_text(const SeAnswer *a)
+{
+	int len;
+
+	if (a == NULL || a->json != NULL || a->body_len == 0)
+		return NULL;
+	/* what is cut off in the middle of a character may seem to go on behind the end */
+	len = Min(pg_mbcliplen(a->body, Min(a->body_len, 100000), 2000), (int) a->body_len);
+	if (!pg_verify_mbstr(GetDatabaseEncoding(), a->body, len, true))
+		return NULL;
+	return jv_string(pnstrdup(a->body, len));
+}
+
+/* All variables as one object; every known one is there, at least as null: see check_variables(). */
+static Jsonb *
+all_vars(SeVars *vars)
+{
+	JsonbParseState *state = NULL;
+
+	if (vars->whole != NULL)
+		return vars->whole;
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	jv_push_member(&state, "doc", vars->doc ? jv_from_jsonb(vars->doc) : of_base(vars, "doc"));
+	jv_push_member(&state, "param", of_base(vars, "param"));
+	jv_push_member(&state, "entity", of_base(vars, "entity"));
+	jv_push_member(&state, "cursor",
+				   vars->cursor ? jv_from_jsonb(vars->cursor) : of_base(vars, "cursor"));
+	jv_push_member(&state, "status", vars->answer ? jv_int(vars->answer->status) : NULL);
+	jv_push_key(&state, "headers");
+	push_headers(&state, vars->answer ? vars->answer->headers : NIL);
+	jv_push_member(&state, "text", answer_text(vars->answer));
+	vars->whole = jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	return vars->whole;
+}
+
+static bool
+is_named(const char *name, int len, const char *wanted)
+{
+	return len == strlen(wanted) && memcmp(name, wanted, len) == 0;
+}
+
+JsonbValue *
+se_var(SeVars *vars, const char *name, int len)
+{
+	if (is_named(name, len, "param"))
+		return of_base(vars, "param");
+	if (is_named(name, len, "entity"))
+		return of_base(vars, "entity");
+	if (vars->doc != NULL && is_named(name, len, "doc"))
+		return jv_from_jsonb(vars->doc);
+	if (vars->cursor != NULL && is_named(name, len, "cursor"))
+		return jv_from_jsonb(vars->cursor);
+	return getKeyJsonValueFromContainer(&all_vars(vars)->root, name, len, NULL);
 }
 
 /* ---- the interpreter ---- */
@@ -41,7 +134,7 @@ call_path(PGFunction fn, SeEval *ev, JsonPath *path)
 	InitFunctionCallInfoData(*fcinfo, NULL, 4, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = JsonbPGetDatum(ev->root);
 	fcinfo->args[1].value = PointerGetDatum(path);
-	fcinfo->args[2].value = JsonbPGetDatum(se_eval_vars(ev));
+	fcinfo->args[2].value = JsonbPGetDatum(all_vars(&ev->vars));
 	fcinfo->args[3].value = BoolGetDatum(true);
 	fcinfo->args[0].isnull = fcinfo->args[1].isnull = false;
 	fcinfo->args[2].isnull = fcinfo->args[3].isnull = false;
@@ -62,33 +155,69 @@ root_value(Jsonb *json, JsonbValue *v)
 	return true;
 }
 
-static bool
-is_named(const char *name, int len, const char *wanted)
-{
-	return len == strlen(wanted) && memcmp(name, wanted, len) == 0;
-}
-
 /* Where a path begins: $ or a variable. False: not to be had without the interpreter. */
 static bool
 first_value(SeEval *ev, JsonPathItem *item, JsonbValue *v)
 {
 	char *name;
 	int32 len;
-	Jsonb *vars;
+	JsonbValue *found;
 
 	if (item->type == jpiRoot)
 		return root_value(ev->root, v);
 	if (item->type != jpiVariable)
 		return false;
 	name = jspGetString(item, &len);
-	if (ev->vars == NULL && is_named(name, len, "doc"))
-		return root_value(ev->doc, v);
-	if (ev->vars == NULL && (is_named(name, len, "param") || is_named(name, len, "entity")))
-		vars = ev->base;
+	found = se_var(&ev->vars, name, len);
+	if (found == NULL)
+		v->type = jbvNull;
 	else
-		vars = se_eval_vars(ev);
-	return vars != NULL && JB_ROOT_IS_OBJECT(vars) &&
-		   getKeyJsonValueFromContainer(&vars->root, name, len, v) != NULL;
+		*v = *found;
+	return true;
+}
+
+static bool
+is_lower(const char *text, int len)
+{
+	for (int i = 0; i < len; i++)
+		if (pg_ascii_tolower((unsigned char) text[i]) != (unsigned char) text[i])
+			return false;
+	return true;
+}
+
+/*
+ * $headers.name without an object of all headers: '*item' moves on to the name. Names there are in
+ * lower case; of several equal ones the last counts. False: something else.
+ */
+static bool
+header_value(SeEval *ev, JsonPathItem *item, JsonbValue *v)
+{
+	JsonPathItem key;
+	char *name;
+	int32 len;
+	ListCell *lc;
+
+	if (item->type != jpiVariable || ev->vars.answer == NULL)
+		return false;
+	name = jspGetString(item, &len);
+	if (!is_named(name, len, "headers") || !jspGetNext(item, &key) || key.type != jpiKey)
+		return false;
+	name = jspGetString(&key, &len);
+	if (!is_lower(name, len))
+		return false;
+	v->type = jbvNull;
+	foreach (lc, ev->vars.answer->headers)
+	{
+		SeHeader *h = lfirst(lc);
+
+		if (strlen(h->name) != len || pg_strncasecmp(h->name, name, len) != 0 || !is_text(h->value))
+			continue;
+		v->type = jbvString;
+		v->val.string.val = h->value;
+		v->val.string.len = strlen(h->value);
+	}
+	*item = key;
+	return true;
 }
 
 /*
@@ -102,7 +231,12 @@ follow(SeEval *ev, JsonPathItem *item, JsonbValue *v, JsonPathItem *rest)
 	JsonPathItem next;
 
 	rest->type = jpiNull;
-	if (!first_value(ev, &at, v))
+	if (header_value(ev, &at, v))
+	{
+		if (v->type == jbvNull)
+			return PLAIN_MISSING;
+	}
+	else if (!first_value(ev, &at, v))
 		return PLAIN_NOT;
 	while (jspGetNext(&at, &next))
 	{

@@ -96,11 +96,7 @@ se_map_record(const SeManifest *m, const SePull *pull, Jsonb *record, Jsonb *var
 	SeEval ev;
 
 	memset(out, 0, sizeof(*out));
-	/* The variables hold a copy of the record, which most mappings never ask for. */
-	se_eval_init(&ev, m, record, vars);
-	ev.base = ev.vars;
-	ev.vars = NULL;
-	ev.doc = record;
+	se_eval_init(&ev, m, record, se_make_vars(vars, record, NULL, NULL));
 	ev.inbound = true;
 	ev.refs = refs;
 	PG_TRY();

@@ -126,16 +126,14 @@ se_list_request(const SeManifest *m, const SePull *pull, Jsonb *cursor, Jsonb *v
 {
 	SeEval ev;
 	Walk w;
-	Jsonb *all;
 	char *link;
 
 	open_walk(&w, pull, cursor);
-	all = se_make_vars(vars, NULL, cursor_vars(&w), NULL);
-	se_eval_init(&ev, m, vars, all);
+	se_eval_init(&ev, m, vars, se_make_vars(vars, NULL, cursor_vars(&w), NULL));
 	se_render_request(&ev, w.op->request, false, out);
 	link = jv_get_text(w.page, "link");
 	if (link && out->status == SE_RENDER_OK)
-		out->request.target = link_target(m, all, link);
+		out->request.target = link_target(m, vars, link);
 	if (op)
 		*op = w.op;
 }
