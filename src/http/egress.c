@@ -289,14 +289,14 @@ se_egress_ref(const SeEgress *egress)
 {
 	SeEgress *counted = (SeEgress *) egress;
 
-	counted->references++;
+	__atomic_add_fetch(&counted->references, 1, __ATOMIC_RELAXED);
 	return counted;
 }
 
 void
 se_egress_free(SeEgress *egress)
 {
-	if (egress == NULL || --egress->references > 0)
+	if (egress == NULL || __atomic_sub_fetch(&egress->references, 1, __ATOMIC_ACQ_REL) > 0)
 		return;
 	for (int i = 0; i < egress->nentries; i++)
 	{

@@ -31,7 +31,7 @@
 #include <stddef.h>
 #include <sys/socket.h>
 
-/* Immutable and counted by reference; use from one thread. */
+/* Immutable and counted by reference; any thread. */
 typedef struct SeEgress SeEgress;
 
 /*

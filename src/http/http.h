@@ -78,6 +78,7 @@ typedef struct SeHttpResult
 	char *body; /* never NULL; a zero byte follows body_len */
 	size_t body_len;
 	bool too_large;			   /* body or headers passed their cap */
+	bool refused;			   /* by our own checks; libcurl never saw it */
 	int64_t total_us;		   /* since submit */
 	int64_t connect_us;		   /* name, TCP and TLS; 0 on a reused one */
 	int64_t first_byte_us;	   /* since start; 0 if none came */

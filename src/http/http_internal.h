@@ -112,6 +112,7 @@ struct SeHttpLoop
 {
 	int epoll_fd;
 	int timer_fd;
+	int wake_fd;	  /* on a thread of its own: who has work for it rings here; else -1 */
 	bool expired;	  /* the timer is readable */
 	int64_t armed_us; /* when the timer fires; -1: disarmed */
 	int64_t sweep_us; /* when a deadline may have passed; -1: never */
@@ -134,6 +135,8 @@ extern int64_t se_http_now_us(void);
 extern void se_http_wake(SeHttpLoop *loop);
 extern SeHttpSocket *se_http_socket(SeHttpLoop *loop, int fd);
 extern void se_http_deliver(SeHttpLoop *loop, SeHttpResult *result);
+/* From now on a drive waits until there is something to do, or this eventfd is readable. */
+extern bool se_http_block_on(SeHttpLoop *loop, int wake_fd);
 
 /* http_lane.c */
 extern SeHttpLane *se_http_lane_get(SeHttpLoop *loop, const SeHttpRequest *request,

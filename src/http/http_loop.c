@@ -109,6 +109,7 @@ se_http_create(int max_connections_total, int max_per_host, const char **error)
 		return NULL;
 	loop->armed_us = -1;
 	loop->sweep_us = -1;
+	loop->wake_fd = -1;
 	loop->max_total = max_connections_total > 0 ? max_connections_total : 1;
 	loop->max_per_host = max_per_host > 0 ? max_per_host : 1;
 	loop->scratch = curl_url();
@@ -123,6 +124,15 @@ se_http_create(int max_connections_total, int max_per_host, const char **error)
 	}
 	*error = NULL;
 	return loop;
+}
+
+bool
+se_http_block_on(SeHttpLoop *loop, int wake_fd)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.fd = wake_fd};
+
+	loop->wake_fd = wake_fd;
+	return epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, wake_fd, &event) == 0;
 }
 
 int
@@ -173,11 +183,14 @@ set_timer(SeHttpLoop *loop, int64_t when_us)
 	loop->expired = false;
 }
 
-/* Make the descriptor readable; a batch of submits pays for it once. */
+/*
+ * Make the descriptor readable; a batch of submits pays for it once. On a thread of its own the loop
+ * looks by itself before it waits.
+ */
 void
 se_http_wake(SeHttpLoop *loop)
 {
-	if (loop->armed_us != 0)
+	if (loop->armed_us != 0 && loop->wake_fd < 0)
 		set_timer(loop, 0);
 }
 
@@ -240,6 +253,15 @@ handle_event(SeHttpLoop *loop, const struct epoll_event *event)
 		loop->expired = true;
 		return;
 	}
+	if (fd == loop->wake_fd)
+	{
+		uint64_t count;
+
+		/* Read before the inbox is: what comes after that rings again. */
+		if (read(fd, &count, sizeof(count)) < 0)
+			return;
+		return;
+	}
 	sock = &loop->sockets[fd];
 	if (sock->wanted == 0)
 	{
@@ -259,10 +281,10 @@ handle_event(SeHttpLoop *loop, const struct epoll_event *event)
 }
 
 static int
-handle_events(SeHttpLoop *loop)
+handle_events(SeHttpLoop *loop, bool wait)
 {
 	struct epoll_event events[SE_HTTP_EVENTS];
-	int n = epoll_wait(loop->epoll_fd, events, SE_HTTP_EVENTS, 0);
+	int n = epoll_wait(loop->epoll_fd, events, SE_HTTP_EVENTS, wait ? -1 : 0);
 
 	for (int i = 0; i < n; i++)
 		handle_event(loop, &events[i]);
@@ -390,13 +412,14 @@ se_http_drive(SeHttpLoop *loop)
 
 	if (loop->driving)
 		return;
-	block_signals(&saved);
+	if (loop->wake_fd < 0)
+		block_signals(&saved);
 	loop->driving = true;
 
 	do
 	{
 		if (nevents == SE_HTTP_EVENTS)
-			nevents = handle_events(loop);
+			nevents = handle_events(loop, loop->wake_fd >= 0 && rounds == 0 && !can_start(loop));
 		collect(loop);
 		start_waiting(loop);
 		fired = run_timers(loop);
@@ -407,7 +430,8 @@ se_http_drive(SeHttpLoop *loop)
 	arm_timer(loop);
 
 	loop->driving = false;
-	restore_signals(&saved);
+	if (loop->wake_fd < 0)
+		restore_signals(&saved);
 }
 
 void

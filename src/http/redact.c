@@ -23,11 +23,18 @@ static const char base64_alphabet[] =
 /* One secret and what base64 makes of it at each of three alignments. */
 typedef struct SeNeedle
 {
-	const char *secret;
+	char *secret;
 	size_t len;
 	char *base64[SE_REDACT_SHIFTS];
 	size_t base64_len[SE_REDACT_SHIFTS];
+	bool begins[256]; /* bytes that a spelling of it can begin with */
 } SeNeedle;
+
+struct SeRedactor
+{
+	int nneedles;
+	SeNeedle needles[];
+};
 
 /*
  * The characters of base64 that depend on the secret alone, when shift
@@ -153,9 +160,6 @@ match_spelling(const char *text, size_t left, const SeNeedle *needle)
 	if (left >= needle->len && memcmp(text, needle->secret, needle->len) == 0)
 		return needle->len;
 
-	/* Most places cannot even begin one. */
-	if (text[0] != needle->secret[0] && text[0] != '%' && text[0] != '\\' && text[0] != '+')
-		return 0;
 	while (done < needle->len)
 	{
 		char piece[4];
@@ -207,8 +211,12 @@ mark_needle(const char *text, size_t len, const SeNeedle *needle, char *marks)
 {
 	for (size_t i = 0; i < len; i++)
 	{
-		size_t matched = match_spelling(text + i, len - i, needle);
+		size_t matched;
 
+		/* Most places cannot even begin one. */
+		if (!needle->begins[(unsigned char) text[i]])
+			continue;
+		matched = match_spelling(text + i, len - i, needle);
 		if (matched > 0)
 			memset(marks + i, 1, matched);
 		for (int shift = 0; shift < SE_REDACT_SHIFTS; shift++)
@@ -265,42 +273,85 @@ free_needle(SeNeedle *needle)
 			explicit_bzero(needle->base64[shift], needle->base64_len[shift]);
 		free(needle->base64[shift]);
 	}
+	if (needle->secret != NULL)
+		explicit_bzero(needle->secret, needle->len);
+	free(needle->secret);
+}
+
+static void
+may_begin(SeNeedle *needle, char c)
+{
+	needle->begins[(unsigned char) c] = true;
+	if (c == '+')
+		needle->begins['-'] = true;
+	if (c == '/')
+		needle->begins['_'] = true;
 }
 
 static bool
 make_needle(const char *secret, SeNeedle *needle)
 {
-	needle->secret = secret;
+	memset(needle, 0, sizeof(*needle));
 	needle->len = strlen(secret);
+	needle->secret = strdup(secret);
+	if (needle->secret == NULL)
+		return false;
+	may_begin(needle, secret[0]);
+	may_begin(needle, '%');
+	may_begin(needle, '\\');
+	may_begin(needle, '+');
 	for (int shift = 0; shift < SE_REDACT_SHIFTS; shift++)
 	{
 		needle->base64[shift] = base64_core(secret, needle->len, shift, &needle->base64_len[shift]);
 		if (needle->base64[shift] == NULL)
 			return false;
+		may_begin(needle, needle->base64[shift][0]);
 	}
 	return true;
 }
 
+SeRedactor *
+se_redactor_make(const char *const *secrets, int nsecrets)
+{
+	SeRedactor *redactor = malloc(sizeof(SeRedactor) + nsecrets * sizeof(SeNeedle));
+
+	if (redactor == NULL)
+		return NULL;
+	redactor->nneedles = 0;
+	for (int i = 0; i < nsecrets; i++)
+	{
+		if (secrets[i] == NULL || strlen(secrets[i]) < SE_REDACT_MIN)
+			continue;
+		if (!make_needle(secrets[i], &redactor->needles[redactor->nneedles++]))
+		{
+			se_redactor_free(redactor);
+			return NULL;
+		}
+	}
+	return redactor;
+}
+
+void
+se_redactor_free(SeRedactor *redactor)
+{
+	if (redactor == NULL)
+		return;
+	for (int i = 0; i < redactor->nneedles; i++)
+		free_needle(&redactor->needles[i]);
+	free(redactor);
+}
+
 char *
-se_redact(const char *text, size_t len, const char *const *secrets, int nsecrets, size_t *new_len)
+se_redact(const SeRedactor *redactor, const char *text, size_t len, size_t *new_len)
 {
 	char *marks = calloc(len + 1, 1);
 	char *result = NULL;
-	bool ok = marks != NULL;
 
-	for (int i = 0; i < nsecrets && ok; i++)
-	{
-		SeNeedle needle = {0};
-
-		if (secrets[i] == NULL || strlen(secrets[i]) < SE_REDACT_MIN)
-			continue;
-		ok = make_needle(secrets[i], &needle);
-		if (ok)
-			mark_needle(text, len, &needle, marks);
-		free_needle(&needle);
-	}
-	if (ok)
-		result = rewrite(text, len, marks, new_len);
+	if (marks == NULL)
+		return NULL;
+	for (int i = 0; i < redactor->nneedles; i++)
+		mark_needle(text, len, &redactor->needles[i], marks);
+	result = rewrite(text, len, marks, new_len);
 	free(marks);
 	return result;
 }

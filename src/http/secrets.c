@@ -17,10 +17,10 @@ se_secret_get(const char *system, const char *ref, char **err)
 }
 
 void
-se_redact_string(struct StringInfoData *text, const char *const *secrets, int nsecrets)
+se_redact_string(struct StringInfoData *text, const SeRedactor *redactor)
 {
 	size_t len;
-	char *redacted = se_redact(text->data, text->len, secrets, nsecrets, &len);
+	char *redacted = se_redact(redactor, text->data, text->len, &len);
 
 	if (redacted == NULL)
 	{

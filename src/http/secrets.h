@@ -35,20 +35,26 @@ extern const char *se_secret_read(const char *secrets_dir, const char *data_dir,
 								  const char *ref, char **err);
 
 /*
+ * What takes the secrets out of texts. Secrets shorter than 4 bytes are not looked for; NULLs are
+ * skipped. It keeps copies of them, which se_redactor_free() wipes. NULL when out of memory.
+ */
+typedef struct SeRedactor SeRedactor;
+extern SeRedactor *se_redactor_make(const char *const *secrets, int nsecrets);
+extern void se_redactor_free(SeRedactor *redactor);
+
+/*
  * Replace the secrets in a text by "[redacted]": as they are, with any of
  * their characters percent-encoded or escaped as in JSON, and in base64
  * wherever they stand in what was encoded (then the whole base64 word goes).
- * Secrets shorter than 4 bytes are not looked for; NULLs are skipped.
  *
  * len: bytes of text.  Returns a new zero-terminated text of *new_len bytes
  * that the caller frees with free(), also when nothing was replaced; NULL when
  * out of memory, in which case the text must not be shown.
  */
-extern char *se_redact(const char *text, size_t len, const char *const *secrets, int nsecrets,
-					   size_t *new_len);
+extern char *se_redact(const SeRedactor *redactor, const char *text, size_t len, size_t *new_len);
 
 /* The same in place, for callers inside the server; ereports out of memory. */
 struct StringInfoData;
-extern void se_redact_string(struct StringInfoData *text, const char *const *secrets, int nsecrets);
+extern void se_redact_string(struct StringInfoData *text, const SeRedactor *redactor);
 
 #endif /* SE_HTTP_SECRETS_H */

@@ -120,18 +120,48 @@ agreed_fields(Jsonb *fields, Jsonb *ours)
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
-/* The last of several pushes of a record in one call says how it ended. */
-static bool
-is_superseded(SePushed *items, int n, int i)
+static int
+compare_remote(const void *a, const void *b)
 {
-	for (int j = i + 1; j < n; j++)
+	const SePushed *x = *(SePushed *const *) a;
+	const SePushed *y = *(SePushed *const *) b;
+	int order;
+
+	if (x->system != y->system)
+		return x->system->id < y->system->id ? -1 : 1;
+	if (x->object_id != y->object_id)
+		return x->object_id < y->object_id ? -1 : 1;
+	order = strcmp(x->remote_id, y->remote_id);
+	if (order != 0)
+		return order;
+	return x < y ? -1 : x > y ? 1 : 0;
+}
+
+/*
+ * What is to be recorded, grouped by system and object. The last of several pushes of a record in
+ * one call says how it ended.
+ */
+static SePushed **
+sort_pushed(SePushed *items, int n, int *nsorted)
+{
+	SePushed **sorted = palloc(sizeof(SePushed *) * Max(n, 1));
+	int size = 0;
+	int kept = 0;
+
+	for (int i = 0; i < n; i++)
+		if (items[i].remote_id != NULL)
+			sorted[size++] = &items[i];
+	qsort(sorted, size, sizeof(SePushed *), compare_remote);
+	for (int i = 0; i < size; i++)
 	{
-		if (items[j].remote_id != NULL && items[j].system == items[i].system &&
-			items[j].object_id == items[i].object_id &&
-			strcmp(items[j].remote_id, items[i].remote_id) == 0)
-			return true;
+		if (i + 1 < size && sorted[i + 1]->system == sorted[i]->system &&
+			sorted[i + 1]->object_id == sorted[i]->object_id &&
+			strcmp(sorted[i + 1]->remote_id, sorted[i]->remote_id) == 0)
+			continue;
+		sorted[kept++] = sorted[i];
 	}
-	return false;
+	*nsorted = kept;
+	return sorted;
 }
 
 static void
@@ -199,35 +229,27 @@ record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
 void
 se_mirror_pushed(SePushed *items, int n, TimestampTz now)
 {
-	bool *done = palloc0(sizeof(bool) * Max(n, 1));
-	SePushed **group = palloc(sizeof(SePushed *) * Max(n, 1));
+	SePushed **sorted = sort_pushed(items, n, &n);
+	int ngroup;
 
-	for (int i = 0; i < n; i++)
-		done[i] = items[i].remote_id == NULL || is_superseded(items, n, i);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i += ngroup)
 	{
+		SeSystem *system = sorted[i]->system;
 		const SeManifestObject *object;
 		SeTarget target = {0};
-		int ngroup = 0;
 
-		if (done[i])
-			continue;
-		for (int j = i; j < n; j++)
-		{
-			if (done[j] || items[j].system != items[i].system ||
-				items[j].object_id != items[i].object_id)
-				continue;
-			group[ngroup++] = &items[j];
-			done[j] = true;
-		}
-		target.system_id = items[i].system->id;
-		target.object_id = items[i].object_id;
-		target.object = items[i].object;
-		target.manifest = items[i].system->manifest;
-		target.vars = items[i].system->vars;
+		ngroup = 1;
+		while (i + ngroup < n && sorted[i + ngroup]->system == system &&
+			   sorted[i + ngroup]->object_id == sorted[i]->object_id)
+			ngroup++;
+		target.system_id = system->id;
+		target.object_id = sorted[i]->object_id;
+		target.object = sorted[i]->object;
+		target.manifest = system->manifest;
+		target.vars = system->vars;
 		object =
 			target.manifest != NULL ? se_manifest_object(target.manifest, target.object) : NULL;
 		target.pull = object != NULL ? object->pull : NULL;
-		record_group(&target, group, ngroup, now);
+		record_group(&target, sorted + i, ngroup, now);
 	}
 }

@@ -234,7 +234,7 @@ prepare_call(uint64 row, TimestampTz now, int taken)
 	Call *call;
 
 	if (is_loaded(DatumGetInt64(se_spi_datum(row, 1, &isnull))) || system == NULL ||
-		se_system_capacity(system, now) <= taken)
+		se_system_capacity(system, 1, now) <= taken)
 		return NULL;
 	call = make_call(row);
 	if (!render_call(call))
@@ -259,7 +259,7 @@ systems_with_room(TimestampTz now)
 	{
 		SeSystem *system = lfirst(cell);
 
-		if (se_system_capacity(system, now) > 0)
+		if (se_system_capacity(system, 1, now) > 0)
 			ids[n++] = Int32GetDatum(system->id);
 	}
 	return PointerGetDatum(construct_array(ids, n, INT4OID, 4, true, TYPALIGN_INT));

@@ -27,7 +27,7 @@
 #include "push/push.h"
 #include "worker/notice.h"
 
-#define BATCH 200
+#define BATCH 500
 
 static void
 sha256(const char *const *parts, int n, uint8 *digest)
@@ -466,9 +466,9 @@ collect(SeDelivery **batch, TimestampTz now)
 		bool dry = system->usable && system->held && system->mode == SE_MODE_DRY_RUN;
 		int room;
 
-		if (!se_queue_has_ready(system))
+		if (se_queue_ready(system) == 0)
 			continue;
-		room = dry ? BATCH : se_system_capacity(system, now);
+		room = dry ? BATCH : se_system_capacity(system, se_queue_ready(system), now);
 		while (room-- > 0 && n < BATCH)
 		{
 			SeDelivery *d = se_queue_next(system);

@@ -10,6 +10,7 @@
 #include "utils/timestamp.h"
 
 #include "core/json.h"
+#include "core/lookup.h"
 #include "core/spi.h"
 #include "push/internal.h"
 #include "push/record_body.h"
@@ -33,67 +34,67 @@ se_context_begin(void)
 	nloaded = 0;
 }
 
-static Datum
-int_array(SeDelivery **deliveries, int n, bool systems)
+/* Columns of sync.external_id and sync.mirror. */
+enum
 {
-	Datum *values = palloc(sizeof(Datum) * n);
+	EXTERNAL_REMOTE_ID = 4,
+	EXTERNAL_NUMBER = 5,
+	EXTERNAL_VERSION = 6,
+	MIRROR_RAW = 6,
+	MIRROR_APPLIED_SEQ = 10
+};
 
-	for (int i = 0; i < n; i++)
-		values[i] = Int32GetDatum(systems ? deliveries[i]->route->system->id
-										  : deliveries[i]->event.object_id);
-	return PointerGetDatum(construct_array(values, n, INT4OID, 4, true, TYPALIGN_INT));
+static void
+read_mirror(SeLookup *mirror, const SeDelivery *d, Binding *b)
+{
+	Datum keys[3] = {Int32GetDatum(d->route->system->id), Int32GetDatum(d->event.object_id),
+					 CStringGetTextDatum(b->remote_id)};
+	bool isnull;
+	Datum applied_seq;
+
+	if (!se_lookup_find(mirror, keys))
+		return;
+	b->raw = (Jsonb *) se_lookup_copy(mirror, MIRROR_RAW);
+	applied_seq = se_lookup_datum(mirror, MIRROR_APPLIED_SEQ, &isnull);
+	b->applied_seq = isnull ? 0 : DatumGetInt64(applied_seq);
 }
 
-/* Bindings and mirrors of a batch, in one query. */
+/* Bindings and mirrors of a batch. */
 void
 se_context_preload(SeDelivery **deliveries, int n)
 {
-	static SPIPlanPtr plan = NULL;
-	Oid types[3] = {INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID};
-	Datum values[3];
-	Datum *ids = palloc(sizeof(Datum) * n);
+	SeLookup external;
+	SeLookup mirror;
 
-	for (int i = 0; i < n; i++)
-		ids[i] = CStringGetTextDatum(deliveries[i]->event.record_id);
-	values[0] = int_array(deliveries, n, true);
-	values[1] = int_array(deliveries, n, false);
-	values[2] = PointerGetDatum(construct_array(ids, n, TEXTOID, -1, false, TYPALIGN_INT));
-	se_spi_execute(
-		&plan,
-		"SELECT k.i, e.remote_id, e.remote_number, e.remote_version, m.raw, m.applied_seq "
-		"FROM unnest($1, $2, $3) WITH ORDINALITY k(s, o, r, i) "
-		"JOIN sync.external_id e ON e.system_id = k.s AND e.object_id = k.o "
-		"AND e.record_id = k.r "
-		"LEFT JOIN sync.mirror m ON m.system_id = k.s AND m.object_id = k.o "
-		"AND m.remote_id = e.remote_id",
-		3, types, values, NULL, true, 0);
 	loaded = deliveries;
 	nloaded = n;
-	bindings = palloc0(sizeof(Binding) * n);
-	for (uint64 row = 0; row < SPI_processed; row++)
+	bindings = palloc0(sizeof(Binding) * Max(n, 1));
+	se_lookup_open(&external, "external_id", "external_id_pkey", 3);
+	se_lookup_open(&mirror, "mirror", "mirror_pkey", 3);
+	for (int i = 0; i < n; i++)
 	{
-		bool isnull;
-		Binding *b = &bindings[DatumGetInt64(se_spi_datum(row, 1, &isnull)) - 1];
-		Datum value;
+		SeDelivery *d = deliveries[i];
+		Binding *b = &bindings[i];
+		Datum keys[3] = {Int32GetDatum(d->event.object_id), CStringGetTextDatum(d->event.record_id),
+						 Int32GetDatum(d->route->system->id)};
 
-		b->remote_id = se_spi_text(row, 2);
-		b->number = se_spi_text(row, 3);
-		b->version = se_spi_text(row, 4);
-		value = se_spi_datum(row, 5, &isnull);
-		b->raw = isnull ? NULL : DatumGetJsonbP(value);
-		value = se_spi_datum(row, 6, &isnull);
-		b->applied_seq = isnull ? 0 : DatumGetInt64(value);
+		d->batch_index = i;
+		if (!se_lookup_find(&external, keys))
+			continue;
+		b->remote_id = se_lookup_text(&external, EXTERNAL_REMOTE_ID);
+		b->number = se_lookup_text(&external, EXTERNAL_NUMBER);
+		b->version = se_lookup_text(&external, EXTERNAL_VERSION);
+		read_mirror(&mirror, d, b);
 	}
+	se_lookup_close(&mirror);
+	se_lookup_close(&external);
 }
 
 static Binding *
 binding_of(SeDelivery *d)
 {
-	for (int i = 0; i < nloaded; i++)
-	{
-		if (loaded[i] == d)
-			return &bindings[i];
-	}
+	if (d->batch_index < nloaded && loaded[d->batch_index] == d)
+		return &bindings[d->batch_index];
 	return NULL;
 }
 

@@ -169,6 +169,7 @@ struct SeDelivery
 	char *target;
 	char *request_text;
 	uint8 hash[32];
+	int batch_index; /* in the batch whose bindings were read together */
 	int64 attempt_id;
 	int connector_id;
 	TimestampTz claimed_at;
@@ -237,7 +238,7 @@ extern void se_delivery_enqueue(SeDelivery *delivery);
 extern void se_delivery_free(SeDelivery *delivery); /* out of its record's queue, and gone */
 extern void se_record_ready(SeRecord *record, SeSystem *system);
 extern int se_queue_length(SeSystem *system);
-extern bool se_queue_has_ready(SeSystem *system);
+extern int se_queue_ready(SeSystem *system);		/* records whose head may be claimed */
 extern SeDelivery *se_queue_next(SeSystem *system); /* takes the next ready head, or NULL */
 
 /* ---- context.c ---- */

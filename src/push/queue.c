@@ -18,6 +18,7 @@ typedef struct Ready
 {
 	SeSystem *system;
 	dlist_head list;
+	int nready; /* records in it */
 	int length; /* deliveries in memory, claimed ones too */
 } Ready;
 
@@ -204,6 +205,7 @@ se_delivery_free(SeDelivery *d)
 		{
 			dlist_delete(&record->ready_node);
 			record->ready = false;
+			ready_of(system)->nready--;
 		}
 		se_record_release(record);
 	}
@@ -217,6 +219,7 @@ se_record_ready(SeRecord *record, SeSystem *system)
 	if (record->ready || record->in_flight || dlist_is_empty(&record->queue))
 		return;
 	dlist_push_tail(&ready_of(system)->list, &record->ready_node);
+	ready_of(system)->nready++;
 	record->ready = true;
 }
 
@@ -226,10 +229,10 @@ se_queue_length(SeSystem *system)
 	return ready_of(system)->length;
 }
 
-bool
-se_queue_has_ready(SeSystem *system)
+int
+se_queue_ready(SeSystem *system)
 {
-	return !dlist_is_empty(&ready_of(system)->list);
+	return ready_of(system)->nready;
 }
 
 SeDelivery *
@@ -241,6 +244,7 @@ se_queue_next(SeSystem *system)
 	if (dlist_is_empty(&ready->list))
 		return NULL;
 	record = dlist_container(SeRecord, ready_node, dlist_pop_head_node(&ready->list));
+	ready->nready--;
 	record->ready = false;
 	record->in_flight = true;
 	return dlist_head_element(SeDelivery, queue_node, &record->queue);

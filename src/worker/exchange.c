@@ -12,18 +12,24 @@
 #include <math.h>
 
 #include "common/pg_prng.h"
+#include "storage/ipc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "core/guc.h"
 #include "govern/retry.h"
+#include "http/http_thread.h"
+#include "worker/credentials.h"
 #include "worker/notice.h"
 #include "worker/system.h"
 #include "worker/system_build.h"
 
+#define AHEAD_MS		   30
+#define MAX_AHEAD		   500
+#define RATE_WINDOW_MS	   50
 #define MAX_PER_HOST_SHARE 2 /* one host gets at most half of the connections … */
 
-static SeHttpLoop *loop = NULL;
+static SeHttpThread *http = NULL;
 static MemoryContext reply_cxt = NULL;
 
 /* A login of a system: an exchange of our own. */
@@ -34,15 +40,29 @@ typedef struct Login
 	MemoryContext cxt;
 } Login;
 
+static void
+stop_http(int code, Datum arg)
+{
+	se_http_thread_stop(http);
+	http = NULL;
+}
+
 void
 se_exchange_init(void)
 {
 	const char *error;
 
-	if (loop != NULL)
+	static bool registered = false;
+
+	if (http != NULL)
 		return;
-	loop = se_http_create(se_max_in_flight, Max(se_max_in_flight / MAX_PER_HOST_SHARE, 1), &error);
-	if (loop == NULL)
+	/* Its thread must not outlive the process's libraries. */
+	if (!registered)
+		on_proc_exit(stop_http, (Datum) 0);
+	registered = true;
+	http = se_http_thread_start(se_max_in_flight, Max(se_max_in_flight / MAX_PER_HOST_SHARE, 1),
+								&error);
+	if (http == NULL)
 		ereport(ERROR, (errcode(ERRCODE_SYSTEM_ERROR), errmsg("HTTP cannot start: %s", error)));
 	reply_cxt = AllocSetContextCreate(TopMemoryContext, "sync_ext reply", ALLOCSET_DEFAULT_SIZES);
 }
@@ -50,13 +70,13 @@ se_exchange_init(void)
 int
 se_exchange_fd(void)
 {
-	return se_http_fd(loop);
+	return se_http_thread_fd(http);
 }
 
 int
 se_exchange_in_flight(void)
 {
-	return loop == NULL ? 0 : se_http_in_flight(loop);
+	return http == NULL ? 0 : se_http_thread_in_flight(http);
 }
 
 void
@@ -64,9 +84,7 @@ se_exchange_reset(void)
 {
 	ListCell *cell;
 
-	if (loop != NULL)
-		se_http_destroy(loop);
-	loop = NULL;
+	stop_http(0, (Datum) 0);
 	if (reply_cxt != NULL)
 		MemoryContextDelete(reply_cxt);
 	reply_cxt = NULL;
@@ -89,6 +107,7 @@ login_failed(SeSystem *system, const char *why)
 	int64 pause = se_retry_backoff_ms(Min(system->auth_failures + 3, 9), 0.5);
 
 	system->auth_failures++;
+	se_credentials_forget(system);
 	/* The vendor may repeat what it refuses. */
 	why = se_system_redact(system, why, strlen(why), 300);
 	system->logged_in = false;
@@ -106,6 +125,7 @@ login_done(SeExchange *exchange, SeReply *reply)
 	char *error = NULL;
 
 	system->logging_in = false;
+	se_credentials_forget(system);
 	if (reply->phase != SE_HTTP_ANSWERED)
 		system->blocked_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1000);
 	else if (!se_login_answer(system->manifest, &reply->answer, &system->session, &reply->verdict,
@@ -115,12 +135,12 @@ login_done(SeExchange *exchange, SeReply *reply)
 	{
 		system->logged_in = true;
 		system->auth_failures = 0;
-		se_notice_clear(psprintf("auth:%s", system->name));
+		se_notice_clear_of("auth", system->name);
 	}
 	MemoryContextDelete(login->cxt);
 }
 
-static bool send_exchange(SeExchange *exchange, TimestampTz now, List *auth);
+static void send_exchange(SeExchange *exchange, List *auth);
 
 /* Starts the login of a system that needs one. */
 static void
@@ -148,7 +168,7 @@ start_login(SeSystem *system, TimestampTz now)
 	}
 	system->logging_in = true;
 	MemoryContextSwitchTo(old);
-	(void) send_exchange(&login->exchange, now, NIL);
+	send_exchange(&login->exchange, NIL);
 }
 
 /* True when credentials are at hand; starts a login, or blocks the system, otherwise. */
@@ -159,8 +179,7 @@ credentials_ready(SeSystem *system, TimestampTz now, List **headers)
 
 	if (system->logging_in)
 		return false;
-	switch (se_auth_headers(system->manifest, &system->session, &system->secrets, system->param,
-							headers, &error))
+	switch (se_credentials_headers(system, now, headers, &error))
 	{
 		case SE_AUTH_OK:
 			system->logged_in = true;
@@ -184,18 +203,33 @@ se_system_speaks(SeSystem *system, TimestampTz now)
 		   system->blocked_until <= now;
 }
 
-int
-se_system_capacity(SeSystem *system, TimestampTz now)
+/* Requests that may be claimed before there is room to send them. */
+static int
+claim_ahead(SeSystem *system)
 {
+	if (system->manifest->idempotency.header == NULL)
+		return 0;
+	return Min((int) (system->answer_rate * AHEAD_MS / 1000), MAX_AHEAD);
+}
+
+int
+se_system_capacity(SeSystem *system, int wanted, TimestampTz now)
+{
+	int outstanding = system->outstanding[SE_WRITING] + system->outstanding[SE_READING];
+	int ahead;
 	int room;
 
 	if (!se_system_speaks(system, now))
 		return 0;
-	room = Max(system->max_in_flight - system->outstanding[SE_WRITING] -
-				   system->outstanding[SE_READING],
+	ahead = claim_ahead(system);
+	room = Max(system->max_in_flight + ahead - outstanding,
 			   Max(system->max_in_flight / 2, 1) - system->outstanding[SE_WRITING]);
-	room = Min(room, se_max_in_flight - se_exchange_in_flight());
-	room = Min(room, se_limit_available(&system->limit, now));
+	room = Min(room, se_max_in_flight + ahead - se_exchange_in_flight());
+	if (room < wanted && room < (system->max_in_flight + ahead) / 2)
+		return 0;
+	if (system->limit.rate > 0)
+		room =
+			Min(room, se_limit_available(&system->limit, now) - (outstanding - system->in_flight));
 	if (room <= 0)
 		return 0;
 	room = Min(room, se_breaker_allows(&system->breaker, now));
@@ -244,16 +278,15 @@ finish_unsent(SeExchange *exchange, SeHttpPhase phase, const char *message)
 	call_back(exchange, &reply);
 }
 
-/* Hands the request to libcurl; on refusal (egress, malformed) calls back and returns false. */
-static bool
-send_exchange(SeExchange *exchange, TimestampTz now, List *auth)
+/* Hands the request over. What our own checks refuse comes back as an answer. */
+static void
+send_exchange(SeExchange *exchange, List *auth)
 {
 	SeSystem *system = exchange->system;
 	SeRequestOut *out = &exchange->request;
 	SeHttpHeader *headers =
 		palloc(sizeof(SeHttpHeader) * (list_length(out->headers) + list_length(auth) + 2));
 	SeHttpRequest request = {0};
-	const char *error;
 	int n = 0;
 	ListCell *cell;
 
@@ -291,19 +324,9 @@ send_exchange(SeExchange *exchange, TimestampTz now, List *auth)
 	exchange->began_at = GetCurrentTimestamp();
 	se_limit_take(&system->limit, 1);
 	se_breaker_sent(&system->breaker);
-	if (!se_http_submit(loop, &request, &error))
-	{
-		se_notice_put(psprintf("send:%s", system->name), "error",
-					  psprintf("system \"%s\" cannot be spoken to: %s", system->name, error),
-					  "Check the server's base_url, the connector's hosts and "
-					  "sync_ext.allowed_hosts.");
-		system->blocked_until = TimestampTzPlusMilliseconds(now, 10000);
-		se_breaker_failure(&system->breaker, now, 0.5);
-		finish_unsent(exchange, SE_HTTP_NOT_SENT, error);
-		return false;
-	}
+	if (!se_http_thread_submit(http, &request))
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 	system->in_flight++;
-	return true;
 }
 
 void
@@ -353,7 +376,7 @@ send_waiting(SeSystem *system, TimestampTz now)
 		if (!credentials_ready(system, now, &auth))
 			break;
 		exchange = pop_waiting(system);
-		(void) send_exchange(exchange, now, auth);
+		send_exchange(exchange, auth);
 		sent = true;
 		/* Requests never pile up behind a half-open breaker. */
 	}
@@ -402,6 +425,23 @@ copy_headers(const SeHttpResult *result)
 }
 
 static void
+note_rate(SeSystem *system, TimestampTz now)
+{
+	int64 us = now - system->counted_at;
+
+	system->answers++;
+	if (us < RATE_WINDOW_MS * 1000)
+		return;
+	/* After a pause the window says nothing. */
+	system->answer_rate =
+		us > RATE_WINDOW_MS * 10000
+			? 0
+			: (system->answer_rate + system->answers * (double) USECS_PER_SEC / us) / 2;
+	system->answers = 0;
+	system->counted_at = now;
+}
+
+static void
 note_health(SeSystem *system, const SeHttpResult *result, TimestampTz now)
 {
 	if (result->phase == SE_HTTP_ANSWERED && result->status < 500)
@@ -410,8 +450,8 @@ note_health(SeSystem *system, const SeHttpResult *result, TimestampTz now)
 		se_breaker_failure(&system->breaker, now, pg_prng_double(&pg_global_prng_state));
 	if (result->phase == SE_HTTP_ANSWERED)
 	{
-		se_notice_clear(psprintf("reach:%s", system->name));
-		se_notice_clear(psprintf("send:%s", system->name));
+		se_notice_clear_of("reach", system->name);
+		se_notice_clear_of("send", system->name);
 	}
 	else if (system->breaker.state != SE_BREAKER_CLOSED)
 		se_notice_put(psprintf("reach:%s", system->name), "warning",
@@ -426,6 +466,17 @@ vendor_text(SeSystem *system, char *text)
 	return text == NULL ? NULL
 						: se_system_redact(system, text, strlen(text),
 										   (size_t) Max(se_history_body_limit, 256));
+}
+
+/* Egress or a malformed request: nothing that the next one would not meet, too. */
+static void
+note_refused(SeSystem *system, const SeHttpResult *result, TimestampTz now)
+{
+	se_notice_put(psprintf("send:%s", system->name), "error",
+				  psprintf("system \"%s\" cannot be spoken to: %s", system->name, result->error),
+				  "Check the server's base_url, the connector's hosts and "
+				  "sync_ext.allowed_hosts.");
+	system->blocked_until = TimestampTzPlusMilliseconds(now, 10000);
 }
 
 static void
@@ -470,6 +521,7 @@ relogin(SeExchange *exchange, SeReply *reply)
 	if (system->session.values != NULL && !exchange->relogged)
 	{
 		se_session_expire(&system->session);
+		se_credentials_forget(system);
 		exchange->relogged = true;
 		dlist_push_head(&system->waiting[exchange->priority], &exchange->node);
 		return true;
@@ -486,14 +538,17 @@ receive(SeHttpResult *result, TimestampTz now)
 	SeReply reply;
 
 	system->in_flight--;
+	note_rate(system, now);
 	note_health(system, result, now);
+	if (result->refused)
+		note_refused(system, result, now);
 	make_reply(exchange, result, &reply);
 	if (relogin(exchange, &reply))
 		return;
 	if (reply.phase == SE_HTTP_ANSWERED && reply.verdict.outcome != SE_AUTH)
 	{
 		system->auth_failures = 0;
-		se_notice_clear(psprintf("auth:%s", system->name));
+		se_notice_clear_of("auth", system->name);
 	}
 	if (reply.verdict.outcome == SE_THROTTLED && reply.phase == SE_HTTP_ANSWERED)
 	{
@@ -522,8 +577,8 @@ se_exchange_drive(TimestampTz now)
 		busy |= send_waiting(system, now);
 		busy |= return_waiting(system, now);
 	}
-	se_http_drive(loop);
-	while ((result = se_http_next(loop)) != NULL)
+	se_http_thread_push(http);
+	while ((result = se_http_thread_next(http)) != NULL)
 	{
 		receive(result, now);
 		se_http_result_free(result);

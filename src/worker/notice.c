@@ -25,6 +25,7 @@ typedef struct Notice
 
 static HTAB *notices = NULL;
 static bool any_dirty = false;
+static int nraised = 0;
 
 static Notice *
 find(const char *key, bool make, bool *found)
@@ -52,6 +53,8 @@ se_notice_put(const char *key, const char *severity, const char *message, const 
 	/* Logged once for each state, never once for each occurrence. */
 	if (!found || !notice->raised)
 		ereport(LOG, (errmsg("sync_ext: %s", message), hint ? errhint("%s", hint) : 0));
+	if (!found || !notice->raised)
+		nraised++;
 	notice->raised = notice->dirty = any_dirty = true;
 	strlcpy(notice->severity, severity, sizeof(notice->severity));
 	strlcpy(notice->message, message, sizeof(notice->message));
@@ -68,7 +71,15 @@ se_notice_clear(const char *key)
 		return;
 	ereport(LOG, (errmsg("sync_ext: over: %s", notice->message)));
 	notice->raised = false;
+	nraised--;
 	notice->dirty = any_dirty = true;
+}
+
+void
+se_notice_clear_of(const char *kind, const char *name)
+{
+	if (nraised > 0)
+		se_notice_clear(psprintf("%s:%s", kind, name));
 }
 
 void

@@ -13,6 +13,8 @@ extern void se_notice_put(const char *key, const char *severity, const char *mes
 
 /* The condition is over. Free when the key is not known. */
 extern void se_notice_clear(const char *key);
+/* The same for key "kind:name"; costs nothing while there is no notice at all. */
+extern void se_notice_clear_of(const char *kind, const char *name);
 
 /* Writes what changed; opens its own transaction, none when nothing changed. */
 extern void se_notice_flush(void);

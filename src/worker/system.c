@@ -15,6 +15,7 @@
 #include "core/json.h"
 #include "core/spi.h"
 #include "http/secrets.h"
+#include "worker/credentials.h"
 #include "worker/system.h"
 #include "worker/system_build.h"
 
@@ -180,6 +181,7 @@ se_systems_reset(void)
 			LockRelease(&tag, ExclusiveLock, true);
 		}
 		se_egress_free(system->egress);
+		se_credentials_forget(system);
 		if (system->cxt != NULL)
 			MemoryContextDelete(system->cxt);
 		if (system->session.cxt != NULL)
@@ -195,19 +197,12 @@ se_systems_reset(void)
 char *
 se_system_redact(SeSystem *system, const char *text, size_t len, size_t limit)
 {
-	List *values =
-		se_secret_values(system->manifest, &system->session, &system->secrets, system->param);
-	const char **secrets = palloc(sizeof(char *) * (list_length(values) + 1));
 	StringInfoData clean;
-	int n = 0;
 	int valid;
-	ListCell *cell;
 
-	foreach (cell, values)
-		secrets[n++] = lfirst(cell);
 	initStringInfo(&clean);
 	appendBinaryStringInfo(&clean, text, (int) Min(len, limit + 4096));
-	se_redact_string(&clean, secrets, n);
+	se_redact_string(&clean, se_credentials_redactor(system));
 	if ((size_t) clean.len > limit)
 		clean.len = pg_encoding_mbcliplen(PG_UTF8, clean.data, clean.len, (int) limit);
 	/* Vendors' bytes are untrusted: what is not valid text is cut off, not stored. */

@@ -54,6 +54,7 @@ typedef struct SeSystem
 	List *secret_refs; /* SeHeader *: declared name, reference */
 	SeSecrets secrets;
 	SeSession session;
+	struct SeCredentials *credentials; /* what was made of these, see credentials.h */
 	SeEgress *egress;
 	char *proxy;
 	char *ca_file;
@@ -67,6 +68,9 @@ typedef struct SeSystem
 	SeBreaker breaker;
 	TimestampTz blocked_until; /* Retry-After of a throttled answer, or pause after failed logins */
 	int in_flight;
+	double answer_rate; /* a second, lately */
+	int answers;		/* since counted_at */
+	TimestampTz counted_at;
 	bool logged_in; /* credentials were had the last time we looked */
 	bool logging_in;
 	int auth_failures;	   /* in a row */
@@ -125,10 +129,15 @@ extern SeSystem *se_system_by_id(int id);
 extern List *se_systems(void); /* SeSystem * */
 
 /*
- * How many writing requests may be handed in now and be sent at once: limits, breaker, mode and login
- * considered. 0 for a paused, unusable, blocked or dry_run system.
+ * How many of `wanted` writing requests may be handed in now: limits, breaker, mode and login
+ * considered. 0 for a paused, unusable, blocked or dry_run system, and while so few could go that it
+ * is better to wait for more room: each batch of claims costs a flush of the WAL.
+ *
+ * Where requests carry idempotency keys, some more than can be sent at once are allowed: about what
+ * the system answers in AHEAD_MS, so that it never waits for our disk. After a crash they are repeated
+ * under their keys, whether they had left or not; without keys each would have to be looked up.
  */
-extern int se_system_capacity(SeSystem *system, TimestampTz now);
+extern int se_system_capacity(SeSystem *system, int wanted, TimestampTz now);
 
 /* True when the system may be pulled from and called (live, usable, not blocked). */
 extern bool se_system_speaks(SeSystem *system, TimestampTz now);

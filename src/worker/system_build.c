@@ -28,6 +28,7 @@
 #include "core/role.h"
 #include "core/spi.h"
 #include "http/secrets.h"
+#include "worker/credentials.h"
 #include "worker/notice.h"
 #include "worker/system_build.h"
 
@@ -420,6 +421,7 @@ rebuild(SeSystem *system, const SeSystemSource *source, List *options, List *map
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
 	system->logged_in = false;
+	se_credentials_forget(system);
 	if (system->session.cxt != NULL)
 		se_session_expire(&system->session);
 	se_system_free_retired(system);

@@ -13,8 +13,8 @@
 static void
 test_limit_parse(void)
 {
-	static const char *const bad[] = {"", "10", "10/", "0/s", "-1/s", "10/week", "x/s", "10 /s",
-									  "9999999/s"};
+	static const char *const bad[] = {"",		 "10",	"10/",	 "0/s",		 "-1/s",
+									  "10/week", "x/s", "10 /s", "9999999/s"};
 	int rate = 0;
 	int64_t per = 0;
 
