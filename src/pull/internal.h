@@ -8,7 +8,9 @@
  *	 table.c	the canonical table behind an object, from the catalog
  *	 write.c	statements on that table, run as its owner; write_sql.c makes their text
  *	 identity.c	which canonical record an unknown remote record is
+ *	 known.c	what is known of items before a page
  *	 state.c	external ids, mirror and inbox, set-wise
+ *	 rows.c		their rows, past the executor
  *	 inbox.c	items that wait: applied again, or read again by id
  *	 scan.c		deletes found by a walk over everything
  *	 pushed.c	what pushes tell of remote records
@@ -18,6 +20,7 @@
 
 #include "postgres.h"
 
+#include "access/attnum.h"
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
@@ -32,10 +35,12 @@ typedef struct SeColumn
 	char *name;
 	char *quoted;
 	char *type; /* as SQL text, schema-qualified */
+	AttrNumber attnum;
 	Oid typid;
 	int32 typmod;
 	bool generated; /* computed by the server: never written */
 	bool identity_always;
+	bool indexed; /* the first column of an index over all rows */
 } SeColumn;
 
 typedef struct SeTable
@@ -74,6 +79,7 @@ typedef struct SeTarget
 	const SeManifest *manifest;
 	const SePull *pull;
 	Jsonb *vars;
+	int64 mapping; /* names manifest, parameters and version of ours: se_page_apply() fills it in */
 } SeTarget;
 
 typedef enum SeFate
@@ -105,13 +111,18 @@ typedef struct SeItem
 	SeMapped map;
 
 	/* known before */
+	bool known;		/* has been looked for */
+	bool unchanged; /* letter for letter what the mirror holds; it is not even mapped */
 	bool in_mirror;
 	bool in_inbox;
 	bool to_be_read; /* and what is there asks for a read by id */
 	bool mirror_deleted;
 	bool same_raw;
 	char *bound; /* record id in external_id */
+	char *bound_number;
+	char *bound_version;
 	Jsonb *mirror_fields;
+	int64 mirror_mapping; /* 0: unknown */
 	char *mirror_version;
 	TimestampTz mirror_version_at; /* 0: unknown */
 	TimestampTz pushed_at;		   /* 0: never */
@@ -152,8 +163,7 @@ typedef struct SePageResult
  * Applies items in the caller's transaction; see page.c. 'full': the walk lists everything, so
  * each item is marked as seen.
  */
-extern void se_page_apply(const SeTarget *target, SeItem *items, int n, bool full,
-						  SePageResult *result);
+extern void se_page_apply(SeTarget *target, SeItem *items, int n, bool full, SePageResult *result);
 
 /* ---- decide.c ---- */
 #define SE_REASON_READ_AGAIN "may be older than our last push; it is read again by id"
@@ -204,12 +214,44 @@ extern void se_push_item_key(JsonbParseState **state, const SeTable *table, int 
 							 const char *record_id);
 extern void se_push_members(JsonbParseState **state, Jsonb *object);
 extern void se_write(const SeTarget *target, SeTable *table, SeItem **items, int n);
+/*
+ * by_index: the statement finds its rows by columns that are indexed, so it is planned as one probe
+ * for each. Statistics from when the table was empty, or none, would have whole tables joined.
+ */
 extern uint64 se_execute_as_owner(SeTable *table, const char *sql, int nargs, Jsonb **args,
-								  bool read_only);
+								  bool by_index);
+
+/* ---- rows.c ---- */
+
+/* A column of parameters: one value per item, gathered into an array. */
+typedef struct SeArg
+{
+	Datum *values;
+	bool *nulls;
+	int n;
+} SeArg;
+
+/* Locks the system and the object against being removed, until commit; raises when one is gone. */
+extern void se_rows_lock_parents(int system_id, int object_id);
+/* Whether the table holds no row, as far as can be told without reading it. */
+extern bool se_rows_none(const char *table);
+/* Inserts rows into a table of schema sync whose parents the caller has locked. */
+extern void se_rows_insert(const char *table, const char *const *names, const SeArg *columns,
+						   int ncolumns, int n);
+/* Looks each item up by its remote id; `found` gets the columns that `names` says. */
+extern void se_rows_find(const char *table, const SeTarget *target, SeItem **items, int n,
+						 const char *const *names, int nnames,
+						 void (*found)(SeItem *item, const Datum *values, const bool *nulls));
+
+/* ---- known.c ---- */
+extern void se_state_read(const SeTarget *target, SeItem **items, int n);
+/* Less: whether it stands in the mirror, and what it is bound to. */
+extern void se_state_read_bound(const SeTarget *target, SeItem **items, int n);
 
 /* ---- state.c ---- */
-extern void se_state_read(const SeTarget *target, SeItem **items, int n);
 extern void se_state_bind(const SeTarget *target, SeItem **items, int n);
+/* As that, for records that were not bound when se_state_read() looked. */
+extern void se_state_bind_new(const SeTarget *target, SeItem **items, int n);
 extern void se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq);
 extern void se_state_seen(const SeTarget *target, SeItem **items, int n);
 extern void se_state_inbox_clear(const SeTarget *target, SeItem **items, int n);
@@ -218,8 +260,9 @@ extern void se_state_inbox_put(const SeTarget *target, SeItem **items, int n);
 extern void se_state_inbox_forget(int64 *ids, int n);
 /* Lets go what waited for these; returns how many. */
 extern int64 se_state_release(int system_id, int object_id, char **remote_ids, int n);
-extern int64 se_state_draw_seq(void);
 /* After pushes: `whole` says that map.fields is all there is, else it is laid over what is known. */
+/* As se_state_pushed(), for records that are not in the mirror. */
+extern void se_state_pushed_new(const SeTarget *target, SeItem **items, int n, TimestampTz now);
 extern void se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now,
 							bool whole);
 /* Has records read by id that others refer to, if a stream pulls their object. */
@@ -238,6 +281,8 @@ typedef struct SeJob
 	SeExchange exchange;
 	struct SeStream *stream;
 	bool dropped;  /* the stream has gone meanwhile */
+	bool is_ready; /* page: all is here, it can be applied */
+	bool waits;	   /* for a request behind it to leave */
 	Jsonb *cursor; /* page: what was asked with */
 	SePage page;
 	int64 inbox_id; /* read by id: the row that asks for it */
@@ -282,7 +327,8 @@ typedef struct SeStream
 	int failures;
 	bool walking; /* between the first page and the last */
 	bool held;	  /* a page of this walk must be read again by the next one */
-	SeJob *job;	  /* a request is out */
+	SeJob *job;	  /* its page is being asked for, or applied */
+	SeJob *ahead; /* the page behind it */
 	bool listed;  /* scratch of se_pull_load() */
 } SeStream;
 
@@ -295,6 +341,10 @@ extern double se_jitter(void);
 extern char *se_caught(MemoryContext cxt);
 
 extern void se_walk_next(SeStream *stream, TimestampTz now);
+/* Applies the page that has come; true when it did something. */
+extern bool se_walk_apply(SeStream *stream);
+/* Forgets the pages that have been asked for. */
+extern void se_walk_drop(SeStream *stream);
 
 extern bool se_inbox_step(TimestampTz now);
 extern TimestampTz se_inbox_next_due(TimestampTz now);
@@ -302,6 +352,6 @@ extern void se_inbox_wake(void); /* something became due */
 extern void se_inbox_reset(void);
 
 /* The walk over everything that began at stream->started_at has ended; in a transaction. */
-extern void se_scan_finish(SeStream *stream, const SeTarget *target);
+extern void se_scan_finish(SeStream *stream, SeTarget *target);
 
 #endif

@@ -24,6 +24,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
+#include "capture/events.h"
 #include "core/crash.h"
 #include "pull/internal.h"
 #include "push/push.h"
@@ -97,11 +98,28 @@ is_passing(int sqlerrcode)
 	}
 }
 
+static bool
+same_text(const char *a, const char *b)
+{
+	return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+}
+
+/* Whether the cross-reference says another number or version than the item does. */
+static bool
+is_renamed(const SeItem *item)
+{
+	return (item->map.remote_number != NULL &&
+			!same_text(item->map.remote_number, item->bound_number)) ||
+		   !same_text(item->map.version, item->bound_version);
+}
+
 static void
 apply_once(const SeTarget *target, SeTable *table, SeItem **items, int n)
 {
-	SeItem **live = palloc(sizeof(SeItem *) * n);
-	int nlive = 0;
+	SeItem **fresh = palloc(sizeof(SeItem *) * n);
+	SeItem **renamed = palloc(sizeof(SeItem *) * n);
+	int nfresh = 0;
+	int nrenamed = 0;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -118,10 +136,15 @@ apply_once(const SeTarget *target, SeTable *table, SeItem **items, int n)
 	se_write(target, table, items, n);
 	for (int i = 0; i < n; i++)
 	{
-		if (items[i]->fate == SE_FATE_APPLY)
-			live[nlive++] = items[i];
+		if (items[i]->fate != SE_FATE_APPLY)
+			continue;
+		if (items[i]->bound == NULL)
+			fresh[nfresh++] = items[i];
+		else if (is_renamed(items[i]))
+			renamed[nrenamed++] = items[i];
 	}
-	se_state_bind(target, live, nlive);
+	se_state_bind_new(target, fresh, nfresh);
+	se_state_bind(target, renamed, nrenamed);
 }
 
 static ErrorData *
@@ -345,7 +368,8 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 				break;
 			case SE_FATE_MIRROR:
 				mirrored[nmirrored++] = item;
-				rebound[nrebound++] = item;
+				if (is_renamed(item))
+					rebound[nrebound++] = item;
 				result->mirrored++;
 				break;
 			case SE_FATE_NOTHING:
@@ -367,8 +391,8 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 					result->held = true;
 				break;
 		}
-		if (item->in_mirror && (full || item->fetched) && !item->deleted &&
-			item->fate != SE_FATE_APPLY && item->fate != SE_FATE_MIRROR)
+		if (item->in_mirror && ((full && target->pull->scan_deletes) || item->fetched) &&
+			!item->deleted && item->fate != SE_FATE_APPLY && item->fate != SE_FATE_MIRROR)
 			seen[nseen++] = item;
 		if (item->in_inbox && item->fate <= SE_FATE_DELETE && !leaves_inbox_open(item))
 			cleared[ncleared++] = item;
@@ -376,7 +400,8 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 	if (nmirrored > 0)
 	{
 		se_state_bind(target, rebound, nrebound);
-		se_state_mirror(target, mirrored, nmirrored, result->applied > 0 ? se_state_draw_seq() : 0);
+		se_state_mirror(target, mirrored, nmirrored,
+						result->applied > 0 ? se_outbox_next_seq() : 0);
 	}
 	se_state_seen(target, seen, nseen);
 	se_state_inbox_clear(target, cleared, ncleared);
@@ -385,50 +410,112 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 		se_inbox_wake();
 }
 
-void
-se_page_apply(const SeTarget *target, SeItem *all, int n, bool full, SePageResult *result)
+/* Which mapping this is. Whatever could make something else of a record counts. */
+static int64
+mapping_of(const SeTarget *target)
 {
-	SeItem **items = palloc(sizeof(SeItem *) * Max(n, 1));
-	SeItem **waiting = palloc(sizeof(SeItem *) * Max(n, 1));
-	SeTable *table;
-	int nitems = 0;
-	int nwaiting;
+	uint64 hash = DatumGetUInt64(
+		hash_any_extended((const unsigned char *) SYNC_EXT_VERSION, strlen(SYNC_EXT_VERSION), 0));
 
-	memset(result, 0, sizeof(*result));
-	if (n == 0)
-		return;
+	hash = hash_combine64(hash, target->manifest->hash);
+	if (target->vars != NULL)
+		hash = DatumGetUInt64(hash_any_extended((unsigned char *) VARDATA(target->vars),
+												VARSIZE(target->vars) - VARHDRSZ, hash));
+	return hash != 0 ? (int64) hash : 1;
+}
+
+static bool
+has_id(const SeItem *item)
+{
+	return item->remote_id != NULL && strlen(item->remote_id) <= SE_MAX_REMOTE_ID;
+}
+
+/*
+ * Reads what is known and maps what is not unchanged. Lists tell the id beside the record as a rule;
+ * where the mapping has to find it, the record is looked up afterwards.
+ */
+static void
+read_and_map(const SeTarget *target, SeItem *all, int n)
+{
+	SeItem **some = palloc(sizeof(SeItem *) * n);
+	int nsome = 0;
+
 	for (int i = 0; i < n; i++)
-		waiting[i] = &all[i];
-	map_items(target, waiting, n);
+	{
+		if (has_id(&all[i]))
+			some[nsome++] = &all[i];
+	}
+	se_state_read(target, some, nsome);
+	nsome = 0;
+	for (int i = 0; i < n; i++)
+	{
+		if (!all[i].unchanged)
+			some[nsome++] = &all[i];
+	}
+	map_items(target, some, nsome);
+	nsome = 0;
 	for (int i = 0; i < n; i++)
 	{
 		if (all[i].record != NULL)
 			name_item(&all[i]);
-		if (all[i].remote_id != NULL && strlen(all[i].remote_id) <= SE_MAX_REMOTE_ID)
+		if (!all[i].known && has_id(&all[i]))
+			some[nsome++] = &all[i];
+	}
+	se_state_read(target, some, nsome);
+}
+
+/* Identifies, decides and writes, again for those that waited for one of this page. */
+static void
+apply_rounds(const SeTarget *target, SeItem **items, int n)
+{
+	SeItem **open = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeTable *table;
+	int nopen = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (!items[i]->unchanged)
+			open[nopen++] = items[i];
+	}
+	if (nopen == 0)
+		return;
+	table = se_table_open(target->object_id);
+	se_rows_lock_parents(target->system_id, target->object_id);
+	for (int round = 0; round < MAX_ROUNDS && nopen > 0; round++)
+	{
+		if (round > 0)
+			map_items(target, open, nopen);
+		if (apply_round(target, table, open, nopen) == 0)
+			break;
+		nopen = waiting_here(target, items, n, open);
+	}
+}
+
+void
+se_page_apply(SeTarget *target, SeItem *all, int n, bool full, SePageResult *result)
+{
+	SeItem **items = palloc(sizeof(SeItem *) * Max(n, 1));
+	int nitems = 0;
+	int nlive = 0;
+
+	memset(result, 0, sizeof(*result));
+	if (n == 0)
+		return;
+	target->mapping = mapping_of(target);
+	read_and_map(target, all, n);
+	for (int i = 0; i < n; i++)
+	{
+		if (has_id(&all[i]))
 			items[nitems++] = &all[i];
 	}
 	drop_duplicates(items, nitems);
-	n = nitems;
-	nitems = 0;
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < nitems; i++)
 	{
 		if (!items[i]->dropped)
-			items[nitems++] = items[i];
+			items[nlive++] = items[i];
 	}
-	table = se_table_open(target->object_id);
-	se_state_read(target, items, nitems);
-
-	memcpy(waiting, items, sizeof(SeItem *) * nitems);
-	nwaiting = nitems;
-	for (int round = 0; round < MAX_ROUNDS && nwaiting > 0; round++)
-	{
-		if (round > 0)
-			map_items(target, waiting, nwaiting);
-		if (apply_round(target, table, waiting, nwaiting) == 0)
-			break;
-		nwaiting = waiting_here(target, items, nitems, waiting);
-	}
+	apply_rounds(target, items, nlive);
 	SE_CRASH_POINT("pull_applied");
-	record_page(target, items, nitems, full, result);
-	wake_others(target, items, nitems, result);
+	record_page(target, items, nlive, full, result);
+	wake_others(target, items, nlive, result);
 }

@@ -164,6 +164,60 @@ sort_pushed(SePushed *items, int n, int *nsorted)
 	return sorted;
 }
 
+static bool
+same_text(const char *a, const char *b)
+{
+	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+/*
+ * New bindings are inserted; of known ones only number and version can change. A single one takes the
+ * way that can tell what stands against it: that is how a batch that failed is gone through.
+ */
+static void
+keep_bindings(const SeTarget *target, SeItem **items, int n)
+{
+	SeItem **fresh = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeItem **known = palloc(sizeof(SeItem *) * Max(n, 1));
+	int nfresh = 0;
+	int nknown = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		SeItem *item = items[i];
+
+		if (item->bound == NULL && n > 1)
+			fresh[nfresh++] = item;
+		else if (item->bound == NULL || strcmp(item->bound, item->record_id) != 0 ||
+				 !same_text(item->bound_version, item->map.version) ||
+				 (item->map.remote_number != NULL &&
+				  !same_text(item->bound_number, item->map.remote_number)))
+			known[nknown++] = item;
+	}
+	se_state_bind_new(target, fresh, nfresh);
+	se_state_bind(target, known, nknown);
+}
+
+/* What the mirror knows from now on; 'whole' ones replace its fields, others are merged into them. */
+static void
+keep_mirror(const SeTarget *target, SeItem **items, int n, TimestampTz now, bool whole)
+{
+	SeItem **fresh = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeItem **known = palloc(sizeof(SeItem *) * Max(n, 1));
+	int nfresh = 0;
+	int nknown = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (items[i]->in_mirror)
+			known[nknown++] = items[i];
+		else
+			fresh[nfresh++] = items[i];
+	}
+	se_state_pushed_new(target, fresh, nfresh, now);
+	se_state_pushed(target, known, nknown, now, whole);
+}
+
 static void
 record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
 {
@@ -219,9 +273,11 @@ record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
 			bound[nbound++] = item;
 		}
 	}
-	se_state_bind(target, bound, nbound);
-	se_state_pushed(target, whole, nwhole, now, true);
-	se_state_pushed(target, merged, nmerged, now, false);
+	se_state_read_bound(target, all, n);
+	se_rows_lock_parents(target->system_id, target->object_id);
+	keep_bindings(target, bound, nbound);
+	keep_mirror(target, whole, nwhole, now, true);
+	keep_mirror(target, merged, nmerged, now, false);
 	if (se_state_release(target->system_id, target->object_id, ids, nbound) > 0)
 		se_inbox_wake();
 }
