@@ -175,7 +175,6 @@ CREATE TABLE sync.mirror (
     deleted         boolean NOT NULL DEFAULT false,
     PRIMARY KEY (system_id, object_id, remote_id)
 );
-CREATE INDEX mirror_record_idx ON sync.mirror (object_id, record_id, system_id);
 COMMENT ON TABLE sync.mirror IS 'Last known state of each remote record';
 COMMENT ON COLUMN sync.mirror.fields IS 'Canonical fields as the pull mapping reads them from the remote record; what an echo is recognised by';
 COMMENT ON COLUMN sync.mirror.raw IS 'The remote record itself, where the mapping needs parts of it (ids of nested lines, for example)';

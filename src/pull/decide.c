@@ -126,16 +126,12 @@ take_differing(SeTable *table, SeItem *item, Jsonb *fields, Jsonb *known)
 	JsonbValue v;
 	SeColumn *column = NULL;
 	JsonbValue key;
-	JsonbValue *whole = NULL;
 
 	item->set_columns = NIL;
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
 	{
-		if (token == WJB_BEGIN_OBJECT)
-			pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-		else if (token == WJB_END_OBJECT)
-			whole = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-		else if (token == WJB_KEY)
+		if (token == WJB_KEY)
 		{
 			key = v;
 			column = se_table_column(table, v.val.string.val, v.val.string.len);
@@ -147,7 +143,7 @@ take_differing(SeTable *table, SeItem *item, Jsonb *fields, Jsonb *known)
 				return false;
 			}
 		}
-		else
+		else if (token == WJB_VALUE)
 		{
 			JsonbValue old;
 			bool has_old =
@@ -156,12 +152,16 @@ take_differing(SeTable *table, SeItem *item, Jsonb *fields, Jsonb *known)
 
 			if (has_old && (se_json_equal(&old, &v) || se_column_same(column, &old, &v)))
 				continue;
+			item->set_columns = lappend(item->set_columns, column);
+			if (known == NULL)
+				continue;
 			pushJsonbValue(&state, WJB_KEY, &key);
 			pushJsonbValue(&state, WJB_VALUE, &v);
-			item->set_columns = lappend(item->set_columns, column);
 		}
 	}
-	item->set = JsonbValueToJsonb(whole);
+	item->set = fields;
+	if (known != NULL)
+		item->set = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 	return true;
 }
 

@@ -330,7 +330,7 @@ identify_by_our_id(const SeTarget *target, SeTable *table, SeItem **items, int n
 	se_append_key_defs(&sql, table);
 	appendStringInfo(&sql, ") JOIN %s t ON t.%s = item.__k1", table->quoted,
 					 table->keys[0]->quoted);
-	rows = se_execute_as_owner(table, sql.data, 1, &arg, false);
+	rows = se_execute_as_owner(table, sql.data, 1, &arg, true);
 	settle(target, open, take_candidates(open, rows), items, n, true);
 }
 
@@ -342,6 +342,7 @@ identify_by_columns(const SeTarget *target, SeTable *table, SeItem **items, int 
 	Jsonb *arg;
 	StringInfoData sql;
 	StringInfoData on;
+	bool indexed = false;
 	ListCell *lc;
 	uint64 rows;
 
@@ -374,12 +375,13 @@ identify_by_columns(const SeTarget *target, SeTable *table, SeItem **items, int 
 			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
 							errmsg("table %s has no column \"%s\", which the manifest matches by",
 								   table->quoted, (char *) lfirst(lc))));
+		indexed |= column->indexed;
 		appendStringInfo(&sql, ", %s %s", column->quoted, column->type);
 		appendStringInfo(&on, "%st.%s = item.%s", on.len > 0 ? " AND " : "", column->quoted,
 						 column->quoted);
 	}
 	appendStringInfo(&sql, ") JOIN %s t ON %s", table->quoted, on.data);
-	rows = se_execute_as_owner(table, sql.data, 1, &arg, false);
+	rows = se_execute_as_owner(table, sql.data, 1, &arg, indexed);
 	settle(target, open, take_candidates(open, rows), items, n, false);
 }
 

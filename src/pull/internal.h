@@ -8,7 +8,9 @@
  *	 table.c	the canonical table behind an object, from the catalog
  *	 write.c	statements on that table, run as its owner; write_sql.c makes their text
  *	 identity.c	which canonical record an unknown remote record is
+ *	 known.c	what is known of items before a page
  *	 state.c	external ids, mirror and inbox, set-wise
+ *	 rows.c		their rows, past the executor
  *	 inbox.c	items that wait: applied again, or read again by id
  *	 scan.c		deletes found by a walk over everything
  *	 pushed.c	what pushes tell of remote records
@@ -18,6 +20,7 @@
 
 #include "postgres.h"
 
+#include "access/attnum.h"
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
@@ -32,10 +35,12 @@ typedef struct SeColumn
 	char *name;
 	char *quoted;
 	char *type; /* as SQL text, schema-qualified */
+	AttrNumber attnum;
 	Oid typid;
 	int32 typmod;
 	bool generated; /* computed by the server: never written */
 	bool identity_always;
+	bool indexed; /* the first column of an index over all rows */
 } SeColumn;
 
 typedef struct SeTable
@@ -111,6 +116,8 @@ typedef struct SeItem
 	bool mirror_deleted;
 	bool same_raw;
 	char *bound; /* record id in external_id */
+	char *bound_number;
+	char *bound_version;
 	Jsonb *mirror_fields;
 	char *mirror_version;
 	TimestampTz mirror_version_at; /* 0: unknown */
@@ -204,12 +211,40 @@ extern void se_push_item_key(JsonbParseState **state, const SeTable *table, int 
 							 const char *record_id);
 extern void se_push_members(JsonbParseState **state, Jsonb *object);
 extern void se_write(const SeTarget *target, SeTable *table, SeItem **items, int n);
+/*
+ * by_index: the statement finds its rows by columns that are indexed, so it is planned as one probe
+ * for each. Statistics from when the table was empty, or none, would have whole tables joined.
+ */
 extern uint64 se_execute_as_owner(SeTable *table, const char *sql, int nargs, Jsonb **args,
-								  bool read_only);
+								  bool by_index);
+
+/* ---- rows.c ---- */
+
+/* A column of parameters: one value per item, gathered into an array. */
+typedef struct SeArg
+{
+	Datum *values;
+	bool *nulls;
+	int n;
+} SeArg;
+
+/* Locks the system and the object against being removed, until commit; raises when one is gone. */
+extern void se_rows_lock_parents(int system_id, int object_id);
+/* Inserts rows into a table of schema sync whose parents the caller has locked. */
+extern void se_rows_insert(const char *table, const char *const *names, const SeArg *columns,
+						   int ncolumns, int n);
+/* Looks each item up by its remote id; `found` gets the columns that `names` says. */
+extern void se_rows_find(const char *table, const SeTarget *target, SeItem **items, int n,
+						 const char *const *names, int nnames,
+						 void (*found)(SeItem *item, const Datum *values, const bool *nulls));
+
+/* ---- known.c ---- */
+extern void se_state_read(const SeTarget *target, SeItem **items, int n);
 
 /* ---- state.c ---- */
-extern void se_state_read(const SeTarget *target, SeItem **items, int n);
 extern void se_state_bind(const SeTarget *target, SeItem **items, int n);
+/* As that, for records that were not bound when se_state_read() looked. */
+extern void se_state_bind_new(const SeTarget *target, SeItem **items, int n);
 extern void se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq);
 extern void se_state_seen(const SeTarget *target, SeItem **items, int n);
 extern void se_state_inbox_clear(const SeTarget *target, SeItem **items, int n);

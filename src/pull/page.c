@@ -97,11 +97,28 @@ is_passing(int sqlerrcode)
 	}
 }
 
+static bool
+same_text(const char *a, const char *b)
+{
+	return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+}
+
+/* Whether the cross-reference says another number or version than the item does. */
+static bool
+is_renamed(const SeItem *item)
+{
+	return (item->map.remote_number != NULL &&
+			!same_text(item->map.remote_number, item->bound_number)) ||
+		   !same_text(item->map.version, item->bound_version);
+}
+
 static void
 apply_once(const SeTarget *target, SeTable *table, SeItem **items, int n)
 {
-	SeItem **live = palloc(sizeof(SeItem *) * n);
-	int nlive = 0;
+	SeItem **fresh = palloc(sizeof(SeItem *) * n);
+	SeItem **renamed = palloc(sizeof(SeItem *) * n);
+	int nfresh = 0;
+	int nrenamed = 0;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -118,10 +135,15 @@ apply_once(const SeTarget *target, SeTable *table, SeItem **items, int n)
 	se_write(target, table, items, n);
 	for (int i = 0; i < n; i++)
 	{
-		if (items[i]->fate == SE_FATE_APPLY)
-			live[nlive++] = items[i];
+		if (items[i]->fate != SE_FATE_APPLY)
+			continue;
+		if (items[i]->bound == NULL)
+			fresh[nfresh++] = items[i];
+		else if (is_renamed(items[i]))
+			renamed[nrenamed++] = items[i];
 	}
-	se_state_bind(target, live, nlive);
+	se_state_bind_new(target, fresh, nfresh);
+	se_state_bind(target, renamed, nrenamed);
 }
 
 static ErrorData *
@@ -345,7 +367,8 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 				break;
 			case SE_FATE_MIRROR:
 				mirrored[nmirrored++] = item;
-				rebound[nrebound++] = item;
+				if (is_renamed(item))
+					rebound[nrebound++] = item;
 				result->mirrored++;
 				break;
 			case SE_FATE_NOTHING:
@@ -367,8 +390,8 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 					result->held = true;
 				break;
 		}
-		if (item->in_mirror && (full || item->fetched) && !item->deleted &&
-			item->fate != SE_FATE_APPLY && item->fate != SE_FATE_MIRROR)
+		if (item->in_mirror && ((full && target->pull->scan_deletes) || item->fetched) &&
+			!item->deleted && item->fate != SE_FATE_APPLY && item->fate != SE_FATE_MIRROR)
 			seen[nseen++] = item;
 		if (item->in_inbox && item->fate <= SE_FATE_DELETE && !leaves_inbox_open(item))
 			cleared[ncleared++] = item;
@@ -416,6 +439,7 @@ se_page_apply(const SeTarget *target, SeItem *all, int n, bool full, SePageResul
 			items[nitems++] = items[i];
 	}
 	table = se_table_open(target->object_id);
+	se_rows_lock_parents(target->system_id, target->object_id);
 	se_state_read(target, items, nitems);
 
 	memcpy(waiting, items, sizeof(SeItem *) * nitems);

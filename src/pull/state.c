@@ -7,18 +7,12 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
+#include "core/json.h"
 #include "core/spi.h"
 #include "pull/internal.h"
-
-/* A column of parameters: one value per item, gathered into an array. */
-typedef struct SeArg
-{
-	Datum *values;
-	bool *nulls;
-	int n;
-} SeArg;
 
 static SeArg
 arg_make(int n)
@@ -52,12 +46,11 @@ arg_array(const SeArg *arg, Oid type)
 {
 	int dims[1] = {arg->n};
 	int lower[1] = {1};
-	bool by_value = type == TIMESTAMPTZOID || type == BOOLOID || type == INT4OID;
-	int len = type == TIMESTAMPTZOID ? 8 : type == INT4OID ? 4 : type == BOOLOID ? 1 : -1;
-	char align = type == TIMESTAMPTZOID ? TYPALIGN_DOUBLE
-				 : type == BOOLOID		? TYPALIGN_CHAR
-										: TYPALIGN_INT;
+	int16 len;
+	bool by_value;
+	char align;
 
+	get_typlenbyvalalign(type, &len, &by_value, &align);
 	return PointerGetDatum(
 		construct_md_array(arg->values, arg->nulls, 1, dims, lower, type, len, by_value, align));
 }
@@ -70,86 +63,6 @@ remote_ids(SeItem **items, int n)
 	for (int i = 0; i < n; i++)
 		arg_text(&arg, items[i]->remote_id);
 	return arg_array(&arg, TEXTOID);
-}
-
-static TimestampTz
-time_or_0(uint64 row, int col)
-{
-	bool isnull;
-	Datum value = se_spi_datum(row, col, &isnull);
-
-	return isnull ? 0 : DatumGetTimestampTz(value);
-}
-
-static bool
-is_true(uint64 row, int col)
-{
-	bool isnull;
-	Datum value = se_spi_datum(row, col, &isnull);
-
-	return !isnull && DatumGetBool(value);
-}
-
-static Jsonb *
-json_copy(uint64 row, int col)
-{
-	bool isnull;
-	Datum value = se_spi_datum(row, col, &isnull);
-
-	return isnull ? NULL : DatumGetJsonbPCopy(value);
-}
-
-/*
- * What is known of each item's remote record before the page. LATERAL with LIMIT keeps the planner
- * at one index probe per item: a page is small beside the mirror, whatever its statistics say.
- */
-void
-se_state_read(const SeTarget *target, SeItem **items, int n)
-{
-	static SPIPlanPtr plan = NULL;
-	Oid types[] = {INT4OID, INT4OID, TEXTARRAYOID, JSONBARRAYOID};
-	Datum values[4];
-	SeArg records = arg_make(n);
-	uint64 rows;
-
-	for (int i = 0; i < n; i++)
-		arg_json(&records, items[i]->record);
-	values[0] = Int32GetDatum(target->system_id);
-	values[1] = Int32GetDatum(target->object_id);
-	values[2] = remote_ids(items, n);
-	values[3] = arg_array(&records, JSONBOID);
-	rows = se_spi_execute(
-		&plan,
-		"SELECT i.n::int, m.remote_id IS NOT NULL, m.fields, m.version,"
-		" m.version_at, m.pushed_at, m.deleted,"
-		" CASE WHEN m.version IS NULL THEN m.raw = i.record END,"
-		" e.record_id, b.id IS NOT NULL, b.item = 'null'"
-		" FROM unnest($3, $4) WITH ORDINALITY i (remote_id, record, n)"
-		" LEFT JOIN LATERAL (SELECT * FROM sync.mirror x WHERE x.system_id = $1"
-		" AND x.object_id = $2 AND x.remote_id = i.remote_id LIMIT 1) m ON true"
-		" LEFT JOIN LATERAL (SELECT x.record_id FROM sync.external_id x"
-		" WHERE x.system_id = $1 AND x.object_id = $2 AND x.remote_id = i.remote_id"
-		" LIMIT 1) e ON true"
-		" LEFT JOIN LATERAL (SELECT x.id, x.item FROM sync.inbox x WHERE x.system_id = $1"
-		" AND x.object_id = $2 AND x.remote_id = i.remote_id LIMIT 1) b ON true",
-		4, types, values, NULL, false, 0);
-	for (uint64 i = 0; i < rows; i++)
-	{
-		bool isnull;
-		SeItem *item = items[DatumGetInt32(se_spi_datum(i, 1, &isnull)) - 1];
-
-		item->in_mirror = is_true(i, 2);
-		item->mirror_fields = json_copy(i, 3);
-		item->mirror_version = se_spi_text(i, 4);
-		item->mirror_version_at = time_or_0(i, 5);
-		item->pushed_at = time_or_0(i, 6);
-		item->mirror_deleted = is_true(i, 7);
-		item->same_raw = is_true(i, 8);
-		item->bound = se_spi_text(i, 9);
-		item->in_inbox = is_true(i, 10);
-		item->to_be_read = is_true(i, 11);
-	}
-	SPI_freetuptable(SPI_tuptable);
 }
 
 /*
@@ -204,21 +117,41 @@ se_state_bind(const SeTarget *target, SeItem **items, int n)
 }
 
 void
-se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
+se_state_bind_new(const SeTarget *target, SeItem **items, int n)
 {
-	static SPIPlanPtr plan = NULL;
-	Oid types[] = {INT4OID,		  INT4OID,		INT8OID,
-				   TEXTARRAYOID,  TEXTARRAYOID, JSONBARRAYOID,
-				   JSONBARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID,
-				   BOOLARRAYOID,  BOOLARRAYOID, TIMESTAMPTZARRAYOID};
-	Datum values[12];
-	SeArg columns[9];
-	const Oid column_types[] = {TEXTOID,		TEXTOID, JSONBOID, JSONBOID,	  TEXTOID,
-								TIMESTAMPTZOID, BOOLOID, BOOLOID,  TIMESTAMPTZOID};
+	static const char *const names[] = {"system_id",	 "object_id",	   "record_id", "remote_id",
+										"remote_number", "remote_version", "bound_at"};
+	SeArg columns[lengthof(names)];
+	TimestampTz now = GetCurrentTimestamp();
 
 	if (n == 0)
 		return;
 	for (int i = 0; i < lengthof(columns); i++)
+		columns[i] = arg_make(n);
+	for (int i = 0; i < n; i++)
+	{
+		arg_add(&columns[0], Int32GetDatum(target->system_id), false);
+		arg_add(&columns[1], Int32GetDatum(target->object_id), false);
+		arg_text(&columns[2], items[i]->record_id);
+		arg_text(&columns[3], items[i]->remote_id);
+		arg_text(&columns[4], items[i]->map.remote_number);
+		arg_text(&columns[5], items[i]->map.version);
+		arg_add(&columns[6], TimestampTzGetDatum(now), false);
+	}
+	se_rows_insert("external_id", names, columns, lengthof(columns), n);
+}
+
+/* Columns of the mirror that a page writes, in the order of mirror_columns(). */
+static const char *const mirror_names[] = {"remote_id",	  "record_id",	"fields",	 "raw",
+										   "version",	  "version_at", "deleted",	 "pushed_at",
+										   "applied_seq", "system_id",	"object_id", "seen_at"};
+
+#define MIRROR_PAGE_COLUMNS 9 /* those that differ from item to item */
+
+static void
+mirror_columns(const SeTarget *target, SeItem **items, int n, int64 applied_seq, SeArg *columns)
+{
+	for (int i = 0; i < MIRROR_PAGE_COLUMNS; i++)
 		columns[i] = arg_make(n);
 	for (int i = 0; i < n; i++)
 	{
@@ -230,38 +163,92 @@ se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq
 		arg_text(&columns[0], item->remote_id);
 		arg_text(&columns[1], item->record_id);
 		arg_json(&columns[2],
-				 gone ? NULL : se_fields_with_lines(item->map.fields, item->map.lines));
+				 gone ? se_obj_empty() : se_fields_with_lines(item->map.fields, item->map.lines));
 		arg_json(&columns[3], gone ? NULL : item->record);
 		arg_text(&columns[4], item->map.version);
 		arg_add(&columns[5], TimestampTzGetDatum(item->map.version_at), !item->map.has_version_at);
 		arg_add(&columns[6], BoolGetDatum(gone), false);
-		arg_add(&columns[7], BoolGetDatum(item->fate != SE_FATE_MIRROR), false);
-		arg_add(&columns[8], TimestampTzGetDatum(item->began_at), !direct);
+		arg_add(&columns[7], TimestampTzGetDatum(item->began_at), !direct);
+		arg_add(&columns[8], Int64GetDatum(applied_seq), item->fate == SE_FATE_MIRROR);
 	}
+}
+
+static void
+mirror_insert(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
+{
+	SeArg columns[lengthof(mirror_names)];
+	const Datum same[] = {Int32GetDatum(target->system_id), Int32GetDatum(target->object_id),
+						  TimestampTzGetDatum(GetCurrentTimestamp())};
+
+	if (n == 0)
+		return;
+	mirror_columns(target, items, n, applied_seq, columns);
+	for (int i = 0; i < lengthof(same); i++)
+	{
+		columns[MIRROR_PAGE_COLUMNS + i] = arg_make(n);
+		for (int k = 0; k < n; k++)
+			arg_add(&columns[MIRROR_PAGE_COLUMNS + i], same[i], false);
+	}
+	se_rows_insert("mirror", mirror_names, columns, lengthof(columns), n);
+}
+
+static void
+mirror_update(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[] = {INT4OID,		  INT4OID,
+				   TEXTARRAYOID,  TEXTARRAYOID,
+				   JSONBARRAYOID, JSONBARRAYOID,
+				   TEXTARRAYOID,  TIMESTAMPTZARRAYOID,
+				   BOOLARRAYOID,  TIMESTAMPTZARRAYOID,
+				   INT8ARRAYOID};
+	const Oid column_types[] = {TEXTOID,		TEXTOID, JSONBOID,		 JSONBOID, TEXTOID,
+								TIMESTAMPTZOID, BOOLOID, TIMESTAMPTZOID, INT8OID};
+	Datum values[lengthof(types)];
+	SeArg columns[MIRROR_PAGE_COLUMNS];
+
+	if (n == 0)
+		return;
+	mirror_columns(target, items, n, applied_seq, columns);
 	values[0] = Int32GetDatum(target->system_id);
 	values[1] = Int32GetDatum(target->object_id);
-	values[2] = Int64GetDatum(applied_seq);
-	for (int i = 0; i < lengthof(columns); i++)
-		values[3 + i] = arg_array(&columns[i], column_types[i]);
+	for (int i = 0; i < MIRROR_PAGE_COLUMNS; i++)
+		values[2 + i] = arg_array(&columns[i], column_types[i]);
 	se_spi_execute(
 		&plan,
-		"INSERT INTO sync.mirror AS m (system_id, object_id, remote_id, record_id, fields,"
-		" raw, version, version_at, applied_seq, deleted, pushed_at)"
-		" SELECT $1, $2, u.remote_id, u.record_id, coalesce(u.fields, '{}'), u.raw,"
-		" u.version, u.version_at, CASE WHEN u.changed THEN $3 END, u.gone, u.as_of"
-		" FROM unnest($4, $5, $6, $7, $8, $9, $10, $11, $12) u (remote_id, record_id,"
-		" fields, raw, version, version_at, gone, changed, as_of)"
-		" ON CONFLICT (system_id, object_id, remote_id) DO UPDATE"
-		" SET record_id = excluded.record_id,"
-		" fields = CASE WHEN excluded.deleted THEN m.fields ELSE excluded.fields END,"
-		" raw = CASE WHEN excluded.deleted THEN m.raw ELSE excluded.raw END,"
-		" version = CASE WHEN excluded.deleted THEN m.version ELSE excluded.version END,"
-		" version_at = CASE WHEN excluded.deleted"
-		" THEN coalesce(excluded.version_at, m.version_at) ELSE excluded.version_at END,"
-		" applied_seq = coalesce(excluded.applied_seq, m.applied_seq),"
-		" seen_at = excluded.seen_at, deleted = excluded.deleted,"
-		" pushed_at = greatest(m.pushed_at, excluded.pushed_at)",
+		"UPDATE sync.mirror m SET record_id = u.record_id,"
+		" fields = CASE WHEN u.gone THEN m.fields ELSE u.fields END,"
+		" raw = CASE WHEN u.gone THEN m.raw ELSE u.raw END,"
+		" version = CASE WHEN u.gone THEN m.version ELSE u.version END,"
+		" version_at = CASE WHEN u.gone"
+		" THEN coalesce(u.version_at, m.version_at) ELSE u.version_at END,"
+		" applied_seq = coalesce(u.applied_seq, m.applied_seq),"
+		" seen_at = clock_timestamp(), deleted = u.gone,"
+		" pushed_at = greatest(m.pushed_at, u.as_of)"
+		" FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11) u (remote_id, record_id, fields,"
+		" raw, version, version_at, gone, as_of, applied_seq)"
+		" WHERE m.system_id = $1 AND m.object_id = $2 AND m.remote_id = u.remote_id",
 		lengthof(types), types, values, NULL, false, 0);
+}
+
+/* The new state of each item; what is new in the mirror is inserted, the rest updated. */
+void
+se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
+{
+	SeItem **fresh = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeItem **known = palloc(sizeof(SeItem *) * Max(n, 1));
+	int nfresh = 0;
+	int nknown = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (items[i]->in_mirror)
+			known[nknown++] = items[i];
+		else
+			fresh[nfresh++] = items[i];
+	}
+	mirror_insert(target, fresh, nfresh, applied_seq);
+	mirror_update(target, known, nknown, applied_seq);
 }
 
 /*

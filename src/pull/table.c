@@ -6,15 +6,18 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "core/errors.h"
 #include "core/spi.h"
@@ -52,6 +55,29 @@ columns_of(SeTable *table, ArrayType *names, int *n)
 	return columns;
 }
 
+/* Marks the columns that an index begins with, by which a row is found without reading all. */
+static void
+mark_indexed(SeTable *table, Relation rel)
+{
+	ListCell *lc;
+
+	foreach (lc, RelationGetIndexList(rel))
+	{
+		HeapTuple tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
+		Form_pg_index index;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		index = (Form_pg_index) GETSTRUCT(tuple);
+		if (index->indisvalid && heap_attisnull(tuple, Anum_pg_index_indpred, NULL))
+		{
+			for (int i = 0; i < table->ncolumns; i++)
+				table->columns[i].indexed |= table->columns[i].attnum == index->indkey.values[0];
+		}
+		ReleaseSysCache(tuple);
+	}
+}
+
 static SeTable *
 open_table(const char *schema, const char *name)
 {
@@ -80,6 +106,7 @@ open_table(const char *schema, const char *name)
 		column = &table->columns[table->ncolumns++];
 		column->name = pstrdup(NameStr(att->attname));
 		column->quoted = pstrdup(quote_identifier(column->name));
+		column->attnum = att->attnum;
 		column->typid = att->atttypid;
 		column->typmod = att->atttypmod;
 		column->type = format_type_extended(att->atttypid, att->atttypmod,
@@ -87,6 +114,7 @@ open_table(const char *schema, const char *name)
 		column->generated = att->attgenerated != '\0';
 		column->identity_always = att->attidentity == ATTRIBUTE_IDENTITY_ALWAYS;
 	}
+	mark_indexed(table, rel);
 	table_close(rel, NoLock);
 	return table;
 }

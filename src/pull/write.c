@@ -15,6 +15,7 @@
 #include "common/hashfn.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
@@ -85,8 +86,19 @@ plan_of(const char *sql, int nargs, Oid *types)
 	return plan;
 }
 
+/* For the rest of the role's GUC level. */
+static void
+probe_indexes(void)
+{
+	static const char *const joins[] = {"enable_hashjoin", "enable_mergejoin"};
+
+	for (int i = 0; i < lengthof(joins); i++)
+		(void) set_config_option(joins[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+								 0, false);
+}
+
 uint64
-se_execute_as_owner(SeTable *table, const char *sql, int nargs, Jsonb **args, bool read_only)
+se_execute_as_owner(SeTable *table, const char *sql, int nargs, Jsonb **args, bool by_index)
 {
 	Oid types[] = {JSONBOID, JSONBOID};
 	Datum values[2];
@@ -97,7 +109,9 @@ se_execute_as_owner(SeTable *table, const char *sql, int nargs, Jsonb **args, bo
 	for (int i = 0; i < nargs; i++)
 		values[i] = JsonbPGetDatum(args[i]);
 	se_role_become(table->owner, &saved);
-	rc = SPI_execute_plan(plan_of(sql, nargs, types), values, NULL, read_only, 0);
+	if (by_index)
+		probe_indexes();
+	rc = SPI_execute_plan(plan_of(sql, nargs, types), values, NULL, false, 0);
 	se_role_restore(&saved);
 	if (rc < 0)
 		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(rc));
@@ -245,8 +259,7 @@ run_group(SeTable *table, SeGroup *group)
 	args[0] = records_json(table, group);
 	if (group->lines)
 		args[1] = lines_json(table, group);
-	rows =
-		se_execute_as_owner(table, se_group_sql(table, group), group->lines ? 2 : 1, args, false);
+	rows = se_execute_as_owner(table, se_group_sql(table, group), group->lines ? 2 : 1, args, true);
 	if (returns_ids && rows != list_length(group->items))
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
