@@ -273,6 +273,8 @@ typedef struct SeJob
 	SeExchange exchange;
 	struct SeStream *stream;
 	bool dropped;  /* the stream has gone meanwhile */
+	bool is_ready; /* page: all is here, it can be applied */
+	bool waits;	   /* for a request behind it to leave */
 	Jsonb *cursor; /* page: what was asked with */
 	SePage page;
 	int64 inbox_id; /* read by id: the row that asks for it */
@@ -317,7 +319,8 @@ typedef struct SeStream
 	int failures;
 	bool walking; /* between the first page and the last */
 	bool held;	  /* a page of this walk must be read again by the next one */
-	SeJob *job;	  /* a request is out */
+	SeJob *job;	  /* its page is being asked for, or applied */
+	SeJob *ahead; /* the page behind it */
 	bool listed;  /* scratch of se_pull_load() */
 } SeStream;
 
@@ -330,6 +333,10 @@ extern double se_jitter(void);
 extern char *se_caught(MemoryContext cxt);
 
 extern void se_walk_next(SeStream *stream, TimestampTz now);
+/* Applies the page that has come; true when it did something. */
+extern bool se_walk_apply(SeStream *stream);
+/* Forgets the pages that have been asked for. */
+extern void se_walk_drop(SeStream *stream);
 
 extern bool se_inbox_step(TimestampTz now);
 extern TimestampTz se_inbox_next_due(TimestampTz now);

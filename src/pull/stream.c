@@ -5,7 +5,8 @@
  *						│
  *						└─ refused, throttled, no answer ──▶ backing off ──▶ the same page again
  *
- * A stream has at most one request out, so the pages of several streams of a system take turns.
+ * A stream has at most one request out, so the pages of several streams of a system take turns. The
+ * request for the next page leaves before a page is applied.
  */
 #include "postgres.h"
 
@@ -156,8 +157,8 @@ drop_unlisted(void)
 
 		if (stream->listed)
 			kept = lappend(kept, stream);
-		else if (stream->job != NULL)
-			stream->job->dropped = true;
+		else
+			se_walk_drop(stream);
 	}
 	list_free(se_streams);
 	se_streams = kept;
@@ -271,6 +272,11 @@ se_pull_step(TimestampTz now)
 		SeStream *stream = lfirst(lc);
 		SeSystem *system;
 
+		if (se_walk_apply(stream))
+		{
+			busy = true;
+			continue;
+		}
 		if (stream->job != NULL || stream_due(stream, now) > now)
 			continue;
 		system = se_system_by_id(stream->system_id);
@@ -305,6 +311,8 @@ se_pull_next_due(TimestampTz now)
 		SeSystem *system = se_system_by_id(stream->system_id);
 		TimestampTz due = stream_due(stream, now);
 
+		if (stream->job != NULL && stream->job->is_ready)
+			return now;
 		if (stream->job != NULL)
 			continue;
 		if (system == NULL || !se_system_speaks(system, now))

@@ -21,6 +21,9 @@
 #define HELD_AGAIN_US	   (10 * USECS_PER_SEC)
 #define GIVE_UP_PAGE_AFTER 3
 
+static void ask_ahead(SeStream *stream);
+static void page_ready(SeJob *job);
+
 static Jsonb *
 json_from(const char *text)
 {
@@ -69,6 +72,27 @@ cursor_is_stored(SeStream *stream)
 	stream->stored = stream->cursor;
 }
 
+/* ---- jobs ---- */
+
+/* Nobody wants its page any more; a request that is out is forgotten when its answer comes. */
+static void
+forget_job(SeJob *job)
+{
+	if (job == NULL)
+		return;
+	job->dropped = true;
+	if (job->is_ready)
+		se_job_free(job);
+}
+
+void
+se_walk_drop(SeStream *stream)
+{
+	forget_job(stream->job);
+	forget_job(stream->ahead);
+	stream->job = stream->ahead = NULL;
+}
+
 /* ---- failures ---- */
 
 static void
@@ -99,8 +123,16 @@ walk_failed(SeJob *job, const char *message, int64 retry_after_ms)
 		se_job_free(job);
 		return;
 	}
+	if (job == stream->ahead)
+	{
+		/* It is asked for again behind the page before it, and then may fail for all to see. */
+		stream->ahead = NULL;
+		se_job_free(job);
+		return;
+	}
 	MemoryContextSwitchTo(cxt);
-	stream->job = NULL;
+	forget_job(stream->ahead);
+	stream->job = stream->ahead = NULL;
 	stream->failures++;
 	stream->failed_at = GetCurrentTimestamp();
 	pause_ms = Max(se_retry_backoff_ms(stream->failures, se_jitter()), retry_after_ms);
@@ -177,7 +209,8 @@ page_applied(SeJob *job, const SeTarget *target, const SePageResult *result)
 	SeStream *stream = job->stream;
 	TimestampTz now = GetCurrentTimestamp();
 
-	stream->job = NULL;
+	stream->job = stream->ahead;
+	stream->ahead = NULL;
 	stream->failures = 0;
 	stream->next_at = 0;
 	stream->held = stream->held || result->held;
@@ -206,32 +239,46 @@ page_applied(SeJob *job, const SeTarget *target, const SePageResult *result)
 	se_job_free(job);
 }
 
-static void
-page_ready(SeJob *job)
+bool
+se_walk_apply(SeStream *stream)
 {
-	MemoryContext cxt = job->cxt;
+	SeJob *job = stream->job;
+	MemoryContext caller = CurrentMemoryContext;
 	SePageResult result;
 	SeTarget target;
 	char *volatile problem = NULL;
 
+	if (job == NULL || !job->is_ready)
+		return false;
+	if (job->waits)
+	{
+		/* The request for the page behind it leaves first. */
+		job->waits = false;
+		return true;
+	}
 	if (!se_job_target(job, &target))
+		problem = "the stream has changed meanwhile";
+	else
 	{
-		walk_failed(job, "the stream has changed meanwhile", -1);
-		return;
+		PG_TRY();
+		{
+			apply_page(job, &target, &result);
+		}
+		PG_CATCH();
+		{
+			problem = se_caught(job->cxt);
+		}
+		PG_END_TRY();
 	}
-	PG_TRY();
-	{
-		apply_page(job, &target, &result);
-	}
-	PG_CATCH();
-	{
-		problem = se_caught(cxt);
-	}
-	PG_END_TRY();
 	if (problem != NULL)
 		walk_failed(job, problem, -1);
 	else
+	{
 		page_applied(job, &target, &result);
+		ask_ahead(stream);
+	}
+	MemoryContextSwitchTo(caller);
+	return true;
 }
 
 /* ---- asking for a page ---- */
@@ -365,35 +412,67 @@ vars_with_base(const SeSystem *system, Jsonb *vars)
 		DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(vars), JsonbPGetDatum(param)));
 }
 
-void
-se_walk_next(SeStream *stream, TimestampTz now)
+/* Asks for the page of a cursor; '*place' is where the stream keeps the job. */
+static void
+ask(SeStream *stream, Jsonb *cursor, const SeTarget *target, SeJob **place)
 {
 	SeJob *job = se_job_make(stream);
 	MemoryContext old = MemoryContextSwitchTo(job->cxt);
 	SeSystem *system = se_system_by_id(stream->system_id);
 	const SeOperation *op = NULL;
 	SeRendered rendered;
-	SeTarget target;
 
-	stream->job = job;
+	*place = job;
 	job->ready = page_ready;
 	job->failed = walk_failed;
-	if (!se_stream_target(stream, &target))
-	{
-		walk_failed(job, "the system's connector does not pull this object", -1);
-		MemoryContextSwitchTo(old);
-		return;
-	}
-	if (!stream->walking)
-		begin_walk(stream, target.pull, now);
-	MemoryContextSwitchTo(job->cxt);
-	job->cursor = (Jsonb *) PG_DETOAST_DATUM_COPY(JsonbPGetDatum(stream->cursor));
+	job->cursor = (Jsonb *) PG_DETOAST_DATUM_COPY(JsonbPGetDatum(cursor));
 	memset(&rendered, 0, sizeof(rendered));
-	se_list_request(target.manifest, target.pull, job->cursor, vars_with_base(system, target.vars),
-					&rendered, &op);
+	se_list_request(target->manifest, target->pull, job->cursor,
+					vars_with_base(system, target->vars), &rendered, &op);
 	if (rendered.status == SE_RENDER_OK)
 		se_job_send(job, system, op, &rendered.request, take_page);
 	else
 		walk_failed(job, rendered.message != NULL ? rendered.message : "cannot ask for a page", -1);
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * While a page is applied, the one behind it is on its way. One is enough: a system that takes
+ * longer to answer than a page takes to be applied is the limit itself.
+ */
+static void
+ask_ahead(SeStream *stream)
+{
+	SeJob *job = stream->job;
+	SeTarget target;
+
+	if (job == NULL || !job->is_ready || job->page.last || stream->ahead != NULL ||
+		!se_job_target(job, &target) ||
+		!se_system_speaks(se_system_by_id(stream->system_id), GetCurrentTimestamp()))
+		return;
+	ask(stream, job->page.next, &target, &stream->ahead);
+	job->waits = stream->ahead != NULL;
+}
+
+static void
+page_ready(SeJob *job)
+{
+	job->is_ready = true;
+	ask_ahead(job->stream);
+}
+
+void
+se_walk_next(SeStream *stream, TimestampTz now)
+{
+	SeTarget target;
+
+	if (!se_stream_target(stream, &target))
+	{
+		stream->job = se_job_make(stream);
+		walk_failed(stream->job, "the system's connector does not pull this object", -1);
+		return;
+	}
+	if (!stream->walking)
+		begin_walk(stream, target.pull, now);
+	ask(stream, stream->cursor, &target, &stream->job);
 }
