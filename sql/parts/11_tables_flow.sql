@@ -173,11 +173,13 @@ CREATE TABLE sync.mirror (
     applied_seq     bigint,
     seen_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
     deleted         boolean NOT NULL DEFAULT false,
+    mapping         bigint,
     PRIMARY KEY (system_id, object_id, remote_id)
 );
 COMMENT ON TABLE sync.mirror IS 'Last known state of each remote record';
 COMMENT ON COLUMN sync.mirror.fields IS 'Canonical fields as the pull mapping reads them from the remote record; what an echo is recognised by';
 COMMENT ON COLUMN sync.mirror.raw IS 'The remote record itself, where the mapping needs parts of it (ids of nested lines, for example)';
+COMMENT ON COLUMN sync.mirror.mapping IS 'Of which mapping fields are what it makes of raw; NULL when they are not, or not for sure';
 COMMENT ON COLUMN sync.mirror.pushed_at IS 'When our last push of the record ended: a page asked for earlier may be older than that push';
 COMMENT ON COLUMN sync.mirror.applied_seq IS 'Event sequence drawn when a change of this system was last applied: older events of ours are stale against it';
 

@@ -142,6 +142,7 @@ typedef struct SeManifest
 	SeIdempotency idempotency;
 	SeLimits limits;
 	int64 settle_ms;
+	uint64 hash; /* of the whole manifest */
 	MemoryContext cxt;
 	struct SeAuthSpec *auth;
 	struct SeClassifySpec *classify;
@@ -315,6 +316,7 @@ typedef struct SeMapped
 	char *our_id;  /* our record id inside the remote record, or NULL */
 	Jsonb *fields; /* canonical column → value; JSON null clears */
 	Jsonb *lines;  /* array of such objects, or NULL when the object has no lines */
+	bool settled;  /* the same record will always be mapped to the same */
 	char *wait_object;
 	char *wait_remote_id;
 	char *wait_by;	 /* NULL: wait_remote_id is a remote id; else a value of that column */

@@ -310,6 +310,7 @@ typedef struct SeEval
 	char *wait_by;
 	char *wait_state;
 	bool wait_fetch;
+	bool unsettled;	  /* what a reference gave may be another thing tomorrow */
 	bool in_callback; /* a reference is being resolved: its errors are not ours */
 } SeEval;
 

@@ -97,6 +97,7 @@ apply_ref(SeEval *ev, const SeExpr *x, JsonbValue *v)
 		bound = ev->refs->to_remote(ev->refs->arg, opt->ref, opt->by, key,
 									opt->state_path || opt->ref_read, &found, &raw);
 	ev->in_callback = false;
+	ev->unsettled |= !bound || opt->by != NULL;
 	if (!bound && opt->unbound_null)
 		return NULL;
 	if (!bound || (opt->state_path && !ev->inbound && !in_state(ev, opt, raw)))

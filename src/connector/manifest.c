@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
 #include "connector/expr.h"
 #include "connector/manifest_schema.h"
 #include "connector/schema.h"
@@ -374,6 +375,8 @@ se_manifest_compile(Jsonb *doc, MemoryContext cxt)
 	v = jv_from_jsonb(doc);
 	m = palloc0(sizeof(SeManifest));
 	m->cxt = cxt;
+	m->hash = DatumGetUInt64(
+		hash_any_extended((unsigned char *) VARDATA(doc), VARSIZE(doc) - VARHDRSZ, 0));
 	c.m = m;
 	c.define = jv_get(v, "define");
 	c.methods = jv_get(jv_get(v, "idempotency"), "methods");

@@ -109,6 +109,7 @@ se_map_record(const SeManifest *m, const SePull *pull, Jsonb *record, Jsonb *var
 	}
 	PG_END_TRY();
 
+	out->settled = ev.status == SE_RENDER_OK && !ev.unsettled;
 	if (ev.status == SE_RENDER_OK)
 		return;
 	out->status = ev.status == SE_RENDER_WAIT ? SE_MAP_WAIT : SE_MAP_INVALID;

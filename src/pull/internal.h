@@ -79,6 +79,7 @@ typedef struct SeTarget
 	const SeManifest *manifest;
 	const SePull *pull;
 	Jsonb *vars;
+	int64 mapping; /* names manifest, parameters and version of ours: se_page_apply() fills it in */
 } SeTarget;
 
 typedef enum SeFate
@@ -110,6 +111,8 @@ typedef struct SeItem
 	SeMapped map;
 
 	/* known before */
+	bool known;		/* has been looked for */
+	bool unchanged; /* letter for letter what the mirror holds; it is not even mapped */
 	bool in_mirror;
 	bool in_inbox;
 	bool to_be_read; /* and what is there asks for a read by id */
@@ -119,6 +122,7 @@ typedef struct SeItem
 	char *bound_number;
 	char *bound_version;
 	Jsonb *mirror_fields;
+	int64 mirror_mapping; /* 0: unknown */
 	char *mirror_version;
 	TimestampTz mirror_version_at; /* 0: unknown */
 	TimestampTz pushed_at;		   /* 0: never */
@@ -159,8 +163,7 @@ typedef struct SePageResult
  * Applies items in the caller's transaction; see page.c. 'full': the walk lists everything, so
  * each item is marked as seen.
  */
-extern void se_page_apply(const SeTarget *target, SeItem *items, int n, bool full,
-						  SePageResult *result);
+extern void se_page_apply(SeTarget *target, SeItem *items, int n, bool full, SePageResult *result);
 
 /* ---- decide.c ---- */
 #define SE_REASON_READ_AGAIN "may be older than our last push; it is read again by id"
@@ -344,6 +347,6 @@ extern void se_inbox_wake(void); /* something became due */
 extern void se_inbox_reset(void);
 
 /* The walk over everything that began at stream->started_at has ended; in a transaction. */
-extern void se_scan_finish(SeStream *stream, const SeTarget *target);
+extern void se_scan_finish(SeStream *stream, SeTarget *target);
 
 #endif

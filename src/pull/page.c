@@ -408,51 +408,111 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 		se_inbox_wake();
 }
 
-void
-se_page_apply(const SeTarget *target, SeItem *all, int n, bool full, SePageResult *result)
+/* Which mapping this is. Whatever could make something else of a record counts. */
+static int64
+mapping_of(const SeTarget *target)
 {
-	SeItem **items = palloc(sizeof(SeItem *) * Max(n, 1));
-	SeItem **waiting = palloc(sizeof(SeItem *) * Max(n, 1));
-	SeTable *table;
-	int nitems = 0;
-	int nwaiting;
+	uint64 hash = DatumGetUInt64(
+		hash_any_extended((const unsigned char *) SYNC_EXT_VERSION, strlen(SYNC_EXT_VERSION), 0));
 
-	memset(result, 0, sizeof(*result));
-	if (n == 0)
-		return;
+	hash = hash_combine64(hash, target->manifest->hash);
+	if (target->vars != NULL)
+		hash = DatumGetUInt64(hash_any_extended((unsigned char *) VARDATA(target->vars),
+												VARSIZE(target->vars) - VARHDRSZ, hash));
+	return hash != 0 ? (int64) hash : 1;
+}
+
+static bool
+has_id(const SeItem *item)
+{
+	return item->remote_id != NULL && strlen(item->remote_id) <= SE_MAX_REMOTE_ID;
+}
+
+/*
+ * Reads what is known and maps what is not unchanged. Lists tell the id beside the record as a rule;
+ * where the mapping has to find it, the record is looked up afterwards.
+ */
+static void
+read_and_map(const SeTarget *target, SeItem *all, int n)
+{
+	SeItem **some = palloc(sizeof(SeItem *) * n);
+	int nsome = 0;
+
 	for (int i = 0; i < n; i++)
-		waiting[i] = &all[i];
-	map_items(target, waiting, n);
+	{
+		if (has_id(&all[i]))
+			some[nsome++] = &all[i];
+	}
+	se_state_read(target, some, nsome);
+	nsome = 0;
+	for (int i = 0; i < n; i++)
+	{
+		if (!all[i].unchanged)
+			some[nsome++] = &all[i];
+	}
+	map_items(target, some, nsome);
+	nsome = 0;
 	for (int i = 0; i < n; i++)
 	{
 		if (all[i].record != NULL)
 			name_item(&all[i]);
-		if (all[i].remote_id != NULL && strlen(all[i].remote_id) <= SE_MAX_REMOTE_ID)
+		if (!all[i].known && has_id(&all[i]))
+			some[nsome++] = &all[i];
+	}
+	se_state_read(target, some, nsome);
+}
+
+/* Identifies, decides and writes, again for those that waited for one of this page. */
+static void
+apply_rounds(const SeTarget *target, SeItem **items, int n)
+{
+	SeItem **open = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeTable *table;
+	int nopen = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (!items[i]->unchanged)
+			open[nopen++] = items[i];
+	}
+	if (nopen == 0)
+		return;
+	table = se_table_open(target->object_id);
+	for (int round = 0; round < MAX_ROUNDS && nopen > 0; round++)
+	{
+		if (round > 0)
+			map_items(target, open, nopen);
+		if (apply_round(target, table, open, nopen) == 0)
+			break;
+		nopen = waiting_here(target, items, n, open);
+	}
+}
+
+void
+se_page_apply(SeTarget *target, SeItem *all, int n, bool full, SePageResult *result)
+{
+	SeItem **items = palloc(sizeof(SeItem *) * Max(n, 1));
+	int nitems = 0;
+	int nlive = 0;
+
+	memset(result, 0, sizeof(*result));
+	if (n == 0)
+		return;
+	target->mapping = mapping_of(target);
+	read_and_map(target, all, n);
+	for (int i = 0; i < n; i++)
+	{
+		if (has_id(&all[i]))
 			items[nitems++] = &all[i];
 	}
 	drop_duplicates(items, nitems);
-	n = nitems;
-	nitems = 0;
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < nitems; i++)
 	{
 		if (!items[i]->dropped)
-			items[nitems++] = items[i];
+			items[nlive++] = items[i];
 	}
-	table = se_table_open(target->object_id);
-	se_rows_lock_parents(target->system_id, target->object_id);
-	se_state_read(target, items, nitems);
-
-	memcpy(waiting, items, sizeof(SeItem *) * nitems);
-	nwaiting = nitems;
-	for (int round = 0; round < MAX_ROUNDS && nwaiting > 0; round++)
-	{
-		if (round > 0)
-			map_items(target, waiting, nwaiting);
-		if (apply_round(target, table, waiting, nwaiting) == 0)
-			break;
-		nwaiting = waiting_here(target, items, nitems, waiting);
-	}
+	apply_rounds(target, items, nlive);
 	SE_CRASH_POINT("pull_applied");
-	record_page(target, items, nitems, full, result);
-	wake_others(target, items, nitems, result);
+	record_page(target, items, nlive, full, result);
+	wake_others(target, items, nlive, result);
 }

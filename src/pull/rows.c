@@ -19,6 +19,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -209,11 +210,21 @@ se_rows_find(const char *table, const SeTarget *target, SeItem **items, int n,
 	Datum *values = palloc(sizeof(Datum) * nnames);
 	bool *nulls = palloc(sizeof(bool) * nnames);
 	ScanKeyData keys[lengthof(probe_columns)];
-	Relation index = open_index(rel, keyed, target->system_id, target->object_id, keys);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	Snapshot snapshot = RegisterSnapshot(GetTransactionSnapshot());
-	IndexScanDesc scan = index_beginscan(rel, index, snapshot, lengthof(keys), 0);
+	Relation index;
+	TupleTableSlot *slot;
+	Snapshot snapshot;
+	IndexScanDesc scan;
 	int by_id = 0;
+
+	if (n == 0 || RelationGetNumberOfBlocks(rel) == 0)
+	{
+		table_close(rel, NoLock);
+		return;
+	}
+	index = open_index(rel, keyed, target->system_id, target->object_id, keys);
+	slot = table_slot_create(rel, NULL);
+	snapshot = RegisterSnapshot(GetTransactionSnapshot());
+	scan = index_beginscan(rel, index, snapshot, lengthof(keys), 0);
 
 	while (keys[by_id].sk_func.fn_oid != F_TEXTEQ)
 		by_id++;

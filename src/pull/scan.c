@@ -59,7 +59,7 @@ looks_wrong(SeStream *stream, const SeTarget *target, int64 *missing)
 }
 
 void
-se_scan_finish(SeStream *stream, const SeTarget *target)
+se_scan_finish(SeStream *stream, SeTarget *target)
 {
 	static SPIPlanPtr plan = NULL;
 	Oid types[] = {INT4OID, INT4OID, TIMESTAMPTZOID};

@@ -138,15 +138,17 @@ se_state_bind_new(const SeTarget *target, SeItem **items, int n)
 		arg_text(&columns[5], items[i]->map.version);
 		arg_add(&columns[6], TimestampTzGetDatum(now), false);
 	}
+	se_rows_lock_parents(target->system_id, target->object_id);
 	se_rows_insert("external_id", names, columns, lengthof(columns), n);
 }
 
 /* Columns of the mirror that a page writes, in the order of mirror_columns(). */
 static const char *const mirror_names[] = {"remote_id",	  "record_id",	"fields",	 "raw",
 										   "version",	  "version_at", "deleted",	 "pushed_at",
-										   "applied_seq", "system_id",	"object_id", "seen_at"};
+										   "applied_seq", "mapping",	"system_id", "object_id",
+										   "seen_at"};
 
-#define MIRROR_PAGE_COLUMNS 9 /* those that differ from item to item */
+#define MIRROR_PAGE_COLUMNS 10 /* those that differ from item to item */
 
 static void
 mirror_columns(const SeTarget *target, SeItem **items, int n, int64 applied_seq, SeArg *columns)
@@ -170,6 +172,7 @@ mirror_columns(const SeTarget *target, SeItem **items, int n, int64 applied_seq,
 		arg_add(&columns[6], BoolGetDatum(gone), false);
 		arg_add(&columns[7], TimestampTzGetDatum(item->began_at), !direct);
 		arg_add(&columns[8], Int64GetDatum(applied_seq), item->fate == SE_FATE_MIRROR);
+		arg_add(&columns[9], Int64GetDatum(target->mapping), gone || !item->map.settled);
 	}
 }
 
@@ -189,6 +192,7 @@ mirror_insert(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
 		for (int k = 0; k < n; k++)
 			arg_add(&columns[MIRROR_PAGE_COLUMNS + i], same[i], false);
 	}
+	se_rows_lock_parents(target->system_id, target->object_id);
 	se_rows_insert("mirror", mirror_names, columns, lengthof(columns), n);
 }
 
@@ -201,9 +205,9 @@ mirror_update(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
 				   JSONBARRAYOID, JSONBARRAYOID,
 				   TEXTARRAYOID,  TIMESTAMPTZARRAYOID,
 				   BOOLARRAYOID,  TIMESTAMPTZARRAYOID,
-				   INT8ARRAYOID};
+				   INT8ARRAYOID,  INT8ARRAYOID};
 	const Oid column_types[] = {TEXTOID,		TEXTOID, JSONBOID,		 JSONBOID, TEXTOID,
-								TIMESTAMPTZOID, BOOLOID, TIMESTAMPTZOID, INT8OID};
+								TIMESTAMPTZOID, BOOLOID, TIMESTAMPTZOID, INT8OID,  INT8OID};
 	Datum values[lengthof(types)];
 	SeArg columns[MIRROR_PAGE_COLUMNS];
 
@@ -224,9 +228,9 @@ mirror_update(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
 		" THEN coalesce(u.version_at, m.version_at) ELSE u.version_at END,"
 		" applied_seq = coalesce(u.applied_seq, m.applied_seq),"
 		" seen_at = clock_timestamp(), deleted = u.gone,"
-		" pushed_at = greatest(m.pushed_at, u.as_of)"
-		" FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11) u (remote_id, record_id, fields,"
-		" raw, version, version_at, gone, as_of, applied_seq)"
+		" pushed_at = greatest(m.pushed_at, u.as_of), mapping = u.mapping"
+		" FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12) u (remote_id, record_id, fields,"
+		" raw, version, version_at, gone, as_of, applied_seq, mapping)"
 		" WHERE m.system_id = $1 AND m.object_id = $2 AND m.remote_id = u.remote_id",
 		lengthof(types), types, values, NULL, false, 0);
 }
@@ -304,7 +308,7 @@ se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now, 
 		" fields = CASE WHEN $4 THEN excluded.fields ELSE m.fields || excluded.fields END,"
 		" raw = coalesce(excluded.raw, m.raw), version = excluded.version,"
 		" version_at = excluded.version_at, pushed_at = excluded.pushed_at,"
-		" seen_at = excluded.seen_at, deleted = excluded.deleted",
+		" seen_at = excluded.seen_at, deleted = excluded.deleted, mapping = NULL",
 		lengthof(types), types, values, NULL, false, 0);
 }
 

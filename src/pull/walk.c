@@ -184,7 +184,7 @@ write_cursor(SeStream *stream, Jsonb *cursor, bool ended, int records, int appli
 
 /* Rows, external ids, mirror and cursor in one transaction. */
 static void
-apply_page(SeJob *job, const SeTarget *target, SePageResult *result)
+apply_page(SeJob *job, SeTarget *target, SePageResult *result)
 {
 	SeStream *stream = job->stream;
 	bool held;
@@ -192,7 +192,7 @@ apply_page(SeJob *job, const SeTarget *target, SePageResult *result)
 	se_txn_begin("applying a page");
 	se_page_apply(target, job->items, job->nitems, job->page.full, result);
 	held = stream->held || result->held;
-	if (job->page.last && job->page.full && !held)
+	if (job->page.last && job->page.full && target->pull->scan_deletes && !held)
 		se_scan_finish(stream, target);
 	/* A walk that must be made again is, also by the hub that comes after this one. */
 	write_cursor(stream, held ? stream->stored : job->page.next, job->page.last, job->nitems,
