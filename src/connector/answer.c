@@ -100,8 +100,7 @@ se_parse_json(const char *body, size_t len, char **error)
 		return NULL;
 	if (memchr(body, '\0', len) || len > MaxAllocSize / 4)
 		*error = "holds a zero byte or is too large";
-	else if (!pg_encoding_verifymbstr(PG_UTF8, body, len) ||
-			 pg_encoding_verifymbstr(PG_UTF8, body, len) != (int) len)
+	else if (pg_encoding_verifymbstr(PG_UTF8, body, len) != (int) len)
 		*error = "is not UTF-8";
 	else if (!depth_ok(body, len))
 		*error = "is nested too deeply";

@@ -233,6 +233,8 @@ typedef struct SeArg
 
 /* Locks the system and the object against being removed, until commit; raises when one is gone. */
 extern void se_rows_lock_parents(int system_id, int object_id);
+/* Whether the table holds no row, as far as can be told without reading it. */
+extern bool se_rows_none(const char *table);
 /* Inserts rows into a table of schema sync whose parents the caller has locked. */
 extern void se_rows_insert(const char *table, const char *const *names, const SeArg *columns,
 						   int ncolumns, int n);
@@ -256,7 +258,6 @@ extern void se_state_inbox_put(const SeTarget *target, SeItem **items, int n);
 extern void se_state_inbox_forget(int64 *ids, int n);
 /* Lets go what waited for these; returns how many. */
 extern int64 se_state_release(int system_id, int object_id, char **remote_ids, int n);
-extern int64 se_state_draw_seq(void);
 /* After pushes: `whole` says that map.fields is all there is, else it is laid over what is known. */
 extern void se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now,
 							bool whole);

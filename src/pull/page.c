@@ -24,6 +24,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
+#include "capture/events.h"
 #include "core/crash.h"
 #include "pull/internal.h"
 #include "push/push.h"
@@ -399,7 +400,8 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 	if (nmirrored > 0)
 	{
 		se_state_bind(target, rebound, nrebound);
-		se_state_mirror(target, mirrored, nmirrored, result->applied > 0 ? se_state_draw_seq() : 0);
+		se_state_mirror(target, mirrored, nmirrored,
+						result->applied > 0 ? se_outbox_next_seq() : 0);
 	}
 	se_state_seen(target, seen, nseen);
 	se_state_inbox_clear(target, cleared, ncleared);
@@ -478,6 +480,7 @@ apply_rounds(const SeTarget *target, SeItem **items, int n)
 	if (nopen == 0)
 		return;
 	table = se_table_open(target->object_id);
+	se_rows_lock_parents(target->system_id, target->object_id);
 	for (int round = 0; round < MAX_ROUNDS && nopen > 0; round++)
 	{
 		if (round > 0)

@@ -153,6 +153,16 @@ se_rows_insert(const char *table, const char *const *names, const SeArg *columns
 
 /* ---- probes ---- */
 
+bool
+se_rows_none(const char *table)
+{
+	Relation rel = table_open(our_table(table), AccessShareLock);
+	bool none = RelationGetNumberOfBlocks(rel) == 0;
+
+	table_close(rel, NoLock);
+	return none;
+}
+
 /* What the three tables have in common, and by which they are unique. */
 static const char *const probe_columns[] = {"remote_id", "object_id", "system_id"};
 

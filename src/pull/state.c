@@ -138,7 +138,6 @@ se_state_bind_new(const SeTarget *target, SeItem **items, int n)
 		arg_text(&columns[5], items[i]->map.version);
 		arg_add(&columns[6], TimestampTzGetDatum(now), false);
 	}
-	se_rows_lock_parents(target->system_id, target->object_id);
 	se_rows_insert("external_id", names, columns, lengthof(columns), n);
 }
 
@@ -192,7 +191,6 @@ mirror_insert(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
 		for (int k = 0; k < n; k++)
 			arg_add(&columns[MIRROR_PAGE_COLUMNS + i], same[i], false);
 	}
-	se_rows_lock_parents(target->system_id, target->object_id);
 	se_rows_insert("mirror", mirror_names, columns, lengthof(columns), n);
 }
 
@@ -447,7 +445,7 @@ se_state_release(int system_id, int object_id, char **ids, int n)
 	SeArg arg = arg_make(n);
 	Datum values[3];
 
-	if (n == 0)
+	if (n == 0 || se_rows_none("inbox"))
 		return 0;
 	for (int i = 0; i < n; i++)
 		arg_text(&arg, ids[i]);
@@ -490,18 +488,4 @@ se_state_want(int system_id, int object_id, char **ids, int n, const char *reaso
 						  " AND s.object_id = $2 AND s.state = 'active')"
 						  " ON CONFLICT DO NOTHING",
 						  4, types, values, NULL, false, 0);
-}
-
-/* Numbers drawn by earlier events are lower, those of later ones higher. */
-int64
-se_state_draw_seq(void)
-{
-	static SPIPlanPtr plan = NULL;
-	bool isnull;
-	int64 seq;
-
-	se_spi_execute(&plan, "SELECT nextval('sync.outbox_seq')", 0, NULL, NULL, NULL, false, 0);
-	seq = DatumGetInt64(se_spi_datum(0, 1, &isnull));
-	SPI_freetuptable(SPI_tuptable);
-	return seq;
 }

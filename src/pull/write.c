@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -342,7 +343,7 @@ describe(const SeTarget *target, const SeItem *item, SeGroup *group)
 void
 se_write(const SeTarget *target, SeTable *table, SeItem **items, int n)
 {
-	static SPIPlanPtr immediate = NULL;
+	ConstraintsSetStmt *immediate = makeNode(ConstraintsSetStmt);
 	List *groups = NIL;
 	ListCell *lc;
 
@@ -363,7 +364,7 @@ se_write(const SeTarget *target, SeTable *table, SeItem **items, int n)
 	}
 	if (groups == NIL)
 		return;
-	se_spi_execute(&immediate, "SET CONSTRAINTS ALL IMMEDIATE", 0, NULL, NULL, NULL, false, 0);
+	AfterTriggerSetState(immediate); /* SET CONSTRAINTS ALL IMMEDIATE */
 	se_origin_system = target->system_id;
 	PG_TRY();
 	{
