@@ -14,6 +14,7 @@
 #include "utils/hsearch.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
@@ -159,36 +160,24 @@ take_candidates(List *items, uint64 rows)
 static void
 mark_bound(const SeTarget *target, List *candidates)
 {
-	static SPIPlanPtr plan = NULL;
-	Oid types[] = {INT4OID, INT4OID, TEXTARRAYOID};
-	Datum values[3];
-	Datum *ids = palloc(sizeof(Datum) * Max(list_length(candidates), 1));
-	int n = 0;
-	uint64 rows;
+	SeLookup bindings;
 	ListCell *lc;
 
-	if (candidates == NIL)
+	if (candidates == NIL || se_rows_none("external_id"))
 		return;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	se_lookup_open(&bindings, "external_id", "external_id_pkey", 3);
 	foreach (lc, candidates)
-		ids[n++] = CStringGetTextDatum(((SeCandidate *) lfirst(lc))->record_id);
-	values[0] = Int32GetDatum(target->system_id);
-	values[1] = Int32GetDatum(target->object_id);
-	values[2] = PointerGetDatum(construct_array(ids, n, TEXTOID, -1, false, TYPALIGN_INT));
-	rows =
-		se_spi_execute(&plan,
-					   "SELECT r.n::int FROM unnest($3) WITH ORDINALITY r (record_id, n)"
-					   " CROSS JOIN LATERAL (SELECT FROM sync.external_id x WHERE x.system_id = $1"
-					   " AND x.object_id = $2 AND x.record_id = r.record_id LIMIT 1) e",
-					   3, types, values, NULL, false, 0);
-	for (uint64 i = 0; i < rows; i++)
 	{
-		bool isnull;
-		SeCandidate *candidate =
-			list_nth(candidates, DatumGetInt32(se_spi_datum(i, 1, &isnull)) - 1);
+		SeCandidate *candidate = lfirst(lc);
+		const Datum keys[] = {Int32GetDatum(target->object_id),
+							  CStringGetTextDatum(candidate->record_id),
+							  Int32GetDatum(target->system_id)};
 
-		candidate->taken = true;
+		candidate->taken = se_lookup_find(&bindings, keys);
 	}
-	SPI_freetuptable(SPI_tuptable);
+	se_lookup_close(&bindings);
+	PopActiveSnapshot();
 }
 
 static void

@@ -26,6 +26,7 @@
 #include "utils/jsonb.h"
 
 #include "connector/connector.h"
+#include "core/lookup.h"
 #include "worker/system.h"
 
 /* ---- table.c ---- */
@@ -231,22 +232,17 @@ typedef struct SeArg
 	int n;
 } SeArg;
 
-/* Locks the system and the object against being removed, until commit; raises when one is gone. */
-extern void se_rows_lock_parents(int system_id, int object_id);
 /* Whether the table holds no row, as far as can be told without reading it. */
 extern bool se_rows_none(const char *table);
-/* Inserts rows into a table of schema sync whose parents the caller has locked. */
+/* Inserts rows into a table of schema sync. */
 extern void se_rows_insert(const char *table, const char *const *names, const SeArg *columns,
 						   int ncolumns, int n);
-/* Looks each item up by its remote id; `found` gets the columns that `names` says. */
-extern void se_rows_find(const char *table, const SeTarget *target, SeItem **items, int n,
-						 const char *const *names, int nnames,
-						 void (*found)(SeItem *item, const Datum *values, const bool *nulls));
+/* Looks each item up by system, object and remote id, which are the columns of that index. */
+extern void se_rows_find(const char *table, const char *index, const SeTarget *target,
+						 SeItem **items, int n, void (*found)(SeItem *item, SeLookup *row));
 
 /* ---- known.c ---- */
 extern void se_state_read(const SeTarget *target, SeItem **items, int n);
-/* Less: whether it stands in the mirror, and what it is bound to. */
-extern void se_state_read_bound(const SeTarget *target, SeItem **items, int n);
 
 /* ---- state.c ---- */
 extern void se_state_bind(const SeTarget *target, SeItem **items, int n);

@@ -26,57 +26,68 @@ is_same_raw(const SeItem *item, Datum value)
 	return compareJsonbContainers(&raw->root, &item->record->root) == 0;
 }
 
-static char *
-text_or_null(Datum value, bool isnull)
+/* Columns, by their place in the table. */
+enum
 {
-	return isnull ? NULL : TextDatumGetCString(value);
-}
+	MIRROR_RECORD_ID = 4,
+	MIRROR_FIELDS,
+	MIRROR_RAW,
+	MIRROR_VERSION,
+	MIRROR_VERSION_AT,
+	MIRROR_PUSHED_AT,
+	MIRROR_DELETED = 12,
+	MIRROR_MAPPING,
+	EXTERNAL_RECORD_ID = 3,
+	EXTERNAL_NUMBER = 5,
+	EXTERNAL_VERSION,
+	INBOX_ITEM = 5
+};
 
 static TimestampTz
-time_or_0(Datum value, bool isnull)
+time_or_0(SeLookup *row, int attnum)
 {
+	bool isnull;
+	Datum value = se_lookup_datum(row, attnum, &isnull);
+
 	return isnull ? 0 : DatumGetTimestampTz(value);
 }
 
-static const char *const mirror_names[] = {"fields",  "version", "version_at", "pushed_at",
-										   "deleted", "raw",	 "mapping",	   "record_id"};
-
 static void
-take_mirror(SeItem *item, const Datum *values, const bool *nulls)
+take_mirror(SeItem *item, SeLookup *row)
 {
+	bool isnull;
+	Datum raw;
+	Datum mapping;
+
 	item->in_mirror = true;
-	item->mirror_fields = DatumGetJsonbPCopy(values[0]);
-	item->mirror_version = text_or_null(values[1], nulls[1]);
-	item->mirror_version_at = time_or_0(values[2], nulls[2]);
-	item->pushed_at = time_or_0(values[3], nulls[3]);
-	item->mirror_deleted = DatumGetBool(values[4]);
-	item->same_raw = !nulls[5] && nulls[1] && is_same_raw(item, values[5]);
-	if (item->same_raw && !nulls[6])
-		item->mirror_mapping = DatumGetInt64(values[6]);
-	if (!nulls[7])
-		item->bound = TextDatumGetCString(values[7]);
+	item->bound = se_lookup_text(row, MIRROR_RECORD_ID);
+	item->mirror_fields = (Jsonb *) se_lookup_copy(row, MIRROR_FIELDS);
+	item->mirror_version = se_lookup_text(row, MIRROR_VERSION);
+	item->mirror_version_at = time_or_0(row, MIRROR_VERSION_AT);
+	item->pushed_at = time_or_0(row, MIRROR_PUSHED_AT);
+	item->mirror_deleted = DatumGetBool(se_lookup_datum(row, MIRROR_DELETED, &isnull));
+	raw = se_lookup_datum(row, MIRROR_RAW, &isnull);
+	item->same_raw = !isnull && item->mirror_version == NULL && is_same_raw(item, raw);
+	mapping = se_lookup_datum(row, MIRROR_MAPPING, &isnull);
+	item->mirror_mapping = isnull ? 0 : DatumGetInt64(mapping);
 }
 
-static const char *const binding_names[] = {"record_id", "remote_number", "remote_version"};
-
 static void
-take_binding(SeItem *item, const Datum *values, const bool *nulls)
+take_binding(SeItem *item, SeLookup *row)
 {
-	item->bound = text_or_null(values[0], nulls[0]);
-	item->bound_number = text_or_null(values[1], nulls[1]);
-	item->bound_version = text_or_null(values[2], nulls[2]);
+	item->bound = se_lookup_text(row, EXTERNAL_RECORD_ID);
+	item->bound_number = se_lookup_text(row, EXTERNAL_NUMBER);
+	item->bound_version = se_lookup_text(row, EXTERNAL_VERSION);
 }
 
-static const char *const inbox_names[] = {"item"};
-
 static void
-take_inbox(SeItem *item, const Datum *values, const bool *nulls)
+take_inbox(SeItem *item, SeLookup *row)
 {
+	Jsonb *waiting = (Jsonb *) se_lookup_copy(row, INBOX_ITEM);
 	JsonbValue v;
 
 	item->in_inbox = true;
-	item->to_be_read =
-		JsonbExtractScalar(&DatumGetJsonbP(values[0])->root, &v) && v.type == jbvNull;
+	item->to_be_read = JsonbExtractScalar(&waiting->root, &v) && v.type == jbvNull;
 }
 
 /*
@@ -97,8 +108,8 @@ se_state_read(const SeTarget *target, SeItem **items, int n)
 	SeItem **rest = palloc(sizeof(SeItem *) * Max(n, 1));
 	int nrest = 0;
 
-	se_rows_find("mirror", target, items, n, mirror_names, lengthof(mirror_names), take_mirror);
-	se_rows_find("inbox", target, items, n, inbox_names, lengthof(inbox_names), take_inbox);
+	se_rows_find("mirror", "mirror_pkey", target, items, n, take_mirror);
+	se_rows_find("inbox", "inbox_system_id_object_id_remote_id_key", target, items, n, take_inbox);
 	for (int i = 0; i < n; i++)
 	{
 		items[i]->known = true;
@@ -108,20 +119,6 @@ se_state_read(const SeTarget *target, SeItem **items, int n)
 		items[i]->bound = NULL;
 		rest[nrest++] = items[i];
 	}
-	se_rows_find("external_id", target, rest, nrest, binding_names, lengthof(binding_names),
-				 take_binding);
-}
-
-static void
-take_presence(SeItem *item, const Datum *values, const bool *nulls)
-{
-	item->in_mirror = true;
-}
-
-void
-se_state_read_bound(const SeTarget *target, SeItem **items, int n)
-{
-	se_rows_find("mirror", target, items, n, mirror_names, 0, take_presence);
-	se_rows_find("external_id", target, items, n, binding_names, lengthof(binding_names),
-				 take_binding);
+	se_rows_find("external_id", "external_id_system_id_object_id_remote_id_key", target, rest,
+				 nrest, take_binding);
 }

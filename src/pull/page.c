@@ -480,7 +480,6 @@ apply_rounds(const SeTarget *target, SeItem **items, int n)
 	if (nopen == 0)
 		return;
 	table = se_table_open(target->object_id);
-	se_rows_lock_parents(target->system_id, target->object_id);
 	for (int round = 0; round < MAX_ROUNDS && nopen > 0; round++)
 	{
 		if (round > 0)

@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "core/role.h"
 #include "core/spi.h"
@@ -95,7 +96,7 @@ find_ref(SeRefCache *cache, const char *object, const char *by, const char *key)
 }
 
 static Datum
-text_array(List *refs, bool objects)
+keys_array(List *refs)
 {
 	Datum *values = palloc(sizeof(Datum) * Max(list_length(refs), 1));
 	int n = 0;
@@ -105,7 +106,7 @@ text_array(List *refs, bool objects)
 	{
 		SeRef *ref = lfirst(lc);
 
-		values[n++] = CStringGetTextDatum(objects ? ref->object : ref->key);
+		values[n++] = CStringGetTextDatum(ref->key);
 	}
 	return PointerGetDatum(construct_array(values, n, TEXTOID, -1, false, TYPALIGN_INT));
 }
@@ -113,29 +114,29 @@ text_array(List *refs, bool objects)
 static void
 look_up_remote_ids(SeRefCache *cache, List *refs)
 {
-	static SPIPlanPtr plan = NULL;
-	Oid types[] = {INT4OID, TEXTARRAYOID, TEXTARRAYOID};
-	Datum values[] = {Int32GetDatum(cache->system_id), text_array(refs, true),
-					  text_array(refs, false)};
-	uint64 rows;
+	MemoryContext old = MemoryContextSwitchTo(cache->cxt);
+	const char *object = NULL;
+	int object_id = 0;
+	SeLookup bindings;
+	ListCell *lc;
 
-	rows = se_spi_execute(
-		&plan,
-		"SELECT r.ordinality::int, e.record_id"
-		" FROM unnest($2, $3) WITH ORDINALITY r (object, remote_id, ordinality)"
-		" JOIN sync.object o ON o.name = r.object"
-		" CROSS JOIN LATERAL (SELECT x.record_id FROM sync.external_id x"
-		" WHERE x.system_id = $1 AND x.object_id = o.id AND x.remote_id = r.remote_id"
-		" LIMIT 1) e",
-		3, types, values, NULL, false, 0);
-	for (uint64 i = 0; i < rows; i++)
+	PushActiveSnapshot(GetTransactionSnapshot());
+	se_lookup_open(&bindings, "external_id", "external_id_system_id_object_id_remote_id_key", 3);
+	foreach (lc, refs)
 	{
-		bool isnull;
-		SeRef *ref = list_nth(refs, DatumGetInt32(se_spi_datum(i, 1, &isnull)) - 1);
+		SeRef *ref = lfirst(lc);
+		Datum keys[] = {Int32GetDatum(cache->system_id), 0, CStringGetTextDatum(ref->key)};
 
-		ref->record_id = MemoryContextStrdup(cache->cxt, se_spi_text(i, 2));
+		if (object == NULL || strcmp(object, ref->object) != 0)
+			object_id = se_pull_object_id(ref->object);
+		object = ref->object;
+		keys[1] = Int32GetDatum(object_id);
+		if (se_lookup_find(&bindings, keys))
+			ref->record_id = se_lookup_text(&bindings, 3);
 	}
-	SPI_freetuptable(SPI_tuptable);
+	se_lookup_close(&bindings);
+	PopActiveSnapshot();
+	MemoryContextSwitchTo(old);
 }
 
 /* By value of a canonical column: asked of the object's table, with its owner's rights. */
@@ -148,7 +149,7 @@ look_up_column(SeRefCache *cache, List *refs)
 	SeColumn *column;
 	bool textual;
 	char *sql;
-	Datum keys = text_array(refs, false);
+	Datum keys = keys_array(refs);
 	Oid types[] = {TEXTARRAYOID};
 	SeRole saved;
 	int rc;

@@ -47,8 +47,8 @@ enum
 static void
 read_mirror(SeLookup *mirror, const SeDelivery *d, Binding *b)
 {
-	Datum keys[3] = {CStringGetTextDatum(b->remote_id), Int32GetDatum(d->event.object_id),
-					 Int32GetDatum(d->route->system->id)};
+	Datum keys[3] = {Int32GetDatum(d->route->system->id), Int32GetDatum(d->event.object_id),
+					 CStringGetTextDatum(b->remote_id)};
 	bool isnull;
 	Datum applied_seq;
 
@@ -75,7 +75,7 @@ se_context_preload(SeDelivery **deliveries, int n)
 	{
 		SeDelivery *d = deliveries[i];
 		Binding *b = &bindings[i];
-		Datum keys[3] = {CStringGetTextDatum(d->event.record_id), Int32GetDatum(d->event.object_id),
+		Datum keys[3] = {Int32GetDatum(d->event.object_id), CStringGetTextDatum(d->event.record_id),
 						 Int32GetDatum(d->route->system->id)};
 
 		d->batch_index = i;
