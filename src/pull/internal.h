@@ -243,6 +243,8 @@ extern void se_rows_find(const char *table, const char *index, const SeTarget *t
 
 /* ---- known.c ---- */
 extern void se_state_read(const SeTarget *target, SeItem **items, int n);
+/* Less: whether it stands in the mirror, and what it is bound to. */
+extern void se_state_read_bound(const SeTarget *target, SeItem **items, int n);
 
 /* ---- state.c ---- */
 extern void se_state_bind(const SeTarget *target, SeItem **items, int n);
@@ -256,9 +258,9 @@ extern void se_state_inbox_put(const SeTarget *target, SeItem **items, int n);
 extern void se_state_inbox_forget(int64 *ids, int n);
 /* Lets go what waited for these; returns how many. */
 extern int64 se_state_release(int system_id, int object_id, char **remote_ids, int n);
-/* After pushes: `whole` says that map.fields is all there is, else it is laid over what is known. */
-/* As se_state_pushed(), for records that are not in the mirror. */
+/* After pushes of records that are not in the mirror. */
 extern void se_state_pushed_new(const SeTarget *target, SeItem **items, int n, TimestampTz now);
+/* After pushes: `whole` says that map.fields is all there is, else it is laid over what is known. */
 extern void se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now,
 							bool whole);
 /* Has records read by id that others refer to, if a stream pulls their object. */

@@ -122,3 +122,17 @@ se_state_read(const SeTarget *target, SeItem **items, int n)
 	se_rows_find("external_id", "external_id_system_id_object_id_remote_id_key", target, rest,
 				 nrest, take_binding);
 }
+
+static void
+take_presence(SeItem *item, SeLookup *row)
+{
+	item->in_mirror = true;
+}
+
+void
+se_state_read_bound(const SeTarget *target, SeItem **items, int n)
+{
+	se_rows_find("mirror", "mirror_pkey", target, items, n, take_presence);
+	se_rows_find("external_id", "external_id_system_id_object_id_remote_id_key", target, items, n,
+				 take_binding);
+}

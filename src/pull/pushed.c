@@ -274,7 +274,6 @@ record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
 		}
 	}
 	se_state_read_bound(target, all, n);
-	se_rows_lock_parents(target->system_id, target->object_id);
 	keep_bindings(target, bound, nbound);
 	keep_mirror(target, whole, nwhole, now, true);
 	keep_mirror(target, merged, nmerged, now, false);

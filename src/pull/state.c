@@ -253,6 +253,53 @@ se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq
 	mirror_update(target, known, nknown, applied_seq);
 }
 
+/* Columns of the mirror that a push writes into a new row. */
+static const char *const pushed_names[] = {"remote_id", "record_id",  "fields",	 "raw",
+										   "version",	"version_at", "deleted", "system_id",
+										   "object_id", "pushed_at",  "seen_at"};
+
+#define PUSHED_COLUMNS 7 /* those that differ from item to item */
+
+static void
+pushed_columns(SeItem **items, int n, SeArg *columns)
+{
+	for (int i = 0; i < PUSHED_COLUMNS; i++)
+		columns[i] = arg_make(n);
+	for (int i = 0; i < n; i++)
+	{
+		SeItem *item = items[i];
+
+		arg_text(&columns[0], item->remote_id);
+		arg_text(&columns[1], item->record_id);
+		arg_json(&columns[2], item->map.fields != NULL
+								  ? se_fields_with_lines(item->map.fields, item->map.lines)
+								  : se_obj_empty());
+		arg_json(&columns[3], item->record);
+		arg_text(&columns[4], item->map.version);
+		arg_add(&columns[5], TimestampTzGetDatum(item->map.version_at), !item->map.has_version_at);
+		arg_add(&columns[6], BoolGetDatum(item->deleted), false);
+	}
+}
+
+void
+se_state_pushed_new(const SeTarget *target, SeItem **items, int n, TimestampTz now)
+{
+	SeArg columns[lengthof(pushed_names)];
+	const Datum same[] = {Int32GetDatum(target->system_id), Int32GetDatum(target->object_id),
+						  TimestampTzGetDatum(now), TimestampTzGetDatum(GetCurrentTimestamp())};
+
+	if (n == 0)
+		return;
+	pushed_columns(items, n, columns);
+	for (int i = 0; i < lengthof(same); i++)
+	{
+		columns[PUSHED_COLUMNS + i] = arg_make(n);
+		for (int k = 0; k < n; k++)
+			arg_add(&columns[PUSHED_COLUMNS + i], same[i], false);
+	}
+	se_rows_insert("mirror", pushed_names, columns, lengthof(columns), n);
+}
+
 /*
  * After pushes. A version that the answer did not tell is unknown from now on: the one before the
  * push would make a page that is older than the push look newer than what we know.
@@ -265,28 +312,13 @@ se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now, 
 				   TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID,	TEXTARRAYOID, TIMESTAMPTZARRAYOID,
 				   BOOLARRAYOID};
 	Datum values[11];
-	SeArg columns[7];
+	SeArg columns[PUSHED_COLUMNS];
 	const Oid column_types[] = {TEXTOID, TEXTOID,		 JSONBOID, JSONBOID,
 								TEXTOID, TIMESTAMPTZOID, BOOLOID};
 
 	if (n == 0)
 		return;
-	for (int i = 0; i < lengthof(columns); i++)
-		columns[i] = arg_make(n);
-	for (int i = 0; i < n; i++)
-	{
-		SeItem *item = items[i];
-
-		arg_text(&columns[0], item->remote_id);
-		arg_text(&columns[1], item->record_id);
-		arg_json(&columns[2], item->map.fields != NULL
-								  ? se_fields_with_lines(item->map.fields, item->map.lines)
-								  : NULL);
-		arg_json(&columns[3], item->record);
-		arg_text(&columns[4], item->map.version);
-		arg_add(&columns[5], TimestampTzGetDatum(item->map.version_at), !item->map.has_version_at);
-		arg_add(&columns[6], BoolGetDatum(item->deleted), false);
-	}
+	pushed_columns(items, n, columns);
 	values[0] = Int32GetDatum(target->system_id);
 	values[1] = Int32GetDatum(target->object_id);
 	values[2] = TimestampTzGetDatum(now);
@@ -297,7 +329,7 @@ se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now, 
 		&plan,
 		"INSERT INTO sync.mirror AS m (system_id, object_id, remote_id, record_id, fields,"
 		" raw, version, version_at, pushed_at, deleted)"
-		" SELECT $1, $2, u.remote_id, u.record_id, coalesce(u.fields, '{}'), u.raw,"
+		" SELECT $1, $2, u.remote_id, u.record_id, u.fields, u.raw,"
 		" u.version, u.version_at, $3, u.gone"
 		" FROM unnest($5, $6, $7, $8, $9, $10, $11) u (remote_id, record_id, fields,"
 		" raw, version, version_at, gone)"
