@@ -49,7 +49,7 @@ COMMENT ON COLUMN sync.checkpoint.finished_seq IS 'Sequence value read before th
 COMMENT ON COLUMN sync.checkpoint.window_end IS 'Snapshot that closes the window being read; stored before its window is read';
 COMMENT ON COLUMN sync.checkpoint.position IS 'Highest seq of the window up to which every event is finished, or kept in sync.pending';
 
-CREATE SEQUENCE sync.attempt_seq AS bigint;
+CREATE SEQUENCE sync.attempt_seq AS bigint CACHE 100;
 COMMENT ON SEQUENCE sync.attempt_seq IS 'Ids of attempts: one HTTP try of a delivery';
 
 CREATE TABLE sync.claim (

@@ -26,6 +26,7 @@
 #include "utils/jsonb.h"
 
 #include "connector/connector.h"
+#include "core/rows.h"
 #include "core/lookup.h"
 #include "worker/system.h"
 
@@ -221,25 +222,6 @@ extern void se_write(const SeTarget *target, SeTable *table, SeItem **items, int
  */
 extern uint64 se_execute_as_owner(SeTable *table, const char *sql, int nargs, Jsonb **args,
 								  bool by_index);
-
-/* ---- rows.c ---- */
-
-/* A column of parameters: one value per item, gathered into an array. */
-typedef struct SeArg
-{
-	Datum *values;
-	bool *nulls;
-	int n;
-} SeArg;
-
-/* Whether the table holds no row, as far as can be told without reading it. */
-extern bool se_rows_none(const char *table);
-/* Inserts rows into a table of schema sync. */
-extern void se_rows_insert(const char *table, const char *const *names, const SeArg *columns,
-						   int ncolumns, int n);
-/* Looks each item up by system, object and remote id, which are the columns of that index. */
-extern void se_rows_find(const char *table, const char *index, const SeTarget *target,
-						 SeItem **items, int n, void (*found)(SeItem *item, SeLookup *row));
 
 /* ---- known.c ---- */
 extern void se_state_read(const SeTarget *target, SeItem **items, int n);

@@ -4,8 +4,10 @@
 #include "postgres.h"
 
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "core/lookup.h"
 #include "pull/internal.h"
 
 /*
@@ -90,6 +92,29 @@ take_inbox(SeItem *item, SeLookup *row)
 	item->to_be_read = JsonbExtractScalar(&waiting->root, &v) && v.type == jbvNull;
 }
 
+/* Looks each item up by its remote id. */
+static void
+find_rows(const char *table, const char *index, const SeTarget *target, SeItem **items, int n,
+		  void (*found)(SeItem *item, SeLookup *row))
+{
+	SeLookup lookup;
+
+	if (n == 0 || se_rows_none(table))
+		return;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	se_lookup_open(&lookup, table, index, 3);
+	for (int i = 0; i < n; i++)
+	{
+		const Datum keys[] = {Int32GetDatum(target->system_id), Int32GetDatum(target->object_id),
+							  CStringGetTextDatum(items[i]->remote_id)};
+
+		if (se_lookup_find(&lookup, keys))
+			found(items[i], &lookup);
+	}
+	se_lookup_close(&lookup);
+	PopActiveSnapshot();
+}
+
 /*
  * A listed record that is bound and, letter for letter, what the mirror holds says nothing new, as
  * long as the mapping is the one that made the mirror's fields of it.
@@ -108,8 +133,8 @@ se_state_read(const SeTarget *target, SeItem **items, int n)
 	SeItem **rest = palloc(sizeof(SeItem *) * Max(n, 1));
 	int nrest = 0;
 
-	se_rows_find("mirror", "mirror_pkey", target, items, n, take_mirror);
-	se_rows_find("inbox", "inbox_system_id_object_id_remote_id_key", target, items, n, take_inbox);
+	find_rows("mirror", "mirror_pkey", target, items, n, take_mirror);
+	find_rows("inbox", "inbox_system_id_object_id_remote_id_key", target, items, n, take_inbox);
 	for (int i = 0; i < n; i++)
 	{
 		items[i]->known = true;
@@ -119,8 +144,8 @@ se_state_read(const SeTarget *target, SeItem **items, int n)
 		items[i]->bound = NULL;
 		rest[nrest++] = items[i];
 	}
-	se_rows_find("external_id", "external_id_system_id_object_id_remote_id_key", target, rest,
-				 nrest, take_binding);
+	find_rows("external_id", "external_id_system_id_object_id_remote_id_key", target, rest, nrest,
+			  take_binding);
 }
 
 static void
@@ -132,7 +157,7 @@ take_presence(SeItem *item, SeLookup *row)
 void
 se_state_read_bound(const SeTarget *target, SeItem **items, int n)
 {
-	se_rows_find("mirror", "mirror_pkey", target, items, n, take_presence);
-	se_rows_find("external_id", "external_id_system_id_object_id_remote_id_key", target, items, n,
-				 take_binding);
+	find_rows("mirror", "mirror_pkey", target, items, n, take_presence);
+	find_rows("external_id", "external_id_system_id_object_id_remote_id_key", target, items, n,
+			  take_binding);
 }

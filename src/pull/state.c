@@ -4,65 +4,22 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "core/json.h"
 #include "core/spi.h"
 #include "pull/internal.h"
 
-static SeArg
-arg_make(int n)
-{
-	SeArg arg = {palloc(sizeof(Datum) * Max(n, 1)), palloc(sizeof(bool) * Max(n, 1)), 0};
-
-	return arg;
-}
-
-static void
-arg_add(SeArg *arg, Datum value, bool isnull)
-{
-	arg->values[arg->n] = value;
-	arg->nulls[arg->n++] = isnull;
-}
-
-static void
-arg_text(SeArg *arg, const char *text)
-{
-	arg_add(arg, text != NULL ? CStringGetTextDatum(text) : (Datum) 0, text == NULL);
-}
-
-static void
-arg_json(SeArg *arg, Jsonb *json)
-{
-	arg_add(arg, JsonbPGetDatum(json), json == NULL);
-}
-
-static Datum
-arg_array(const SeArg *arg, Oid type)
-{
-	int dims[1] = {arg->n};
-	int lower[1] = {1};
-	int16 len;
-	bool by_value;
-	char align;
-
-	get_typlenbyvalalign(type, &len, &by_value, &align);
-	return PointerGetDatum(
-		construct_md_array(arg->values, arg->nulls, 1, dims, lower, type, len, by_value, align));
-}
-
 static Datum
 remote_ids(SeItem **items, int n)
 {
-	SeArg arg = arg_make(n);
+	SeArg arg = se_arg_make(n);
 
 	for (int i = 0; i < n; i++)
-		arg_text(&arg, items[i]->remote_id);
-	return arg_array(&arg, TEXTOID);
+		se_arg_text(&arg, items[i]->remote_id);
+	return se_arg_array(&arg, TEXTOID);
 }
 
 /*
@@ -75,27 +32,27 @@ se_state_bind(const SeTarget *target, SeItem **items, int n)
 	static SPIPlanPtr plan = NULL;
 	Oid types[] = {INT4OID, INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID};
 	Datum values[6];
-	SeArg records = arg_make(n);
-	SeArg remotes = arg_make(n);
-	SeArg numbers = arg_make(n);
-	SeArg versions = arg_make(n);
+	SeArg records = se_arg_make(n);
+	SeArg remotes = se_arg_make(n);
+	SeArg numbers = se_arg_make(n);
+	SeArg versions = se_arg_make(n);
 	uint64 rows;
 
 	for (int i = 0; i < n; i++)
 	{
-		arg_text(&records, items[i]->record_id);
-		arg_text(&remotes, items[i]->remote_id);
-		arg_text(&numbers, items[i]->map.remote_number);
-		arg_text(&versions, items[i]->map.version);
+		se_arg_text(&records, items[i]->record_id);
+		se_arg_text(&remotes, items[i]->remote_id);
+		se_arg_text(&numbers, items[i]->map.remote_number);
+		se_arg_text(&versions, items[i]->map.version);
 	}
 	if (n == 0)
 		return;
 	values[0] = Int32GetDatum(target->system_id);
 	values[1] = Int32GetDatum(target->object_id);
-	values[2] = arg_array(&records, TEXTOID);
-	values[3] = arg_array(&remotes, TEXTOID);
-	values[4] = arg_array(&numbers, TEXTOID);
-	values[5] = arg_array(&versions, TEXTOID);
+	values[2] = se_arg_array(&records, TEXTOID);
+	values[3] = se_arg_array(&remotes, TEXTOID);
+	values[4] = se_arg_array(&numbers, TEXTOID);
+	values[5] = se_arg_array(&versions, TEXTOID);
 	rows = se_spi_execute(
 		&plan,
 		"INSERT INTO sync.external_id AS x"
@@ -127,18 +84,18 @@ se_state_bind_new(const SeTarget *target, SeItem **items, int n)
 	if (n == 0)
 		return;
 	for (int i = 0; i < lengthof(columns); i++)
-		columns[i] = arg_make(n);
+		columns[i] = se_arg_make(n);
 	for (int i = 0; i < n; i++)
 	{
-		arg_add(&columns[0], Int32GetDatum(target->system_id), false);
-		arg_add(&columns[1], Int32GetDatum(target->object_id), false);
-		arg_text(&columns[2], items[i]->record_id);
-		arg_text(&columns[3], items[i]->remote_id);
-		arg_text(&columns[4], items[i]->map.remote_number);
-		arg_text(&columns[5], items[i]->map.version);
-		arg_add(&columns[6], TimestampTzGetDatum(now), false);
+		se_arg_add(&columns[0], Int32GetDatum(target->system_id), false);
+		se_arg_add(&columns[1], Int32GetDatum(target->object_id), false);
+		se_arg_text(&columns[2], items[i]->record_id);
+		se_arg_text(&columns[3], items[i]->remote_id);
+		se_arg_text(&columns[4], items[i]->map.remote_number);
+		se_arg_text(&columns[5], items[i]->map.version);
+		se_arg_add(&columns[6], TimestampTzGetDatum(now), false);
 	}
-	se_rows_insert("external_id", names, columns, lengthof(columns), n);
+	se_rows_insert("external_id", 0, names, columns, lengthof(columns), n);
 }
 
 /* Columns of the mirror that a page writes, in the order of mirror_columns(). */
@@ -153,7 +110,7 @@ static void
 mirror_columns(const SeTarget *target, SeItem **items, int n, int64 applied_seq, SeArg *columns)
 {
 	for (int i = 0; i < MIRROR_PAGE_COLUMNS; i++)
-		columns[i] = arg_make(n);
+		columns[i] = se_arg_make(n);
 	for (int i = 0; i < n; i++)
 	{
 		SeItem *item = items[i];
@@ -161,17 +118,18 @@ mirror_columns(const SeTarget *target, SeItem **items, int n, int64 applied_seq,
 		/* A journal may still hold older states than one that was read directly. */
 		bool direct = item->fetched || (target->pull->events != NULL && !item->journal);
 
-		arg_text(&columns[0], item->remote_id);
-		arg_text(&columns[1], item->record_id);
-		arg_json(&columns[2],
-				 gone ? se_obj_empty() : se_fields_with_lines(item->map.fields, item->map.lines));
-		arg_json(&columns[3], gone ? NULL : item->record);
-		arg_text(&columns[4], item->map.version);
-		arg_add(&columns[5], TimestampTzGetDatum(item->map.version_at), !item->map.has_version_at);
-		arg_add(&columns[6], BoolGetDatum(gone), false);
-		arg_add(&columns[7], TimestampTzGetDatum(item->began_at), !direct);
-		arg_add(&columns[8], Int64GetDatum(applied_seq), item->fate == SE_FATE_MIRROR);
-		arg_add(&columns[9], Int64GetDatum(target->mapping), gone || !item->map.settled);
+		se_arg_text(&columns[0], item->remote_id);
+		se_arg_text(&columns[1], item->record_id);
+		se_arg_json(&columns[2], gone ? se_obj_empty()
+									  : se_fields_with_lines(item->map.fields, item->map.lines));
+		se_arg_json(&columns[3], gone ? NULL : item->record);
+		se_arg_text(&columns[4], item->map.version);
+		se_arg_add(&columns[5], TimestampTzGetDatum(item->map.version_at),
+				   !item->map.has_version_at);
+		se_arg_add(&columns[6], BoolGetDatum(gone), false);
+		se_arg_add(&columns[7], TimestampTzGetDatum(item->began_at), !direct);
+		se_arg_add(&columns[8], Int64GetDatum(applied_seq), item->fate == SE_FATE_MIRROR);
+		se_arg_add(&columns[9], Int64GetDatum(target->mapping), gone || !item->map.settled);
 	}
 }
 
@@ -187,11 +145,11 @@ mirror_insert(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
 	mirror_columns(target, items, n, applied_seq, columns);
 	for (int i = 0; i < lengthof(same); i++)
 	{
-		columns[MIRROR_PAGE_COLUMNS + i] = arg_make(n);
+		columns[MIRROR_PAGE_COLUMNS + i] = se_arg_make(n);
 		for (int k = 0; k < n; k++)
-			arg_add(&columns[MIRROR_PAGE_COLUMNS + i], same[i], false);
+			se_arg_add(&columns[MIRROR_PAGE_COLUMNS + i], same[i], false);
 	}
-	se_rows_insert("mirror", mirror_names, columns, lengthof(columns), n);
+	se_rows_insert("mirror", 0, mirror_names, columns, lengthof(columns), n);
 }
 
 static void
@@ -215,7 +173,7 @@ mirror_update(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
 	values[0] = Int32GetDatum(target->system_id);
 	values[1] = Int32GetDatum(target->object_id);
 	for (int i = 0; i < MIRROR_PAGE_COLUMNS; i++)
-		values[2 + i] = arg_array(&columns[i], column_types[i]);
+		values[2 + i] = se_arg_array(&columns[i], column_types[i]);
 	se_spi_execute(
 		&plan,
 		"UPDATE sync.mirror m SET record_id = u.record_id,"
@@ -264,20 +222,21 @@ static void
 pushed_columns(SeItem **items, int n, SeArg *columns)
 {
 	for (int i = 0; i < PUSHED_COLUMNS; i++)
-		columns[i] = arg_make(n);
+		columns[i] = se_arg_make(n);
 	for (int i = 0; i < n; i++)
 	{
 		SeItem *item = items[i];
 
-		arg_text(&columns[0], item->remote_id);
-		arg_text(&columns[1], item->record_id);
-		arg_json(&columns[2], item->map.fields != NULL
-								  ? se_fields_with_lines(item->map.fields, item->map.lines)
-								  : se_obj_empty());
-		arg_json(&columns[3], item->record);
-		arg_text(&columns[4], item->map.version);
-		arg_add(&columns[5], TimestampTzGetDatum(item->map.version_at), !item->map.has_version_at);
-		arg_add(&columns[6], BoolGetDatum(item->deleted), false);
+		se_arg_text(&columns[0], item->remote_id);
+		se_arg_text(&columns[1], item->record_id);
+		se_arg_json(&columns[2], item->map.fields != NULL
+									 ? se_fields_with_lines(item->map.fields, item->map.lines)
+									 : se_obj_empty());
+		se_arg_json(&columns[3], item->record);
+		se_arg_text(&columns[4], item->map.version);
+		se_arg_add(&columns[5], TimestampTzGetDatum(item->map.version_at),
+				   !item->map.has_version_at);
+		se_arg_add(&columns[6], BoolGetDatum(item->deleted), false);
 	}
 }
 
@@ -293,11 +252,11 @@ se_state_pushed_new(const SeTarget *target, SeItem **items, int n, TimestampTz n
 	pushed_columns(items, n, columns);
 	for (int i = 0; i < lengthof(same); i++)
 	{
-		columns[PUSHED_COLUMNS + i] = arg_make(n);
+		columns[PUSHED_COLUMNS + i] = se_arg_make(n);
 		for (int k = 0; k < n; k++)
-			arg_add(&columns[PUSHED_COLUMNS + i], same[i], false);
+			se_arg_add(&columns[PUSHED_COLUMNS + i], same[i], false);
 	}
-	se_rows_insert("mirror", pushed_names, columns, lengthof(columns), n);
+	se_rows_insert("mirror", 0, pushed_names, columns, lengthof(columns), n);
 }
 
 /*
@@ -324,7 +283,7 @@ se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now, 
 	values[2] = TimestampTzGetDatum(now);
 	values[3] = BoolGetDatum(whole);
 	for (int i = 0; i < lengthof(columns); i++)
-		values[4 + i] = arg_array(&columns[i], column_types[i]);
+		values[4 + i] = se_arg_array(&columns[i], column_types[i]);
 	se_spi_execute(
 		&plan,
 		"INSERT INTO sync.mirror AS m (system_id, object_id, remote_id, record_id, fields,"
@@ -405,27 +364,27 @@ se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
 	if (n == 0)
 		return;
 	for (int i = 0; i < lengthof(columns); i++)
-		columns[i] = arg_make(n);
+		columns[i] = se_arg_make(n);
 	for (int i = 0; i < n; i++)
 	{
 		SeItem *item = items[i];
 		bool read_again = item->fate == SE_FATE_READ_AGAIN || item->record == NULL;
 		bool mapped = !read_again && item->map.fields != NULL;
 
-		arg_text(&columns[0], item->remote_id);
-		arg_json(&columns[1], read_again ? json_null : item->record);
-		arg_json(&columns[2],
-				 mapped ? se_fields_with_lines(item->map.fields, item->map.lines) : NULL);
-		arg_text(&columns[3], item->sqlstate);
-		arg_text(&columns[4], item->reason);
-		arg_add(&columns[5], Int32GetDatum(item->wait_object_id), item->wait_object_id == 0);
-		arg_text(&columns[6], item->wait_remote_id);
-		arg_add(&columns[7], TimestampTzGetDatum(state_as_of(target, item)), read_again);
+		se_arg_text(&columns[0], item->remote_id);
+		se_arg_json(&columns[1], read_again ? json_null : item->record);
+		se_arg_json(&columns[2],
+					mapped ? se_fields_with_lines(item->map.fields, item->map.lines) : NULL);
+		se_arg_text(&columns[3], item->sqlstate);
+		se_arg_text(&columns[4], item->reason);
+		se_arg_add(&columns[5], Int32GetDatum(item->wait_object_id), item->wait_object_id == 0);
+		se_arg_text(&columns[6], item->wait_remote_id);
+		se_arg_add(&columns[7], TimestampTzGetDatum(state_as_of(target, item)), read_again);
 	}
 	values[0] = Int32GetDatum(target->system_id);
 	values[1] = Int32GetDatum(target->object_id);
 	for (int i = 0; i < lengthof(columns); i++)
-		values[2 + i] = arg_array(&columns[i], column_types[i]);
+		values[2 + i] = se_arg_array(&columns[i], column_types[i]);
 	se_spi_execute(
 		&plan,
 		"INSERT INTO sync.inbox AS b (system_id, object_id, remote_id, item, mapped,"
@@ -474,16 +433,16 @@ se_state_release(int system_id, int object_id, char **ids, int n)
 {
 	static SPIPlanPtr plan = NULL;
 	Oid types[] = {INT4OID, INT4OID, TEXTARRAYOID};
-	SeArg arg = arg_make(n);
+	SeArg arg = se_arg_make(n);
 	Datum values[3];
 
 	if (n == 0 || se_rows_none("inbox"))
 		return 0;
 	for (int i = 0; i < n; i++)
-		arg_text(&arg, ids[i]);
+		se_arg_text(&arg, ids[i]);
 	values[0] = Int32GetDatum(system_id);
 	values[1] = Int32GetDatum(object_id);
-	values[2] = arg_array(&arg, TEXTOID);
+	values[2] = se_arg_array(&arg, TEXTOID);
 	return se_spi_execute(&plan,
 						  "UPDATE sync.inbox SET retry_at = clock_timestamp()"
 						  " WHERE system_id = $1 AND wait_object_id = $2"
@@ -500,16 +459,16 @@ se_state_want(int system_id, int object_id, char **ids, int n, const char *reaso
 {
 	static SPIPlanPtr plan = NULL;
 	Oid types[] = {INT4OID, INT4OID, TEXTARRAYOID, TEXTOID};
-	SeArg arg = arg_make(n);
+	SeArg arg = se_arg_make(n);
 	Datum values[4];
 
 	if (n == 0)
 		return 0;
 	for (int i = 0; i < n; i++)
-		arg_text(&arg, ids[i]);
+		se_arg_text(&arg, ids[i]);
 	values[0] = Int32GetDatum(system_id);
 	values[1] = Int32GetDatum(object_id);
-	values[2] = arg_array(&arg, TEXTOID);
+	values[2] = se_arg_array(&arg, TEXTOID);
 	values[3] = CStringGetTextDatum(reason);
 	return se_spi_execute(&plan,
 						  "INSERT INTO sync.inbox (system_id, object_id, remote_id, item, reason,"

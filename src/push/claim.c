@@ -6,11 +6,12 @@
  */
 #include "postgres.h"
 
+#include <openssl/evp.h>
+#include <openssl/sha.h>
+
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
-#include "common/cryptohash.h"
-#include "common/sha2.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -22,6 +23,7 @@
 #include "core/errors.h"
 #include "core/guc.h"
 #include "core/json.h"
+#include "core/rows.h"
 #include "core/spi.h"
 #include "push/internal.h"
 #include "push/push.h"
@@ -29,21 +31,31 @@
 
 #define BATCH 500
 
+#define KEY_PREFIX	   "sync-"
+#define KEY_PREFIX_LEN 5
+#define KEY_BYTES	   20 /* of the digest */
+
+/* One context and one fetched digest for the life of the process: both cost more than a short hash. */
 static void
 sha256(const char *const *parts, int n, uint8 *digest)
 {
-	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
-	bool ok = ctx != NULL && pg_cryptohash_init(ctx) >= 0;
+	static EVP_MD *md = NULL;
+	static EVP_MD_CTX *ctx = NULL;
+	bool ok;
 
+	if (md == NULL)
+		md = EVP_MD_fetch(NULL, "SHA256", NULL);
+	if (ctx == NULL)
+		ctx = EVP_MD_CTX_new();
+	ok = md != NULL && ctx != NULL && EVP_DigestInit_ex(ctx, md, NULL) == 1;
 	for (int i = 0; ok && i < n; i++)
 	{
 		/* The terminating zero is hashed too, so that parts cannot run into each other. */
 		if (parts[i] != NULL)
-			ok = pg_cryptohash_update(ctx, (const uint8 *) parts[i], strlen(parts[i]) + 1) >= 0;
+			ok = EVP_DigestUpdate(ctx, parts[i], strlen(parts[i]) + 1) == 1;
 	}
-	if (!ok || pg_cryptohash_final(ctx, digest, PG_SHA256_DIGEST_LENGTH) < 0)
+	if (!ok || EVP_DigestFinal_ex(ctx, digest, NULL) != 1)
 		elog(ERROR, "could not compute SHA-256");
-	pg_cryptohash_free(ctx);
 }
 
 /*
@@ -53,15 +65,16 @@ sha256(const char *const *parts, int n, uint8 *digest)
 void
 se_delivery_key(SeDelivery *d, const char *step, char *key, int size)
 {
-	uint8 digest[PG_SHA256_DIGEST_LENGTH];
+	uint8 digest[SHA256_DIGEST_LENGTH];
 	char *identity = psprintf("%d/" INT64_FORMAT "/" INT64_FORMAT "/%d/%d", d->event.incarnation,
 							  d->event.seq, (int64) d->event.at, d->route->id, d->issue);
 	const char *parts[3] = {se_hub_id, identity, step};
 
 	sha256(parts, 3, digest);
-	strlcpy(key, "sync-", size);
-	for (int i = 0; i < 20 && (int) strlen(key) + 3 < size; i++)
-		snprintf(key + strlen(key), size - strlen(key), "%02x", digest[i]);
+	Assert(size > KEY_PREFIX_LEN + 2 * KEY_BYTES);
+	memcpy(key, KEY_PREFIX, KEY_PREFIX_LEN);
+	hex_encode((const char *) digest, KEY_BYTES, key + KEY_PREFIX_LEN);
+	key[KEY_PREFIX_LEN + 2 * KEY_BYTES] = '\0';
 }
 
 /* ---- choosing the step ---- */
@@ -296,93 +309,50 @@ prepare(SeDelivery *d)
 
 /* ---- claiming ---- */
 
-typedef struct Column /* one column of the batch's claims */
-{
-	Oid type;
-	int16 len;
-	bool byval;
-	char align;
-	Datum *values;
-	bool *nulls;
-} Column;
-
-#define NCOLUMNS 16
+static const char *const claim_names[] = {"attempt_id",	  "at",			 "route_id",
+										  "seq",		  "incarnation", "event_at",
+										  "object_id",	  "record_id",	 "issue",
+										  "attempt",	  "step",		 "idempotency_key",
+										  "connector_id", "method",		 "target",
+										  "request_hash", "request"};
 
 static void
-put(Column *c, int row, Datum value, bool isnull)
-{
-	c->values[row] = value;
-	c->nulls[row] = isnull;
-}
-
-static void
-put_text(Column *c, int row, const char *text)
-{
-	put(c, row, text ? CStringGetTextDatum(text) : (Datum) 0, text == NULL);
-}
-
-static void
-put_claim(Column *c, int row, SeDelivery *d)
+put_claim(SeArg *c, SeDelivery *d, TimestampTz now)
 {
 	bytea *hash = palloc(VARHDRSZ + sizeof(d->hash));
 
 	SET_VARSIZE(hash, VARHDRSZ + sizeof(d->hash));
 	memcpy(VARDATA(hash), d->hash, sizeof(d->hash));
-	put(&c[0], row, Int64GetDatum(d->attempt_id), false);
-	put(&c[1], row, Int32GetDatum(d->route->id), false);
-	put(&c[2], row, Int64GetDatum(d->event.seq), false);
-	put(&c[3], row, Int32GetDatum(d->event.incarnation), false);
-	put(&c[4], row, TimestampTzGetDatum(d->event.at), false);
-	put(&c[5], row, Int32GetDatum(d->event.object_id), false);
-	put_text(&c[6], row, d->event.record_id);
-	put(&c[7], row, Int32GetDatum(d->issue), false);
-	put(&c[8], row, Int32GetDatum(d->attempts + 1), false);
-	put_text(&c[9], row, d->op->name);
-	put_text(&c[10], row, d->key);
-	put(&c[11], row, Int32GetDatum(d->connector_id), false);
-	put_text(&c[12], row, d->rendered.request.method);
-	put_text(&c[13], row, d->target);
-	put(&c[14], row, PointerGetDatum(hash), false);
-	put_text(&c[15], row, d->request_text);
+	se_arg_add(c++, Int64GetDatum(d->attempt_id), false);
+	se_arg_add(c++, TimestampTzGetDatum(now), false);
+	se_arg_add(c++, Int32GetDatum(d->route->id), false);
+	se_arg_add(c++, Int64GetDatum(d->event.seq), false);
+	se_arg_add(c++, Int32GetDatum(d->event.incarnation), false);
+	se_arg_add(c++, TimestampTzGetDatum(d->event.at), false);
+	se_arg_add(c++, Int32GetDatum(d->event.object_id), false);
+	se_arg_text(c++, d->event.record_id);
+	se_arg_add(c++, Int32GetDatum(d->issue), false);
+	se_arg_add(c++, Int32GetDatum(d->attempts + 1), false);
+	se_arg_text(c++, d->op->name);
+	se_arg_text(c++, d->key);
+	se_arg_add(c++, Int32GetDatum(d->connector_id), false);
+	se_arg_text(c++, d->rendered.request.method);
+	se_arg_text(c++, d->target);
+	se_arg_add(c++, PointerGetDatum(hash), false);
+	se_arg_text(c++, d->request_text);
 }
 
 static void
 insert_claims(SeDelivery **deliveries, int n)
 {
-	static SPIPlanPtr plan = NULL;
-	static const Oid elements[NCOLUMNS] = {INT8OID,		   INT4OID, INT8OID,  INT4OID,
-										   TIMESTAMPTZOID, INT4OID, TEXTOID,  INT4OID,
-										   INT4OID,		   TEXTOID, TEXTOID,  INT4OID,
-										   TEXTOID,		   TEXTOID, BYTEAOID, TEXTOID};
-	static Oid types[NCOLUMNS] = {INT8ARRAYOID,		   INT4ARRAYOID, INT8ARRAYOID,	INT4ARRAYOID,
-								  TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTARRAYOID,	INT4ARRAYOID,
-								  INT4ARRAYOID,		   TEXTARRAYOID, TEXTARRAYOID,	INT4ARRAYOID,
-								  TEXTARRAYOID,		   TEXTARRAYOID, BYTEAARRAYOID, TEXTARRAYOID};
-	Column columns[NCOLUMNS];
-	Datum values[NCOLUMNS];
-	int lower = 1;
+	SeArg columns[lengthof(claim_names)];
+	TimestampTz now = GetCurrentTimestamp();
 
-	for (int c = 0; c < NCOLUMNS; c++)
-	{
-		columns[c].type = elements[c];
-		get_typlenbyvalalign(elements[c], &columns[c].len, &columns[c].byval, &columns[c].align);
-		columns[c].values = palloc(sizeof(Datum) * n);
-		columns[c].nulls = palloc(sizeof(bool) * n);
-	}
+	for (size_t i = 0; i < lengthof(columns); i++)
+		columns[i] = se_arg_make(n);
 	for (int i = 0; i < n; i++)
-		put_claim(columns, i, deliveries[i]);
-	for (int c = 0; c < NCOLUMNS; c++)
-		values[c] = PointerGetDatum(construct_md_array(columns[c].values, columns[c].nulls, 1, &n,
-													   &lower, columns[c].type, columns[c].len,
-													   columns[c].byval, columns[c].align));
-	se_spi_execute(&plan,
-				   "INSERT INTO sync.claim (attempt_id, at, route_id, seq, incarnation, event_at, "
-				   "object_id, record_id, issue, attempt, step, idempotency_key, connector_id, "
-				   "method, target, request_hash, request) "
-				   "SELECT a, pg_catalog.clock_timestamp(), b, c, d, e, f, g, h, i, j, k, l, m, n, "
-				   "o, p FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, "
-				   "$13, $14, $15, $16) u(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)",
-				   NCOLUMNS, types, values, NULL, false, 0);
+		put_claim(columns, deliveries[i], now);
+	se_rows_insert("claim", now, claim_names, columns, lengthof(columns), n);
 }
 
 static int64

@@ -20,6 +20,7 @@
 #include "core/crash.h"
 #include "core/guc.h"
 #include "core/json.h"
+#include "core/rows.h"
 #include "core/spi.h"
 #include "pull/pull.h"
 #include "push/internal.h"
@@ -162,77 +163,50 @@ notify:
 
 /* ---- outcome rows ---- */
 
-static void
-put_row(Datum **values, bool **nulls, int row, SeDelivery *d)
-{
-	const char *texts[4] = {d->code, d->message, d->request_id, d->response};
+static const char *const outcome_names[] = {"attempt_id", "at",		 "route_id", "seq",
+											"final",	  "outcome", "state",	 "status",
+											"latency_us", "code",	 "message",	 "request_id",
+											"response"};
 
-	values[0][row] = Int64GetDatum(d->attempt_id);
-	values[1][row] = Int32GetDatum(d->route->id);
-	values[2][row] = Int64GetDatum(d->event.seq);
-	values[3][row] = BoolGetDatum(is_final(d));
-	values[4][row] =
-		CStringGetTextDatum(d->outcome_word ? d->outcome_word : se_outcome_name(d->outcome));
-	values[5][row] = CStringGetTextDatum(state_word(d));
-	values[6][row] = Int32GetDatum(d->status);
-	nulls[6][row] = d->status == 0;
-	values[7][row] = Int64GetDatum(d->latency_us);
-	nulls[7][row] = d->attempt_id == 0;
-	for (int i = 0; i < 4; i++)
-	{
-		nulls[8 + i][row] = texts[i] == NULL || (i == 3 && texts[i][0] == '\0');
-		values[8 + i][row] = nulls[8 + i][row] ? (Datum) 0 : CStringGetTextDatum(texts[i]);
-	}
+static void
+put_row(SeArg *c, SeDelivery *d, TimestampTz now)
+{
+	bool has_response = d->response != NULL && d->response[0] != '\0';
+
+	se_arg_add(c++, Int64GetDatum(d->attempt_id), false);
+	se_arg_add(c++, TimestampTzGetDatum(now), false);
+	se_arg_add(c++, Int32GetDatum(d->route->id), false);
+	se_arg_add(c++, Int64GetDatum(d->event.seq), false);
+	se_arg_add(c++, BoolGetDatum(is_final(d)), false);
+	se_arg_text(c++, d->outcome_word ? d->outcome_word : se_outcome_name(d->outcome));
+	se_arg_text(c++, state_word(d));
+	se_arg_add(c++, Int32GetDatum(d->status), d->status == 0);
+	se_arg_add(c++, Int64GetDatum(d->latency_us), d->attempt_id == 0);
+	se_arg_text(c++, d->code);
+	se_arg_text(c++, d->message);
+	se_arg_text(c++, d->request_id);
+	se_arg_text(c++, has_response ? d->response : NULL);
 }
 
 static void
 insert_outcomes(SeDelivery **deliveries, int n)
 {
-	static SPIPlanPtr plan = NULL;
-	static const Oid elements[12] = {INT8OID, INT4OID, INT8OID, BOOLOID, TEXTOID, TEXTOID,
-									 INT4OID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
-	static Oid types[12] = {INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, BOOLARRAYOID,
-							TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
-							TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID};
-	Datum *values[12];
-	bool *nulls[12];
-	Datum arrays[12];
+	SeArg columns[lengthof(outcome_names)];
+	TimestampTz now = GetCurrentTimestamp();
 	int rows = 0;
-	int lower = 1;
 
-	for (int c = 0; c < 12; c++)
-	{
-		values[c] = palloc(sizeof(Datum) * n);
-		nulls[c] = palloc0(sizeof(bool) * n);
-	}
+	for (size_t i = 0; i < lengthof(columns); i++)
+		columns[i] = se_arg_make(n);
 	for (int i = 0; i < n; i++)
 	{
 		/* A delivery that merely goes on waiting says nothing new. */
 		if (deliveries[i]->attempt_id == 0 && !is_final(deliveries[i]) &&
 			deliveries[i]->pending_id != 0)
 			continue;
-		put_row(values, nulls, rows++, deliveries[i]);
+		put_row(columns, deliveries[i], now);
+		rows++;
 	}
-	if (rows == 0)
-		return;
-	for (int c = 0; c < 12; c++)
-	{
-		int16 len;
-		bool byval;
-		char align;
-
-		get_typlenbyvalalign(elements[c], &len, &byval, &align);
-		arrays[c] = PointerGetDatum(construct_md_array(values[c], nulls[c], 1, &rows, &lower,
-													   elements[c], len, byval, align));
-	}
-	se_spi_execute(
-		&plan,
-		"INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state, "
-		"status, latency_us, code, message, request_id, response) "
-		"SELECT a, pg_catalog.clock_timestamp(), b, c, d, e, f, g, h, i, j, k, l "
-		"FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) "
-		"u(a, b, c, d, e, f, g, h, i, j, k, l)",
-		12, types, arrays, NULL, false, 0);
+	se_rows_insert("outcome", now, outcome_names, columns, lengthof(columns), rows);
 }
 
 /* The attempt of a process that died before its answer was on record; in a transaction. */

@@ -1,9 +1,5 @@
 /*
- * rows.c: rows of sync.external_id, sync.mirror and sync.inbox, past the executor.
- *
- * What is known of a page's items is read by probes of an index, without plans: a plan made while
- * the tables were empty reads all of them once they are not, for each page of a first walk. New rows
- * go through the table access method and into the indexes straight away.
+ * rows.c: see rows.h.
  */
 #include "postgres.h"
 
@@ -12,19 +8,67 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "executor/executor.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
 #include "storage/bufmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/partcache.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 
 #include "capture/compat.h"
-#include "core/lookup.h"
-#include "pull/internal.h"
+#include "core/rows.h"
 
 #define ROWS_AT_ONCE 256
+
+/* ---- columns ---- */
+
+SeArg
+se_arg_make(int n)
+{
+	SeArg arg = {palloc(sizeof(Datum) * Max(n, 1)), palloc(sizeof(bool) * Max(n, 1)), 0};
+
+	return arg;
+}
+
+void
+se_arg_add(SeArg *arg, Datum value, bool isnull)
+{
+	arg->values[arg->n] = value;
+	arg->nulls[arg->n++] = isnull;
+}
+
+void
+se_arg_text(SeArg *arg, const char *text)
+{
+	se_arg_add(arg, text != NULL ? CStringGetTextDatum(text) : (Datum) 0, text == NULL);
+}
+
+void
+se_arg_json(SeArg *arg, Jsonb *json)
+{
+	se_arg_add(arg, JsonbPGetDatum(json), json == NULL);
+}
+
+Datum
+se_arg_array(const SeArg *arg, Oid type)
+{
+	int dims[1] = {arg->n};
+	int lower[1] = {1};
+	int16 len;
+	bool by_value;
+	char align;
+
+	get_typlenbyvalalign(type, &len, &by_value, &align);
+	return PointerGetDatum(
+		construct_md_array(arg->values, arg->nulls, 1, dims, lower, type, len, by_value, align));
+}
+
+/* ---- tables ---- */
 
 static Oid
 our_table(const char *name)
@@ -35,6 +79,51 @@ our_table(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE), errmsg("table sync.%s does not exist", name)));
 	return relid;
+}
+
+/* The partition for an instant; InvalidOid when there is none, not even a default one. */
+static Oid
+partition_at(Relation root, TimestampTz at)
+{
+	PartitionDesc desc = RelationGetPartitionDesc(root, true);
+	PartitionKey key = RelationGetPartitionKey(root);
+	Datum value = TimestampTzGetDatum(at);
+	bool equal;
+	int offset;
+	int index;
+
+	if (desc->nparts == 0)
+		return InvalidOid;
+	offset = partition_range_datum_bsearch(key->partsupfunc, key->partcollation, desc->boundinfo, 1,
+										   &value, &equal);
+	index = desc->boundinfo->indexes[offset + 1];
+	if (index < 0)
+		index = desc->boundinfo->default_index;
+	return index < 0 ? InvalidOid : desc->oids[index];
+}
+
+/*
+ * Our lock on the parent keeps partitions from going, not from coming: while we waited for the
+ * default partition, one for this very instant may have been attached.
+ */
+static Relation
+open_partition(Relation root, TimestampTz at)
+{
+	for (;;)
+	{
+		Oid relid = partition_at(root, at);
+		Relation rel;
+
+		if (!OidIsValid(relid))
+			ereport(ERROR,
+					(errcode(ERRCODE_CHECK_VIOLATION),
+					 errmsg("sync.%s has no partition for today", RelationGetRelationName(root)),
+					 errhint("Run SELECT sync._upkeep() as a member of sync_admin.")));
+		rel = table_open(relid, RowExclusiveLock);
+		if (partition_at(root, at) == relid)
+			return rel;
+		table_close(rel, NoLock);
+	}
 }
 
 /* Attribute numbers of the columns, by name: a later version may add some, or order them anew. */
@@ -78,14 +167,10 @@ fill_slot(TupleTableSlot *slot, const int *attnums, const SeArg *columns, int nc
 	ExecStoreVirtualTuple(slot);
 }
 
-void
-se_rows_insert(const char *table, const char *const *names, const SeArg *columns, int ncolumns,
-			   int n)
+/* Into one table or partition. */
+static void
+insert_into(Relation rel, const char *const *names, const SeArg *columns, int ncolumns, int n)
 {
-	MemoryContext cxt =
-		AllocSetContextCreate(CurrentMemoryContext, "sync_ext rows", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(cxt);
-	Relation rel = table_open(our_table(table), RowExclusiveLock);
 	int *attnums = attributes(rel, names, ncolumns);
 	TupleTableSlot **slots = palloc0(sizeof(TupleTableSlot *) * ROWS_AT_ONCE);
 	EState *estate = CreateExecutorState();
@@ -115,13 +200,35 @@ se_rows_insert(const char *table, const char *const *names, const SeArg *columns
 		ExecDropSingleTupleTableSlot(slots[i]);
 	ExecCloseIndices(info);
 	FreeExecutorState(estate);
+}
+
+void
+se_rows_insert(const char *table, TimestampTz at, const char *const *names, const SeArg *columns,
+			   int ncolumns, int n)
+{
+	MemoryContext cxt;
+	MemoryContext old;
+	Relation rel;
+
+	if (n == 0)
+		return;
+	cxt = AllocSetContextCreate(CurrentMemoryContext, "sync_ext rows", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(cxt);
+	rel = table_open(our_table(table), RowExclusiveLock);
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+	{
+		Relation partition = open_partition(rel, at);
+
+		insert_into(partition, names, columns, ncolumns, n);
+		table_close(partition, NoLock);
+	}
+	else
+		insert_into(rel, names, columns, ncolumns, n);
 	table_close(rel, NoLock);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(cxt);
 	CommandCounterIncrement();
 }
-
-/* ---- probes ---- */
 
 bool
 se_rows_none(const char *table)
@@ -131,26 +238,4 @@ se_rows_none(const char *table)
 
 	table_close(rel, NoLock);
 	return none;
-}
-
-void
-se_rows_find(const char *table, const char *index, const SeTarget *target, SeItem **items, int n,
-			 void (*found)(SeItem *item, SeLookup *row))
-{
-	SeLookup lookup;
-
-	if (n == 0 || se_rows_none(table))
-		return;
-	PushActiveSnapshot(GetTransactionSnapshot());
-	se_lookup_open(&lookup, table, index, 3);
-	for (int i = 0; i < n; i++)
-	{
-		const Datum keys[] = {Int32GetDatum(target->system_id), Int32GetDatum(target->object_id),
-							  CStringGetTextDatum(items[i]->remote_id)};
-
-		if (se_lookup_find(&lookup, keys))
-			found(items[i], &lookup);
-	}
-	se_lookup_close(&lookup);
-	PopActiveSnapshot();
 }
