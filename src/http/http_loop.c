@@ -280,6 +280,13 @@ handle_event(SeHttpLoop *loop, const struct epoll_event *event)
 	curl_multi_socket_action(sock->lane->multi, fd, what, &running);
 }
 
+/* On a thread of its own: whether nothing can be done, nor handed over, without an event. */
+static bool
+may_wait(const SeHttpLoop *loop)
+{
+	return loop->wake_fd >= 0 && loop->done_head == NULL && !can_start(loop);
+}
+
 static int
 handle_events(SeHttpLoop *loop, bool wait)
 {
@@ -419,7 +426,7 @@ se_http_drive(SeHttpLoop *loop)
 	do
 	{
 		if (nevents == SE_HTTP_EVENTS)
-			nevents = handle_events(loop, loop->wake_fd >= 0 && rounds == 0 && !can_start(loop));
+			nevents = handle_events(loop, rounds == 0 && may_wait(loop));
 		collect(loop);
 		start_waiting(loop);
 		fired = run_timers(loop);

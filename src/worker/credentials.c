@@ -9,7 +9,7 @@
 #include "http/secrets.h"
 #include "worker/credentials.h"
 
-#define CREDENTIALS_MS 1000
+#define CREDENTIALS_MS 10
 
 typedef struct SeCredentials
 {

@@ -1,9 +1,9 @@
 /*
- * credentials.h: what is made of a system's secrets and session, kept for a second.
+ * credentials.h: what is made of a system's secrets and session, kept for an instant.
  *
  * A request needs its headers, an answer needs to be freed of secrets: resolving references and
- * evaluating templates for each would cost more than the rest of both. A secret's file that changes
- * is seen within CREDENTIALS_MS, as if the request had left that much earlier.
+ * evaluating templates for each would cost more than the rest of both, so it is done once for what is
+ * sent or answered together. A secret's file that changes is seen within CREDENTIALS_MS, as if the request had left that much earlier.
  */
 #ifndef SE_CREDENTIALS_H
 #define SE_CREDENTIALS_H
