@@ -33,7 +33,7 @@ check:
 	@PG_CONFIG='$(origin_pg_config)' exec test/bin/check
 
 bench:
-	@PG_CONFIG='$(origin_pg_config)' exec test/bin/bench
+	@MAKEFLAGS= PG_CONFIG='$(origin_pg_config)' exec test/bin/bench
 
 demo:
 	@PG_CONFIG='$(origin_pg_config)' exec test/bin/demo

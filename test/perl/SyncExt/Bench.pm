@@ -16,6 +16,7 @@ use Exporter qw(import);
 use List::Util qw(max min);
 use PostgreSQL::Test::Utils ();
 use SyncExt::Cluster;
+use Test::More ();
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 our @EXPORT = qw(bench_cluster cpu_seconds hub_pid interleave long median note peak_kb ratios report
@@ -93,8 +94,7 @@ sub report
 	my $text = sprintf "%-32s %s%s %s%s%s %s..%s %s\n", $line, number($value), $unit // '', $relation,
 	  number($target), $unit // '', number(min @$values), number(max @$values), $ok ? 'ok' : 'short';
 
-	print $text;
-	STDOUT->flush;
+	_say($text);
 	return if !defined $results;
 	open my $file, '>>', $results or die "cannot write $results: $!";
 	print $file $text;
@@ -102,10 +102,19 @@ sub report
 	return;
 }
 
+# To where this program was started; the server's test modules have turned STDOUT into a log.
+sub _say
+{
+	my $out = Test::More->builder->output;
+
+	print $out @_;
+	$out->flush;
+	return;
+}
+
 sub note
 {
-	print map { "    $_\n" } map { split /\n/ } @_;
-	STDOUT->flush;
+	_say(map { "    $_\n" } map { split /\n/ } @_);
 	return;
 }
 
