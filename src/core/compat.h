@@ -29,17 +29,24 @@
 #define SE_OWNS_SERVER(server, role)	 pg_foreign_server_ownercheck(server, role)
 #endif
 
-/* What capture needs of the sequence's WAL record, indexes and attribute maps. */
+/* What capture needs of the sequence and of indexes. */
 #if PG_VERSION_NUM >= 160000
+#define SE_LOCATOR(rel)						((rel)->rd_locator)
 #define SE_SET_SEQ_REC_LOCATOR(record, rel) ((record).locator = (rel)->rd_locator)
 #define SE_INSERT_INDEX_TUPLES(info, slot, estate)                                                 \
 	ExecInsertIndexTuples(info, slot, estate, false, false, NULL, NIL, false)
-#define SE_ATTRMAP_MISSING_OK , true
 #else
+#define SE_LOCATOR(rel)						((rel)->rd_node)
 #define SE_SET_SEQ_REC_LOCATOR(record, rel) ((record).node = (rel)->rd_node)
 #define SE_INSERT_INDEX_TUPLES(info, slot, estate)                                                 \
 	ExecInsertIndexTuples(info, slot, estate, false, false, NULL, NIL)
-#define SE_ATTRMAP_MISSING_OK
+#endif
+
+/* Number of the running transaction in its backend. */
+#if PG_VERSION_NUM >= 170000
+#define SE_LXID (MyProc->vxid.lxid)
+#else
+#define SE_LXID (MyProc->lxid)
 #endif
 
 #endif
