@@ -22,7 +22,7 @@ CREATE FUNCTION sync._wake()
 RETURNS void
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'se_wake';
-COMMENT ON FUNCTION sync._wake() IS 'Wakes the hub of this database at commit';
+COMMENT ON FUNCTION sync._wake() IS 'Wakes the hub of this database at commit and has it look for calls, requested pulls and inbox items';
 
 CREATE FUNCTION sync._change()
 RETURNS void

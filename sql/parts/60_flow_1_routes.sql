@@ -408,7 +408,7 @@ BEGIN
         RAISE EXCEPTION 'object "%" is not pulled from system "%"', object, system
             USING ERRCODE = 'undefined_object', HINT = 'Create the stream first with sync.create_stream().';
     END IF;
-    PERFORM sync._change();
+    PERFORM sync._wake();
 END
 $$;
 COMMENT ON FUNCTION sync.request_pull(text, text) IS 'Has the hub read a stream as soon as this transaction has committed';

@@ -142,7 +142,7 @@ BEGIN
     INSERT INTO sync.api_call AS a (system_id, kind, object_id, operation, params)
     VALUES (the_system, 'call', (SELECT o.id FROM sync.object o WHERE o.name = object_name), call.operation, call.params)
     RETURNING a.id INTO made;
-    PERFORM sync._change();
+    PERFORM sync._wake();
     RETURN made;
 END
 $$;

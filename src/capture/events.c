@@ -96,8 +96,8 @@ current_level(void)
 	return level;
 }
 
-static Size
-event_bytes(const SeEvent *event)
+Size
+se_event_bytes(const SeEvent *event)
 {
 	return sizeof(SeEvent) + VARSIZE(event->record_id) + (event->body ? VARSIZE(event->body) : 0) +
 		   (event->old ? VARSIZE(event->old) : 0);
@@ -139,7 +139,7 @@ flush_level(Level *level)
 	total_bytes -= level->bytes;
 	level->bytes = 0;
 	for (int i = level->first; i < event_count; i++)
-		level->bytes += event_bytes(&events[i]);
+		level->bytes += se_event_bytes(&events[i]);
 	total_bytes += level->bytes;
 }
 
@@ -209,7 +209,7 @@ se_event_add(int object_id, char op, const char *record_id, Jsonb *body, Jsonb *
 	event.seq = se_outbox_next_seq();
 
 	events[event_count++] = event;
-	bytes = event_bytes(&event);
+	bytes = se_event_bytes(&event);
 	level->bytes += bytes;
 	total_bytes += bytes;
 	se_wake_at_commit();
@@ -243,8 +243,8 @@ se_event_finish_move(SeEvent *event, char op, Jsonb *body, Jsonb *old)
 {
 	Level *level = &levels[level_count - 1];
 
-	level->bytes -= event_bytes(event);
-	total_bytes -= event_bytes(event);
+	level->bytes -= se_event_bytes(event);
+	total_bytes -= se_event_bytes(event);
 	if (op == '\0')
 	{
 		free_event(event);
@@ -257,8 +257,8 @@ se_event_finish_move(SeEvent *event, char op, Jsonb *body, Jsonb *old)
 	event->moved = false;
 	event->body = copy_json(body);
 	event->old = copy_json(old);
-	level->bytes += event_bytes(event);
-	total_bytes += event_bytes(event);
+	level->bytes += se_event_bytes(event);
+	total_bytes += se_event_bytes(event);
 }
 
 /*

@@ -44,6 +44,9 @@ extern SeEvent *se_event_find_move(int object_id, const char *record_id);
 /* Turns that D into the U that it is a half of; without an old value nothing happened at all. */
 extern void se_event_finish_move(SeEvent *event, char op, Jsonb *body, Jsonb *old);
 
+/* Memory that an event takes. */
+extern Size se_event_bytes(const SeEvent *event);
+
 /* Memory that ends with the transaction. */
 extern MemoryContext se_events_context(void);
 

@@ -126,15 +126,37 @@ emit_uuid(SeJsonWriter *w, SeColumn *column, Datum value)
 	return se_json_string(w, text, sizeof(text));
 }
 
-/* Dates and times in ISO 8601; instants in UTC, written with their offset. */
+/* Dates and times in ISO 8601. */
 static uint32
 emit_datetime(SeJsonWriter *w, SeColumn *column, Datum value)
 {
 	char text[MAXDATELEN + 1];
+
+	JsonEncodeDateTime(text, value, column->type, NULL);
+	return se_json_string(w, text, strlen(text));
+}
+
+/*
+ * Instants in UTC, written with their offset. The last one is remembered: it is often the same again,
+ * now() in two columns and in all rows of a transaction.
+ */
+static uint32
+emit_instant(SeJsonWriter *w, SeColumn *column, Datum value)
+{
+	static char text[MAXDATELEN + 1];
+	static Size len = 0;
+	static TimestampTz last;
+	TimestampTz instant = DatumGetTimestampTz(value);
 	int utc = 0;
 
-	JsonEncodeDateTime(text, value, column->type, column->type == TIMESTAMPTZOID ? &utc : NULL);
-	return se_json_string(w, text, strlen(text));
+	if (len == 0 || instant != last)
+	{
+		len = 0;
+		JsonEncodeDateTime(text, value, TIMESTAMPTZOID, &utc);
+		last = instant;
+		len = strlen(text);
+	}
+	return se_json_string(w, text, len);
 }
 
 /* Always in style postgres, the only one whose text every version reads back as it was. */
@@ -322,8 +344,9 @@ emitter_of(Oid type)
 		case TIMEOID:
 		case TIMETZOID:
 		case TIMESTAMPOID:
-		case TIMESTAMPTZOID:
 			return emit_datetime;
+		case TIMESTAMPTZOID:
+			return emit_instant;
 		case INTERVALOID:
 			return emit_interval;
 		case BYTEAOID:

@@ -23,7 +23,7 @@ static shmem_request_hook_type previous_shmem_request = NULL;
 static shmem_startup_hook_type previous_shmem_startup = NULL;
 
 /* What this transaction asks for at its commit. */
-static bool wake_wanted = false;
+static uint32 wake_wanted = 0; /* bits of SE_WAKE_ */
 static bool change_wanted = false;
 static bool register_wanted = false;
 static bool rescan_wanted = false;
@@ -66,6 +66,7 @@ startup_shmem(void)
 		for (int i = 0; i < se_shared->nslots; i++)
 		{
 			pg_atomic_init_u32(&se_shared->slots[i].wake, 0);
+			pg_atomic_init_u32(&se_shared->slots[i].listens, 0);
 			pg_atomic_init_u32(&se_shared->slots[i].changes, 0);
 		}
 	}
@@ -115,12 +116,14 @@ se_slot_make(Oid database)
 
 /* The lock is not needed to set a latch: at worst another process looks up once for nothing. */
 static void
-wake_slot(SeHubSlot *slot)
+wake_slot(SeHubSlot *slot, uint32 what)
 {
 	Latch *latch;
 
-	/* Only the first waker since the hub's last look pays for the system call. */
-	if (pg_atomic_exchange_u32(&slot->wake, 1) != 0)
+	/* Only the first waker since the hub's last look pays, others just read. */
+	pg_memory_barrier();
+	if ((pg_atomic_read_u32(&slot->wake) & what) == what ||
+		(pg_atomic_fetch_or_u32(&slot->wake, what) & what) == what)
 		return;
 	latch = slot->latch;
 	if (latch != NULL)
@@ -137,7 +140,7 @@ se_wake_hub(Oid database)
 	LWLockAcquire(se_shared->lock, LW_SHARED);
 	slot = se_slot_find(database);
 	if (slot != NULL)
-		wake_slot(slot);
+		wake_slot(slot, SE_WAKE_ALL);
 	LWLockRelease(se_shared->lock);
 }
 
@@ -157,7 +160,13 @@ se_wake_launcher(bool rescan)
 void
 se_wake_at_commit(void)
 {
-	wake_wanted = true;
+	wake_wanted |= SE_WAKE_EVENTS;
+}
+
+void
+se_request_at_commit(void)
+{
+	wake_wanted |= SE_WAKE_REQUESTS;
 }
 
 void
@@ -172,11 +181,43 @@ se_register_at_commit(void)
 	register_wanted = true;
 }
 
+/* Without a lock: what it says may be out of date, and then a hub is woken for nothing. */
+static SeHubSlot *
+my_slot(void)
+{
+	static SeHubSlot *slot = NULL;
+
+	if (slot == NULL || slot->database != MyDatabaseId || slot->state == SE_HUB_FREE)
+	{
+		LWLockAcquire(se_shared->lock, LW_SHARED);
+		slot = se_slot_find(MyDatabaseId);
+		LWLockRelease(se_shared->lock);
+	}
+	return slot;
+}
+
+/*
+ * A hub that would not read events now (no route wants any, its queue is full, the systems are paused
+ * or dead) is left alone. None is missed: it says that it listens before it looks, and our commit
+ * was visible before we ask.
+ */
+static void
+tell_of_events(void)
+{
+	SeHubSlot *slot = my_slot();
+
+	pg_memory_barrier();
+	if (slot != NULL && pg_atomic_read_u32(&slot->listens) != 0)
+		wake_slot(slot, SE_WAKE_EVENTS);
+}
+
 static void
 committed(void)
 {
 	SeHubSlot *slot;
 
+	if (wake_wanted & SE_WAKE_EVENTS)
+		tell_of_events();
 	if (register_wanted)
 	{
 		LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
@@ -186,13 +227,15 @@ committed(void)
 		LWLockRelease(se_shared->lock);
 		se_wake_launcher(false);
 	}
+	if (!change_wanted && !register_wanted && !(wake_wanted & SE_WAKE_REQUESTS))
+		return;
 	LWLockAcquire(se_shared->lock, LW_SHARED);
 	slot = se_slot_find(MyDatabaseId);
 	if (slot != NULL)
 	{
 		if (change_wanted)
 			pg_atomic_fetch_add_u32(&slot->changes, 1);
-		wake_slot(slot);
+		wake_slot(slot, SE_WAKE_ALL);
 	}
 	LWLockRelease(se_shared->lock);
 }
@@ -225,14 +268,15 @@ at_xact_end(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			if (se_shared != NULL && (wake_wanted || change_wanted || register_wanted))
+			if (se_shared != NULL && (wake_wanted != 0 || change_wanted || register_wanted))
 				committed();
 			if (rescan_wanted)
 				se_wake_launcher(true);
 			/* FALLTHROUGH */
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			wake_wanted = change_wanted = register_wanted = rescan_wanted = false;
+			wake_wanted = 0;
+			change_wanted = register_wanted = rescan_wanted = false;
 			if (held != NIL)
 				release_held();
 			break;
@@ -315,11 +359,11 @@ PG_FUNCTION_INFO_V1(se_register);
 PG_FUNCTION_INFO_V1(se_start);
 PG_FUNCTION_INFO_V1(se_hub_slots);
 
-/* sync._wake(): wake the hub of this database when the transaction commits. */
+/* sync._wake(): have the hub look for calls, pulls and inbox items when the transaction commits. */
 PGDLLEXPORT Datum
 se_wake(PG_FUNCTION_ARGS)
 {
-	se_wake_at_commit();
+	se_request_at_commit();
 	PG_RETURN_VOID();
 }
 

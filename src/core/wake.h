@@ -25,6 +25,11 @@ typedef enum SeHubState
 
 #define SE_MAX_FETCHES 16
 
+/* What a hub may be woken for. */
+#define SE_WAKE_EVENTS	 1 /* events may have become visible */
+#define SE_WAKE_REQUESTS 2 /* somebody waits: calls, pulls, fresh reads, inbox items */
+#define SE_WAKE_ALL		 (SE_WAKE_EVENTS | SE_WAKE_REQUESTS)
+
 typedef struct SeHubSlot
 {
 	Oid database;
@@ -35,7 +40,8 @@ typedef struct SeHubSlot
 	TimestampTz started_at;
 	TimestampTz restart_at;			/* launcher: not before */
 	TimestampTz hold_until;			/* a database command wants nobody here until then */
-	pg_atomic_uint32 wake;			/* 1: somebody asked for a look and set the latch */
+	pg_atomic_uint32 wake;			/* bits of SE_WAKE_: asked for, and the latch is set */
+	pg_atomic_uint32 listens;		/* 1: the hub would read new events now */
 	pg_atomic_uint32 changes;		/* counts changes of configuration and of pending deliveries */
 	Latch *latch;					/* of the running hub; NULL when none */
 	uint32 fetches[SE_MAX_FETCHES]; /* DSM handles of reads that backends wait for; 0: free */
@@ -59,10 +65,13 @@ extern SeShared *se_shared;
 extern void se_wake_init(bool preloading);
 
 /*
- * Marks that this transaction wrote events; at its commit the database's hub is woken. Cheap enough
- * for every captured row. Never throws.
+ * Marks that this transaction wrote events; at its commit the database's hub is woken, if it would
+ * read them. Cheap enough for every captured row. Never throws.
  */
 extern void se_wake_at_commit(void);
+
+/* Likewise for something that the hub is asked for; it is always woken. */
+extern void se_request_at_commit(void);
 
 /* Likewise for a change of configuration or of pending deliveries: the hub reads them again. */
 extern void se_change_at_commit(void);

@@ -15,6 +15,9 @@
 extern void se_pull_load(void);
 extern void se_pull_reset(void);
 
+/* A pull may have been requested, or an item of the inbox is to be tried again now. */
+extern void se_pull_look(void);
+
 /* Starts due polls, fetches that were asked for, retries of the inbox; true when it did something. */
 extern bool se_pull_step(TimestampTz now);
 extern TimestampTz se_pull_next_due(TimestampTz now);

@@ -16,18 +16,16 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "core/guc.h"
 #include "core/spi.h"
 #include "pull/internal.h"
 #include "pull/pull.h"
-
-/* request_pull() and commits of apps wake the hub alike; look for requests at most so often. */
-#define LOOK_EVERY_US (50 * 1000)
 
 List *se_streams = NIL;
 MemoryContext se_pull_cxt = NULL;
 
 static TimestampTz looked_at = 0;
-static bool look_again = false;
+static bool look = false; /* a pull may have been requested */
 
 double
 se_jitter(void)
@@ -228,7 +226,14 @@ look_for_requests(TimestampTz now)
 	se_txn_commit();
 	MemoryContextSwitchTo(cxt);
 	looked_at = now;
-	look_again = false;
+	look = false;
+}
+
+void
+se_pull_look(void)
+{
+	look = true;
+	se_inbox_wake();
 }
 
 static bool
@@ -260,13 +265,9 @@ se_pull_step(TimestampTz now)
 	bool busy = false;
 	ListCell *lc;
 
-	if (se_streams != NIL)
-	{
-		if (now - looked_at >= LOOK_EVERY_US || now < looked_at)
-			look_for_requests(now);
-		else
-			look_again = true;
-	}
+	if (se_streams != NIL &&
+		(look || now < looked_at || TimestampDifferenceExceeds(looked_at, now, se_poll_interval)))
+		look_for_requests(now);
 	foreach (lc, se_streams)
 	{
 		SeStream *stream = lfirst(lc);
@@ -303,8 +304,8 @@ se_pull_next_due(TimestampTz now)
 	TimestampTz next = se_inbox_next_due(now);
 	ListCell *lc;
 
-	if (look_again)
-		next = Min(next, looked_at + LOOK_EVERY_US);
+	if (se_streams != NIL)
+		next = Min(next, TimestampTzPlusMilliseconds(looked_at, se_poll_interval));
 	foreach (lc, se_streams)
 	{
 		SeStream *stream = lfirst(lc);

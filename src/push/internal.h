@@ -283,7 +283,6 @@ extern void se_pending_reset(void);
 /* ---- call.c ---- */
 extern bool se_call_step(TimestampTz now);
 extern TimestampTz se_call_next_due(void);
-extern void se_call_look(void);
 extern void se_call_reset(void);
 
 #endif

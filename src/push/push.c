@@ -41,15 +41,43 @@ se_push_look(void)
 
 	foreach (cell, se_scanners)
 		((SeScanner *) lfirst(cell))->look = true;
-	se_call_look();
 }
 
-/* Room in the memory of the scanner's system; a full one leaves its events in the outbox. */
+/* Whether nothing can be sent for a while: paused, unusable, throttled, or its breaker is open. */
+static bool
+is_silent(SeSystem *system, TimestampTz now)
+{
+	if (system->mode == SE_MODE_DRY_RUN)
+		return false;
+	return !se_system_speaks(system, now) || se_breaker_wait(&system->breaker, now) != 0;
+}
+
+/*
+ * Room in the memory of the scanner's system; a full one leaves its events in the outbox. For a
+ * system that is silent nothing is read ahead, but what its routes do not want is passed over.
+ */
 static bool
 has_room(SeScanner *scanner, TimestampTz now)
 {
-	return scanner->routes != NIL && scanner->system->held && scanner->retry_at <= now &&
-		   se_queue_length(scanner->system) < se_max_queue;
+	SeSystem *system = scanner->system;
+
+	return scanner->routes != NIL && system->held && scanner->retry_at <= now &&
+		   se_queue_length(system) < (is_silent(system, now) ? 1 : se_max_queue);
+}
+
+bool
+se_push_listens(TimestampTz now)
+{
+	ListCell *cell;
+
+	foreach (cell, se_scanners)
+	{
+		SeScanner *scanner = lfirst(cell);
+
+		if (has_room(scanner, now) && !is_silent(scanner->system, now))
+			return true;
+	}
+	return false;
 }
 
 static bool
@@ -79,6 +107,7 @@ se_push_step(TimestampTz now)
 	{
 		looked_at = now;
 		se_push_look();
+		se_call_look();
 	}
 	while (se_outcome_flush(now))
 		busy = true;

@@ -17,6 +17,12 @@ extern void se_push_reset(void);
 /* There may be new events: look at the outbox in the next step. */
 extern void se_push_look(void);
 
+/* Calls may have been asked for. */
+extern void se_call_look(void);
+
+/* Whether new events would be read as soon as they come; false: it is enough to look now and then. */
+extern bool se_push_listens(TimestampTz now);
+
 /* Reads events, claims and submits what may go, records what has come; true when it did something. */
 extern bool se_push_step(TimestampTz now);
 

@@ -80,6 +80,7 @@ leave_slot(int code, Datum arg)
 	{
 		slot->latch = NULL;
 		slot->pid = 0;
+		pg_atomic_write_u32(&slot->listens, 0);
 		if (slot->state == SE_HUB_RUNNING || slot->state == SE_HUB_IDLE ||
 			slot->state == SE_HUB_STARTING)
 			slot->state = SE_HUB_STOPPED;
@@ -189,6 +190,7 @@ forget_all(void)
 		FreeWaitEventSet(wait_set);
 	wait_set = NULL;
 	loaded = false;
+	pg_atomic_write_u32(&slot->listens, 0);
 }
 
 static void
@@ -272,9 +274,15 @@ static void
 answer_wakes(void)
 {
 	char reason[256];
+	uint32 wake = pg_atomic_exchange_u32(&slot->wake, 0);
 
-	if (pg_atomic_exchange_u32(&slot->wake, 0) != 0)
+	if (wake & SE_WAKE_EVENTS)
 		se_push_look();
+	if (wake & SE_WAKE_REQUESTS)
+	{
+		se_call_look();
+		se_pull_look();
+	}
 	if (pg_atomic_read_u32(&slot->changes) == seen_changes && !lock_is_missing())
 		return;
 	seen_changes = pg_atomic_read_u32(&slot->changes);
@@ -295,6 +303,24 @@ answer_wakes(void)
 	se_systems_load();
 	se_push_load();
 	se_pull_load();
+}
+
+/*
+ * Whether commits shall wake us for their events. Who begins to listen must look: what was committed
+ * before has told nobody. The order of the two is what tell_of_events() in wake.c rests on.
+ */
+static bool
+begin_to_listen(TimestampTz now)
+{
+	bool listens = se_push_listens(now);
+
+	if (pg_atomic_read_u32(&slot->listens) == (uint32) listens)
+		return false;
+	pg_atomic_write_u32(&slot->listens, listens);
+	pg_memory_barrier();
+	if (listens)
+		se_push_look();
+	return listens;
 }
 
 /* Works until there is nothing to do now; returns how long to wait. */
@@ -319,6 +345,7 @@ work(void)
 		busy |= se_pull_step(now);
 		busy |= se_fetch_step(slot);
 		busy |= se_exchange_drive(now);
+		busy |= begin_to_listen(now);
 	} while (busy);
 	se_upkeep_step(now);
 	se_notice_flush();
