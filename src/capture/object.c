@@ -21,7 +21,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
-#include "capture/compat.h"
+#include "core/compat.h"
 #include "core/role.h"
 
 static void

@@ -27,7 +27,7 @@
 #include "utils/builtins.h"
 
 #include "capture/events.h"
-#include "capture/compat.h"
+#include "core/compat.h"
 
 #define OUTBOX_COLUMNS 11
 #define ROWS_AT_ONCE   128

@@ -34,15 +34,10 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "core/compat.h"
 #include "core/errors.h"
 #include "http/egress.h"
 #include "http/secrets.h"
-
-#if PG_VERSION_NUM >= 160000
-#define server_ownercheck(server, role) object_ownercheck(ForeignServerRelationId, server, role)
-#else
-#define server_ownercheck(server, role) pg_foreign_server_ownercheck(server, role)
-#endif
 
 PG_FUNCTION_INFO_V1(se_fdw_validator);
 PG_FUNCTION_INFO_V1(se_secret_ok);
@@ -289,7 +284,7 @@ value_is_granted(const char *name, const char *value)
 			heap_getattr(tuple, Anum_pg_foreign_server_srvoptions, RelationGetDescr(rel), &isnull);
 		ListCell *cell;
 
-		if (isnull || !server_ownercheck(server->oid, GetUserId()))
+		if (isnull || !SE_OWNS_SERVER(server->oid, GetUserId()))
 			continue;
 		foreach (cell, untransformRelOptions(options))
 		{

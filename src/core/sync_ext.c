@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 
 #include "capture/capture.h"
+#include "core/compat.h"
 #include "core/guc.h"
 #include "core/wake.h"
 #include "worker/launcher.h"
@@ -111,11 +112,7 @@ note_change(Node *statement)
 static bool
 may_be_alone_in(Oid database)
 {
-#if PG_VERSION_NUM >= 160000
-	return object_ownercheck(DatabaseRelationId, database, GetUserId());
-#else
-	return pg_database_ownercheck(database, GetUserId());
-#endif
+	return SE_OWNS_DATABASE(database, GetUserId());
 }
 
 static void
