@@ -24,6 +24,7 @@
 #include "utils/lsyscache.h"
 #include "utils/partcache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/builtins.h"
 
 #include "capture/events.h"
@@ -295,11 +296,16 @@ se_outbox_insert(const SeEventCommon *common, SeEvent *events, int count)
 	Target target = {0};
 	int done = 0;
 
+	/* Writing to a table that has a TOAST table takes a snapshot; before commit there is none. */
+	bool push_snapshot = !ActiveSnapshotSet();
+
 	if (RelationGetDescr(root)->natts < OUTBOX_COLUMNS)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("sync.outbox is older than the library of sync_ext"),
 						errhint("Run ALTER EXTENSION sync_ext UPDATE.")));
 
+	if (push_snapshot)
+		PushActiveSnapshot(GetTransactionSnapshot());
 	while (done < count)
 	{
 		int n = 1;
@@ -312,6 +318,8 @@ se_outbox_insert(const SeEventCommon *common, SeEvent *events, int count)
 		done += n;
 	}
 	close_target(&target);
+	if (push_snapshot)
+		PopActiveSnapshot();
 	table_close(root, NoLock);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(work);
