@@ -20,7 +20,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "capture/compat.h"
+#include "core/compat.h"
 #include "core/lookup.h"
 #include "pull/internal.h"
 
