@@ -20,7 +20,7 @@
 #include "utils/partcache.h"
 #include "utils/rel.h"
 
-#include "capture/compat.h"
+#include "core/compat.h"
 #include "core/rows.h"
 
 #define ROWS_AT_ONCE 256

@@ -138,6 +138,7 @@ se_http_on_send(void *arg, char *remote_ip, char *local_ip, int remote_port, int
 	(void) local_ip;
 	(void) remote_port;
 	(void) local_port;
+	call->connected = true;
 	if (call->started && !call->repeatable)
 	{
 		call->second_try = true;
@@ -145,6 +146,21 @@ se_http_on_send(void *arg, char *remote_ip, char *local_ip, int remote_port, int
 	}
 	call->started = true;
 	return CURL_PREREQFUNC_OK;
+}
+
+static bool
+watch(SeHttpLoop *loop, SeHttpSocket *sock, int fd, uint32_t events)
+{
+	struct epoll_event event = {.events = events, .data.fd = fd};
+	int op = sock->registered ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+
+	sock->wanted = events;
+	if (sock->registered == events)
+		return true;
+	if (epoll_ctl(loop->epoll_fd, op, fd, &event) != 0)
+		return false;
+	sock->registered = events;
+	return true;
 }
 
 /*
@@ -157,6 +173,7 @@ se_http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	SeHttpCall *call = arg;
 	SeHttpLane *lane = call->lane;
 	SeHttpSocket *sock;
+	uint32_t wanted;
 	int fd;
 
 	if (purpose != CURLSOCKTYPE_IPCXN ||
@@ -175,8 +192,20 @@ se_http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 		close(fd);
 		return CURL_SOCKET_BAD;
 	}
-	/* Whatever the table held was about an earlier descriptor of this number. */
+
+	/*
+	 * What the table holds was about an earlier descriptor of this number.  If libcurl closed that
+	 * one without a word while it was connecting, it believes that the number is still watched.
+	 */
+	wanted = sock->lane == lane ? sock->wanted : 0;
 	*sock = (SeHttpSocket){.lane = lane, .ours = true};
+	if (wanted != 0 && !watch(lane->loop, sock, fd, wanted))
+	{
+		*sock = (SeHttpSocket){0};
+		close(fd);
+		return CURL_SOCKET_BAD;
+	}
+	call->connected = false;
 	return fd;
 }
 
@@ -191,6 +220,16 @@ se_http_on_close(void *arg, curl_socket_t fd)
 	return close(fd); /* which also takes it out of the epoll set */
 }
 
+/* The request has a connection that stands, and it is not the resolver that is asked about. */
+static bool
+is_connected(CURL *easy)
+{
+	SeHttpCall *call = NULL;
+
+	return curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **) &call) == CURLE_OK && call != NULL &&
+		   call->connected;
+}
+
 /* libcurl says what it waits for on a socket. */
 int
 se_http_on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *per_socket)
@@ -198,37 +237,36 @@ se_http_on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *per_so
 	SeHttpLane *lane = arg;
 	SeHttpLoop *loop = lane->loop;
 	SeHttpSocket *sock = se_http_socket(loop, fd);
-	struct epoll_event event = {.data.fd = fd};
 
-	(void) easy;
 	(void) per_socket;
 	if (sock == NULL)
 		return -1;
 	if (what == CURL_POLL_REMOVE)
 	{
+		/* One that was closed without a word: the number is another lane's by now. */
+		if (sock->lane != lane)
+			return 0;
 		sock->wanted = 0;
 
 		/*
-		 * The resolver's sockets are closed without telling us, and their
-		 * numbers come back as other sockets; only ours may be left in.
+		 * The resolver's sockets, and ours before the connection stands, are closed without telling
+		 * us (libcurl 7.88), and their numbers come back as other sockets; none may be left in.
 		 */
-		if (!sock->ours && sock->registered != 0)
+		if (sock->registered != 0 && !(sock->ours && is_connected(easy)))
 		{
+			/* Perhaps to try another address, and libcurl 7.88 forgets to say that it waits for us. */
+			lane->nudge = sock->ours;
 			epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
 			*sock = (SeHttpSocket){0};
 		}
 		return 0;
 	}
-	event.events = ((what & CURL_POLL_IN) ? EPOLLIN : 0) | ((what & CURL_POLL_OUT) ? EPOLLOUT : 0);
-	sock->lane = lane;
-	sock->wanted = event.events;
-	if (sock->registered == event.events)
-		return 0;
-	if (epoll_ctl(loop->epoll_fd, sock->registered ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &event) !=
-		0)
-		return -1;
-	sock->registered = event.events;
-	return 0;
+	if (sock->lane != lane)
+		*sock = (SeHttpSocket){.lane = lane};
+	return watch(loop, sock, fd,
+				 ((what & CURL_POLL_IN) ? EPOLLIN : 0) | ((what & CURL_POLL_OUT) ? EPOLLOUT : 0))
+			   ? 0
+			   : -1;
 }
 
 int

@@ -46,6 +46,7 @@ typedef struct SeHttpLane
 	CURLM *multi;
 	int64_t deadline_us; /* what libcurl asked for; -1: nothing */
 	bool touched;		 /* may have finished messages */
+	bool nudge;			 /* a request that connects may have nothing that wakes it */
 	int active;			 /* requests given to libcurl */
 	int max_active;
 	SeHttpCall *waiting_head; /* requests not yet given to it, oldest first */
@@ -81,6 +82,7 @@ struct SeHttpCall
 	int connect_timeout_ms;
 
 	/* what happened */
+	bool connected;	 /* its newest connection stood; libcurl tells us when that one closes */
 	bool started;	 /* a connection stood and sending began */
 	bool second_try; /* libcurl wanted to send it once more */
 	bool oom;

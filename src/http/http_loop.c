@@ -263,6 +263,10 @@ handle_event(SeHttpLoop *loop, const struct epoll_event *event)
 		return;
 	}
 	sock = &loop->sockets[fd];
+
+	/* Closed by what libcurl did for an earlier event of this batch; the number may be anybody's. */
+	if (sock->registered == 0)
+		return;
 	if (sock->wanted == 0)
 	{
 		/* Left in the set for reuse, but something happened: take it out. */
@@ -298,6 +302,20 @@ handle_events(SeHttpLoop *loop, bool wait)
 	return n;
 }
 
+/* Let libcurl look at all requests of a lane, also at those whose time has not come. */
+static void
+run_all(SeHttpLane *lane)
+{
+	int running;
+
+	lane->nudge = false;
+	lane->touched = true;
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+	curl_multi_socket_all(lane->multi, &running);
+#pragma GCC diagnostic pop
+}
+
 static bool
 run_timers(SeHttpLoop *loop)
 {
@@ -307,6 +325,11 @@ run_timers(SeHttpLoop *loop)
 
 	for (SeHttpLane *lane = loop->lanes; lane != NULL; lane = lane->next)
 	{
+		if (lane->nudge)
+		{
+			run_all(lane);
+			any = true;
+		}
 		if (lane->deadline_us < 0 || lane->deadline_us > now)
 			continue;
 		/* Cleared first: libcurl sets the next one from inside the call. */

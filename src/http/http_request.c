@@ -131,7 +131,7 @@ forget_request(SeHttpCall *call)
 	call->result = NULL;
 	call->nheaders = 0;
 	call->head_len = call->head_total = 0;
-	call->started = call->second_try = call->oom = false;
+	call->connected = call->started = call->second_try = call->oom = false;
 	call->too_large = call->headers_too_large = call->body_begun = false;
 	call->refused[0] = '\0';
 	call->detail[0] = '\0';

@@ -133,6 +133,13 @@ se_delivery_recovery(SeDelivery *d, const SeManifestObject *object, const SeOper
 	return se_recovery(&a);
 }
 
+/* How long an effect may stay invisible to a look-up. A server's option is the last word. */
+static int64
+settle_ms(const SeSystem *system, const SeOperation *lookup)
+{
+	return system->settle_given ? system->settle_ms : Max(lookup->settle_ms, system->settle_ms);
+}
+
 void
 se_delivery_ambiguous(SeDelivery *d, TimestampTz now)
 {
@@ -150,7 +157,7 @@ se_delivery_ambiguous(SeDelivery *d, TimestampTz now)
 			break;
 		case SE_RECOVER_LOOKUP:
 			d->recover = true;
-			pause = Max(object->lookup->settle_ms, system->settle_ms);
+			pause = settle_ms(system, object->lookup);
 			break;
 		case SE_RECOVER_RESEND:
 			pause = Max(se_retry_backoff_ms(Max(d->attempts, 1), jitter()), system->settle_ms);
@@ -213,8 +220,7 @@ looked_up(SeDelivery *d, TimestampTz now)
 	{
 		/* Not there yet is not the same as never: asked once more before it is sent again. */
 		d->ending = SE_END_AMBIGUOUS;
-		d->due_at = TimestampTzPlusMilliseconds(now, Max(object->lookup->settle_ms,
-														 d->route->system->settle_ms));
+		d->due_at = TimestampTzPlusMilliseconds(now, settle_ms(d->route->system, object->lookup));
 	}
 	else
 	{

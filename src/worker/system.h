@@ -63,7 +63,8 @@ typedef struct SeSystem
 	int connect_timeout_ms;
 	int max_in_flight;
 	int max_attempts;
-	int64 settle_ms; /* server option, else the manifest's */
+	int64 settle_ms;   /* server option, else the manifest's */
+	bool settle_given; /* it is the option */
 	SeLimit limit;
 	SeBreaker breaker;
 	TimestampTz blocked_until; /* Retry-After of a throttled answer, or pause after failed logins */

@@ -270,6 +270,7 @@ set_limits(SeSystem *system, List *options)
 						limits->timeout_ms > 0 ? limits->timeout_ms : DEFAULT_TIMEOUT_MS);
 	system->connect_timeout_ms = (int) option_ms(options, "connect_timeout", DEFAULT_CONNECT_MS);
 	system->max_attempts = option_int(options, "max_attempts", se_max_attempts);
+	system->settle_given = option(options, "settle_time") != NULL;
 	system->settle_ms = option_ms(options, "settle_time",
 								  system->manifest->settle_ms > 0 ? system->manifest->settle_ms
 																  : DEFAULT_SETTLE_MS);

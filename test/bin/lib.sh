@@ -38,15 +38,6 @@ set_up()
 {
 	test/bin/install-deps "$@" || exit 2
 
-	if [ -z "${PG_CONFIG:-}" ]; then
-		PG_CONFIG=/usr/lib/postgresql/15/bin/pg_config
-		[ -x "$PG_CONFIG" ] || PG_CONFIG=pg_config
-	fi
-	export PG_CONFIG
-	PG_BIN=$("$PG_CONFIG" --bindir) || die "$PG_CONFIG does not work"
-	PGXS_SRC=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")
-	PG_PKGLIB=$("$PG_CONFIG" --pkglibdir)
-
 	SERVER_USER=
 	if [ "$(id -u)" -eq 0 ]; then
 		SERVER_USER=postgres
@@ -66,10 +57,28 @@ set_up()
 	# Every process that we start inherits this mark; tear_down goes by it.
 	export SYNC_EXT_RUN=$WORK
 	export TMPDIR=$WORK/tmp
-	export SYNC_EXT_CACHE=${SYNC_EXT_CACHE:-$WORK/cache}
 	export LC_ALL=C.UTF-8
-	export PATH=$PG_BIN:$PATH
 	unset PGHOST PGPORT PGUSER PGDATABASE PGOPTIONS PGSERVICE PGPASSFILE PGDATA
+	choose_server
+	export SYNC_EXT_CACHE=${SYNC_EXT_CACHE:-$WORK/cache}
+}
+
+# The server to build for and to run: Debian's, the one of PG_CONFIG, or one with assertions.
+choose_server()
+{
+	if [ -n "${ASSERT:-}" ]; then
+		[ -z "${PG_CONFIG:-}" ] || die "give either PG_CONFIG or ASSERT"
+		step test/bin/assert-server > "$WORK/tmp/pg_config" || die "no server with assertions"
+		PG_CONFIG=$(cat "$WORK/tmp/pg_config")
+	elif [ -z "${PG_CONFIG:-}" ]; then
+		PG_CONFIG=/usr/lib/postgresql/15/bin/pg_config
+		[ -x "$PG_CONFIG" ] || PG_CONFIG=pg_config
+	fi
+	export PG_CONFIG
+	PG_BIN=$("$PG_CONFIG" --bindir) || die "$PG_CONFIG does not work"
+	PGXS_SRC=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")
+	PG_PKGLIB=$("$PG_CONFIG" --pkglibdir)
+	export PATH=$PG_BIN:$PATH
 }
 
 # What tests read must be readable for the server's user, which may not see the

@@ -253,17 +253,27 @@ server(void *arg)
 	return NULL;
 }
 
+/* Port 0 is one that is free; a backlog of 0 does not listen. */
 static int
-listen_somewhere(int backlog, int *at)
+listen_at(const char *ip, int at, int backlog)
 {
-	struct sockaddr_in addr = {.sin_family = AF_INET};
-	socklen_t len = sizeof(addr);
+	struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons(at)};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	inet_pton(AF_INET, ip, &addr.sin_addr);
 	bind(fd, (struct sockaddr *) &addr, sizeof(addr));
 	if (backlog > 0)
 		listen(fd, backlog);
+	return fd;
+}
+
+static int
+listen_somewhere(int backlog, int *at)
+{
+	struct sockaddr_in addr;
+	socklen_t len = sizeof(addr);
+	int fd = listen_at("127.0.0.1", 0, backlog);
+
 	getsockname(fd, (struct sockaddr *) &addr, &len);
 	*at = ntohs(addr.sin_port);
 	return fd;

@@ -5,6 +5,7 @@
  */
 #include "http_server.h"
 
+#include <errno.h>
 #include <netdb.h>
 #include <sys/wait.h>
 
@@ -61,6 +62,8 @@ getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
 		return EAI_NONAME;
 	if (strcmp(node, "split.test") == 0)
 		*result = one_address("169.254.169.254", at, one_address("127.0.0.1", at, NULL));
+	else if (strcmp(node, "half.test") == 0)
+		*result = one_address("127.0.0.1", at, one_address("127.0.0.2", at, NULL));
 	else if (strcmp(node, "rebind.test") == 0)
 		*result = one_address(rebind_to, at, NULL);
 	else
@@ -202,6 +205,86 @@ test_idle_close(void)
 	result = run(&request);
 	ok(result->phase == SE_HTTP_ANSWERED, "the next request takes a new one");
 	se_http_result_free(result);
+}
+
+/* A port that takes no more connections: to connect is to wait. */
+static int
+deaf_port(int *listener, int *fill, int n)
+{
+	struct sockaddr_in addr = {.sin_family = AF_INET};
+	int at;
+
+	*listener = listen_somewhere(1, &at);
+	addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	addr.sin_port = htons(at);
+	for (int i = 0; i < n; i++)
+	{
+		fill[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		if (connect(fill[i], (struct sockaddr *) &addr, sizeof(addr)) != 0 && errno != EINPROGRESS)
+			ok(0, "filling a backlog");
+	}
+	return at;
+}
+
+/*
+ * libcurl 7.88 closes a socket that never got connected without telling us.
+ * Its number is the next socket's: a resolver's, or that for another address.
+ */
+static void
+test_silent_close(void)
+{
+	const char *entries[] = {listed[0], listed[1], listed[2], listed[3]};
+	int fill[4];
+	int listener;
+	int hearing;
+	int at = deaf_port(&listener, fill, 4);
+	char deaf[100];
+	char half[100];
+	const char *error;
+	SeHttpRequest request = request_for("GET", "/");
+	SeHttpResult *result;
+	SeHttpLoop *outer = loop;
+	pthread_t thread;
+
+	snprintf(listed[1], sizeof(listed[1]), "http://127.0.0.1:%d", at);
+	snprintf(listed[2], sizeof(listed[2]), "http://127.0.0.2:%d", at);
+	snprintf(listed[3], sizeof(listed[3]), "http://none.test:%d", port);
+	snprintf(listed[0], sizeof(listed[0]), "http://half.test:%d", at);
+	use_policy(entries, 4);
+	snprintf(deaf, sizeof(deaf), "http://127.0.0.1:%d/", at);
+	snprintf(half, sizeof(half), "http://half.test:%d/echo", at);
+	request.egress = egress;
+	loop = se_http_create(10, 5, &error);
+
+	for (int i = 0; i < 3; i++)
+	{
+		result = get_from("none.test");
+		ok(result->phase == SE_HTTP_NOT_SENT && strstr(result->error, "could not resolve"),
+		   "the resolver is heard: %s", result->error);
+		se_http_result_free(result);
+		request.url = deaf;
+		request.connect_timeout_ms = 100;
+		result = run(&request);
+		ok(result->phase == SE_HTTP_NOT_SENT && strstr(result->error, "timed out"),
+		   "a server that takes no connection: %s", result->error);
+		se_http_result_free(result);
+	}
+
+	hearing = listen_at("127.0.0.2", at, 5);
+	pthread_create(&thread, NULL, server, (void *) (intptr_t) hearing);
+	pthread_detach(thread);
+	request.url = half;
+	request.connect_timeout_ms = 1000;
+	result = run(&request);
+	ok(result->phase == SE_HTTP_ANSWERED && strcmp(result->remote_ip, "127.0.0.2") == 0,
+	   "the second address answers when the first does not: %s", result->error);
+	se_http_result_free(result);
+
+	se_http_destroy(loop);
+	loop = outer;
+	for (int i = 0; i < 4; i++)
+		close(fill[i]);
+	close(listener);
 }
 
 static void
@@ -389,6 +472,7 @@ main(void)
 	test_names();
 	test_slow_names();
 	test_idle_close();
+	test_silent_close();
 	test_proxy();
 	test_tls();
 	test_storm();
