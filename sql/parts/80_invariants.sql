@@ -17,7 +17,7 @@ AS $$
          WHERE f.final),
     sent AS (
         SELECT c.route_id, c.record_id, c.seq, min(c.at) AS first_at,
-               (SELECT max(f.at) FROM final f WHERE f.route_id = c.route_id AND f.seq = c.seq) AS ended_at
+               (SELECT max(f.at) FROM sync.outcome f WHERE f.route_id = c.route_id AND f.seq = c.seq AND f.final) AS ended_at
           FROM sync.claim c GROUP BY c.route_id, c.record_id, c.seq)
 
     SELECT 'pending_not_final', format('delivery %s/%s is %s, yet it ended as %s', p.route_id, p.seq, p.state, f.state)
