@@ -82,6 +82,8 @@ free_window(SeWindow *window)
 	pfree(window->start);
 	if (window->end != NULL)
 		pfree(window->end);
+	if (window->late != NULL)
+		pfree(window->late);
 	pfree(window);
 }
 

@@ -44,32 +44,6 @@ se_push_look(void)
 	se_call_look();
 }
 
-/* Room in the memory of the scanner's system; a full one leaves its events in the outbox. */
-static bool
-has_room(SeScanner *scanner, TimestampTz now)
-{
-	return scanner->routes != NIL && scanner->system->held && scanner->retry_at <= now &&
-		   se_queue_length(scanner->system) < se_max_queue;
-}
-
-static bool
-scan_all(TimestampTz now)
-{
-	bool busy = false;
-	ListCell *cell;
-
-	(void) se_cursor_open_windows();
-	foreach (cell, se_scanners)
-	{
-		SeScanner *scanner = lfirst(cell);
-
-		if (has_room(scanner, now))
-			busy |= se_scan(scanner);
-		se_cursor_settle(scanner);
-	}
-	return busy;
-}
-
 bool
 se_push_step(TimestampTz now)
 {
@@ -84,7 +58,8 @@ se_push_step(TimestampTz now)
 		busy = true;
 	busy |= se_pending_release(now);
 	busy |= se_pending_load_due(now);
-	busy |= scan_all(now);
+	(void) se_cursor_open_windows();
+	busy |= se_scan(now);
 	busy |= se_claim(now);
 	busy |= se_call_step(now);
 	if (!busy && se_cursor_checkpoint_due(now, se_exchange_in_flight() == 0))
