@@ -99,7 +99,8 @@ struct SeScanner
 	bool served;		  /* had its turn in this round of reading */
 	TimestampTz retry_at; /* a condition could not be evaluated: not before */
 	bool recovering;	  /* the next window is the first one of this process */
-	bool dirty;			  /* the cursor has moved since the last checkpoint */
+	bool dirty;			  /* the cursor has moved since the last checkpoint … */
+	bool hurry;			  /* … over events of its objects: written as soon as it is idle */
 	TimestampTz checkpoint_at;
 };
 
@@ -218,8 +219,11 @@ extern void se_routes_reset(void);
 extern bool se_route_filter(SeRoute *route, SeEvent **events, int n, bool *wanted, char **errors);
 
 /* ---- cursor.c ---- */
-extern bool se_cursor_open_windows(
-	void); /* new windows where there may be events; own transaction */
+extern void se_cursor_restore(SeScanner *scanner, const char *end, int64 end_after, int64 position);
+extern void se_cursor_look(void);					  /* there may be new events */
+extern bool se_cursor_open_windows(TimestampTz now);  /* where there may be some; own transaction */
+extern void se_cursor_found(void);					  /* events of an object that has a route */
+extern TimestampTz se_cursor_quiet_until(void);		  /* no look before */
 extern void se_cursor_finished(SeDelivery *delivery); /* takes it out of its window */
 extern void se_cursor_settle(SeScanner *scanner); /* drops finished windows, merges scanned ones */
 extern bool se_cursor_checkpoint_due(TimestampTz now, bool idle);

@@ -37,11 +37,14 @@ se_push_reset(void)
 void
 se_push_look(void)
 {
-	ListCell *cell;
-
-	foreach (cell, se_scanners)
-		((SeScanner *) lfirst(cell))->look = true;
+	se_cursor_look();
 	se_call_look();
+}
+
+bool
+se_push_is_quiet(TimestampTz now)
+{
+	return se_cursor_quiet_until() > now;
 }
 
 bool
@@ -58,7 +61,7 @@ se_push_step(TimestampTz now)
 		busy = true;
 	busy |= se_pending_release(now);
 	busy |= se_pending_load_due(now);
-	(void) se_cursor_open_windows();
+	(void) se_cursor_open_windows(now);
 	busy |= se_scan(now);
 	busy |= se_claim(now);
 	busy |= se_call_step(now);
@@ -83,6 +86,8 @@ se_push_next_due(TimestampTz now)
 	TimestampTz due = TimestampTzPlusMilliseconds(looked_at, se_poll_interval);
 	ListCell *cell;
 
+	if (se_cursor_quiet_until() > now)
+		due = Min(due, se_cursor_quiet_until());
 	due = Min(due, se_pending_next_due());
 	due = Min(due, se_call_next_due());
 	foreach (cell, se_scanners)

@@ -17,6 +17,9 @@ extern void se_push_reset(void);
 /* There may be new events: look at the outbox in the next step. */
 extern void se_push_look(void);
 
+/* New events are not asked for now: many came that nobody wanted. It lasts some milliseconds. */
+extern bool se_push_is_quiet(TimestampTz now);
+
 /* Reads events, claims and submits what may go, records what has come; true when it did something. */
 extern bool se_push_step(TimestampTz now);
 

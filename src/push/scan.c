@@ -362,6 +362,7 @@ take_piece(SeScanner *scanner, SePiece *piece, TimestampTz now)
 			deliver(window, &candidates[i], now);
 	}
 	scanner->dirty |= piece->position != window->position;
+	scanner->hurry |= piece->n > 0;
 	window->position = piece->position;
 	window->scanned = piece->through;
 }
@@ -374,6 +375,8 @@ scan_level(List *level, TimestampTz now)
 
 	se_txn_begin("reading events");
 	se_read_piece(open_window(linitial(level)), objects_of(level), &piece);
+	if (piece.n > 0)
+		se_cursor_found();
 	foreach (cell, level)
 		take_piece(lfirst(cell), &piece, now);
 	SE_CRASH_POINT("push-scanned");

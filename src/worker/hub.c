@@ -273,7 +273,8 @@ answer_wakes(void)
 {
 	char reason[256];
 
-	if (pg_atomic_exchange_u32(&slot->wake, 0) != 0)
+	/* While nobody asks for events, the flag stays up, and writers need not signal. */
+	if (!se_push_is_quiet(GetCurrentTimestamp()) && pg_atomic_exchange_u32(&slot->wake, 0) != 0)
 		se_push_look();
 	if (pg_atomic_read_u32(&slot->changes) == seen_changes && !lock_is_missing())
 		return;
