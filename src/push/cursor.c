@@ -82,6 +82,8 @@ free_window(SeWindow *window)
 	pfree(window->start);
 	if (window->end != NULL)
 		pfree(window->end);
+	if (window->late != NULL)
+		pfree(window->late);
 	pfree(window);
 }
 
@@ -102,6 +104,30 @@ next_start(SeScanner *scanner, int *incarnation, char **start, int64 *start_seq)
 	*incarnation = last->incarnation;
 	*start = last->end;
 	*start_seq = last->end_bound;
+}
+
+/*
+ * Goes on in the window that an earlier process has left, behind the events that it had finished. The
+ * windows after it may hold others that it had handled.
+ */
+void
+se_cursor_restore(SeScanner *scanner, const char *end, int64 end_after, int64 position)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	SeWindow *window = palloc0(sizeof(SeWindow));
+
+	window->incarnation = scanner->incarnation;
+	window->start = pstrdup(scanner->finished);
+	window->start_seq = scanner->finished_seq;
+	window->end = pstrdup(end);
+	/* How far the next window may begin is not on record: no further than this one. */
+	window->end_bound = scanner->finished_seq;
+	window->end_after = end_after;
+	window->position = position;
+	window->recovering = true;
+	dlist_init(&window->deliveries);
+	dlist_push_tail(&scanner->windows, &window->node);
+	MemoryContextSwitchTo(old);
 }
 
 static void
@@ -131,6 +157,54 @@ open_window(SeScanner *scanner, const char *now, int64 bound, int64 after)
 	dlist_init(&window->deliveries);
 	dlist_push_tail(&scanner->windows, &window->node);
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Looks that find nothing for us, because the writers are busy with objects that have no route, come
+ * in ever longer steps: an idle route must not cost what a busy one does. A step is shorter than
+ * anybody would notice, and one event of ours ends it.
+ */
+#define EMPTY_LOOKS	 8 /* before it begins */
+#define MAX_QUIET_MS 4
+#define CALM_MS		 20 /* looks further apart are no burden */
+
+static int empty_looks = 0;
+static TimestampTz looked_at = 0;
+static TimestampTz quiet_until = 0;
+
+void
+se_cursor_look(void)
+{
+	ListCell *cell;
+
+	foreach (cell, se_scanners)
+		((SeScanner *) lfirst(cell))->look = true;
+}
+
+void
+se_cursor_found(void)
+{
+	empty_looks = 0;
+	quiet_until = 0;
+}
+
+TimestampTz
+se_cursor_quiet_until(void)
+{
+	return quiet_until;
+}
+
+static void
+note_look(TimestampTz now)
+{
+	int steps;
+
+	if (TimestampDifferenceExceeds(looked_at, now, CALM_MS))
+		empty_looks = 0;
+	looked_at = now;
+	steps = ++empty_looks - EMPTY_LOOKS;
+	if (steps > 0)
+		quiet_until = TimestampTzPlusMilliseconds(now, Min(steps, MAX_QUIET_MS));
 }
 
 /* A scanner whose newest window is read through and that has been told of new events. */
@@ -163,7 +237,7 @@ next_incarnation(SeScanner *scanner)
 }
 
 bool
-se_cursor_open_windows(void)
+se_cursor_open_windows(TimestampTz now)
 {
 	static SPIPlanPtr before_plan = NULL;
 	static SPIPlanPtr now_plan = NULL;
@@ -173,13 +247,16 @@ se_cursor_open_windows(void)
 	int64 after;
 	int64 bound;
 	uint64 oldest;
-	char *now;
+	char *end;
 	ListCell *cell;
 
+	if (quiet_until > now)
+		return false;
 	foreach (cell, se_scanners)
 		any |= wants_window(lfirst(cell));
 	if (!any)
 		return false;
+	note_look(now);
 
 	se_txn_begin("looking for events");
 	/*
@@ -196,7 +273,7 @@ se_cursor_open_windows(void)
 				   ", pg_catalog.pg_snapshot_xmin(s)::text::bigint "
 				   "FROM sync.outbox_seq, pg_catalog.pg_current_snapshot() s",
 				   0, NULL, NULL, NULL, false, 1);
-	now = se_spi_text(0, 1);
+	end = se_spi_text(0, 1);
 	bound = sample_bound((uint64) DatumGetInt64(se_spi_datum(0, 2, &isnull)));
 	after = DatumGetInt64(se_spi_datum(0, 3, &isnull));
 	oldest = (uint64) DatumGetInt64(se_spi_datum(0, 4, &isnull));
@@ -212,7 +289,7 @@ se_cursor_open_windows(void)
 		 */
 		if (next_incarnation(scanner) != se_hub_incarnation && oldest <= se_hub_adopted_xid)
 			continue;
-		open_window(scanner, now, bound, after);
+		open_window(scanner, end, bound, after);
 		scanner->look = false;
 	}
 	se_txn_commit();
@@ -227,7 +304,7 @@ se_cursor_finished(SeDelivery *delivery)
 	dlist_delete(&delivery->window_node);
 	delivery->window->unfinished--;
 	delivery->window = NULL;
-	delivery->route->scanner->dirty = true;
+	delivery->route->scanner->dirty = delivery->route->scanner->hurry = true;
 }
 
 /* Moves on over a finished window: its end becomes the place where everything is finished. */
@@ -242,7 +319,7 @@ pass_window(SeScanner *scanner, SeWindow *window)
 		scanner->finished = MemoryContextStrdup(TopMemoryContext, "3:3:");
 		scanner->finished_seq = 0;
 		scanner->look = true;
-		scanner->dirty = true;
+		scanner->dirty = scanner->hurry = true;
 	}
 	else
 	{
@@ -316,7 +393,7 @@ se_cursor_checkpoint_due(TimestampTz now, bool idle)
 		SeScanner *scanner = lfirst(cell);
 
 		if (scanner->dirty && scanner->routes != NIL &&
-			((idle && dlist_is_empty(&scanner->windows)) ||
+			((idle && scanner->hurry && dlist_is_empty(&scanner->windows)) ||
 			 TimestampDifferenceExceeds(scanner->checkpoint_at, now, se_checkpoint_interval)))
 			return true;
 	}
@@ -388,7 +465,7 @@ se_cursor_write(TimestampTz now)
 			continue;
 		SE_CRASH_POINT("push-checkpoint");
 		write_checkpoint(scanner);
-		scanner->dirty = false;
+		scanner->dirty = scanner->hurry = false;
 		scanner->checkpoint_at = now;
 	}
 }

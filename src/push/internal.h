@@ -2,7 +2,8 @@
  * internal.h: what the files of src/push share. See doc/architecture.md for the words and states.
  *
  *   cursor.c    windows over the outbox and the checkpoint of each scanner
- *   scan.c      reads a batch of a window, decides which events a route wants
+ *   read.c      the events of a window, from the indexes of the outbox
+ *   scan.c      reads a piece of a window, decides which events a route wants
  *   queue.c     deliveries in memory, in order per record
  *   context.c   the document that requests are rendered over; references
  *   claim.c     ready deliveries → rendered, claimed, flushed, handed to the exchange
@@ -25,6 +26,7 @@
 
 #include "executor/spi.h"
 #include "lib/ilist.h"
+#include "nodes/bitmapset.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
@@ -76,6 +78,8 @@ typedef struct SeWindow
 	int64 end_bound; /* start_seq of the next window */
 	int64 end_after; /* what is visible in `end` drew no higher numbers */
 	int64 position;	 /* read up to here */
+	uint64 *late;	 /* ids running at `start` of which it may hold events; NULL: not known yet */
+	int nlate;
 	bool scanned;
 	bool recovering; /* its events may have been handled by an earlier process */
 	int unfinished;
@@ -92,9 +96,11 @@ struct SeScanner
 	char *finished; /* everything visible here is finished */
 	int64 finished_seq;
 	bool look;			  /* there may be new events */
+	bool served;		  /* had its turn in this round of reading */
 	TimestampTz retry_at; /* a condition could not be evaluated: not before */
 	bool recovering;	  /* the next window is the first one of this process */
-	bool dirty;			  /* the cursor has moved since the last checkpoint */
+	bool dirty;			  /* the cursor has moved since the last checkpoint … */
+	bool hurry;			  /* … over events of its objects: written as soon as it is idle */
 	TimestampTz checkpoint_at;
 };
 
@@ -213,15 +219,31 @@ extern void se_routes_reset(void);
 extern bool se_route_filter(SeRoute *route, SeEvent **events, int n, bool *wanted, char **errors);
 
 /* ---- cursor.c ---- */
-extern bool se_cursor_open_windows(
-	void); /* new windows where there may be events; own transaction */
+extern void se_cursor_restore(SeScanner *scanner, const char *end, int64 end_after, int64 position);
+extern void se_cursor_look(void);					  /* there may be new events */
+extern bool se_cursor_open_windows(TimestampTz now);  /* where there may be some; own transaction */
+extern void se_cursor_found(void);					  /* events of an object that has a route */
+extern TimestampTz se_cursor_quiet_until(void);		  /* no look before */
 extern void se_cursor_finished(SeDelivery *delivery); /* takes it out of its window */
 extern void se_cursor_settle(SeScanner *scanner); /* drops finished windows, merges scanned ones */
 extern bool se_cursor_checkpoint_due(TimestampTz now, bool idle);
 extern void se_cursor_write(TimestampTz now); /* in a transaction */
 
+/* ---- read.c ---- */
+typedef struct SePiece
+{
+	SeEvent *events; /* in the memory that it was read in */
+	int n;
+	int64 position; /* everything of the window up to here was looked at … */
+	bool through;	/* … and there is no more */
+} SePiece;
+
+/* Events of these objects beyond the window's position; in a transaction. */
+extern void se_read_piece(SeWindow *window, const Bitmapset *objects, SePiece *piece);
+
 /* ---- scan.c ---- */
-extern bool se_scan(SeScanner *scanner); /* one batch; own transaction */
+extern bool se_scan_listens(TimestampTz now); /* new events would be read as soon as they come */
+extern bool se_scan(TimestampTz now); /* a piece for each scanner with room; own transactions */
 extern void se_delivery_resume(SeDelivery *delivery,
 							   Jsonb *claim); /* goes on after its last attempt */
 

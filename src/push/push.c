@@ -37,65 +37,13 @@ se_push_reset(void)
 void
 se_push_look(void)
 {
-	ListCell *cell;
-
-	foreach (cell, se_scanners)
-		((SeScanner *) lfirst(cell))->look = true;
-}
-
-/* Whether nothing can be sent for a while: paused, unusable, throttled, or its breaker is open. */
-static bool
-is_silent(SeSystem *system, TimestampTz now)
-{
-	if (system->mode == SE_MODE_DRY_RUN)
-		return false;
-	return !se_system_speaks(system, now) || se_breaker_wait(&system->breaker, now) != 0;
-}
-
-/*
- * Room in the memory of the scanner's system; a full one leaves its events in the outbox. For a
- * system that is silent nothing is read ahead, but what its routes do not want is passed over.
- */
-static bool
-has_room(SeScanner *scanner, TimestampTz now)
-{
-	SeSystem *system = scanner->system;
-
-	return scanner->routes != NIL && system->held && scanner->retry_at <= now &&
-		   se_queue_length(system) < (is_silent(system, now) ? 1 : se_max_queue);
+	se_cursor_look();
 }
 
 bool
 se_push_listens(TimestampTz now)
 {
-	ListCell *cell;
-
-	foreach (cell, se_scanners)
-	{
-		SeScanner *scanner = lfirst(cell);
-
-		if (has_room(scanner, now) && !is_silent(scanner->system, now))
-			return true;
-	}
-	return false;
-}
-
-static bool
-scan_all(TimestampTz now)
-{
-	bool busy = false;
-	ListCell *cell;
-
-	(void) se_cursor_open_windows();
-	foreach (cell, se_scanners)
-	{
-		SeScanner *scanner = lfirst(cell);
-
-		if (has_room(scanner, now))
-			busy |= se_scan(scanner);
-		se_cursor_settle(scanner);
-	}
-	return busy;
+	return se_cursor_quiet_until() <= now && se_scan_listens(now);
 }
 
 bool
@@ -113,7 +61,8 @@ se_push_step(TimestampTz now)
 		busy = true;
 	busy |= se_pending_release(now);
 	busy |= se_pending_load_due(now);
-	busy |= scan_all(now);
+	(void) se_cursor_open_windows(now);
+	busy |= se_scan(now);
 	busy |= se_claim(now);
 	busy |= se_call_step(now);
 	if (!busy && se_cursor_checkpoint_due(now, se_exchange_in_flight() == 0))
@@ -137,6 +86,8 @@ se_push_next_due(TimestampTz now)
 	TimestampTz due = TimestampTzPlusMilliseconds(looked_at, se_poll_interval);
 	ListCell *cell;
 
+	if (se_cursor_quiet_until() > now)
+		due = Min(due, se_cursor_quiet_until());
 	due = Min(due, se_pending_next_due());
 	due = Min(due, se_call_next_due());
 	foreach (cell, se_scanners)

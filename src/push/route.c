@@ -136,9 +136,36 @@ se_registry_load(void)
 	load_objects();
 }
 
-/* A scanner of the same system that is idle at the same place, or a new one. */
+typedef struct Checkpoint
+{
+	int incarnation;
+	char *finished;
+	int64 finished_seq;
+	char *window_end; /* "": the window that was being read is over, or of an older incarnation */
+	int64 window_end_seq;
+	int64 position;
+} Checkpoint;
+
+static bool
+stands_at(SeScanner *scanner, const Checkpoint *c)
+{
+	SeWindow *window = NULL;
+
+	if (!dlist_is_empty(&scanner->windows))
+		window = dlist_head_element(SeWindow, node, &scanner->windows);
+	if (scanner->incarnation != c->incarnation || strcmp(scanner->finished, c->finished) != 0)
+		return false;
+	if (window == NULL || c->window_end[0] == '\0')
+		return window == NULL && c->window_end[0] == '\0';
+	/* One that has begun to read is not joined: its place on record is where it began. */
+	return !dlist_has_next(&scanner->windows, &window->node) && !scanner->dirty &&
+		   window->unfinished == 0 && window->position == c->position && window->end != NULL &&
+		   strcmp(window->end, c->window_end) == 0;
+}
+
+/* A scanner of the same system that stands at the same place and has not moved, or a new one. */
 static SeScanner *
-scanner_at(SeSystem *system, int incarnation, const char *finished, int64 finished_seq)
+scanner_at(SeSystem *system, const Checkpoint *c)
 {
 	ListCell *cell;
 	SeScanner *scanner;
@@ -147,21 +174,22 @@ scanner_at(SeSystem *system, int incarnation, const char *finished, int64 finish
 	foreach (cell, se_scanners)
 	{
 		scanner = lfirst(cell);
-		if (scanner->system == system && scanner->incarnation == incarnation &&
-			dlist_is_empty(&scanner->windows) && strcmp(scanner->finished, finished) == 0)
+		if (scanner->system == system && stands_at(scanner, c))
 			return scanner;
 	}
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	scanner = palloc0(sizeof(SeScanner));
 	scanner->system = system;
-	scanner->incarnation = incarnation;
-	scanner->finished = pstrdup(finished);
-	scanner->finished_seq = finished_seq;
+	scanner->incarnation = c->incarnation;
+	scanner->finished = pstrdup(c->finished);
+	scanner->finished_seq = c->finished_seq;
 	scanner->look = true;
 	scanner->recovering = true;
 	dlist_init(&scanner->windows);
 	se_scanners = lappend(se_scanners, scanner);
 	MemoryContextSwitchTo(old);
+	if (c->window_end[0] != '\0')
+		se_cursor_restore(scanner, c->window_end, c->window_end_seq, c->position);
 	return scanner;
 }
 
@@ -171,8 +199,10 @@ scanner_at(SeSystem *system, int incarnation, const char *finished, int64 finish
 	"SELECT r.id, r.system_id, r.object_id, o.name, o.financial, r.operations, r.start_at, "          \
 	"CASE WHEN r.condition IS NOT NULL THEN sync._condition_sql(r.object_id, r.condition, r.run_as) " \
 	"END, (SELECT a.oid FROM pg_catalog.pg_roles a WHERE a.rolname = r.run_as), "                     \
-	"c.incarnation, c.finished::text, c.finished_seq "                                                \
-	"FROM sync.route r JOIN sync.object o ON o.id = r.object_id "                                     \
+	"c.incarnation, c.finished::text, c.finished_seq, CASE WHEN c.incarnation = h.incarnation "       \
+	"AND c.window_end::text <> c.finished::text THEN c.window_end::text ELSE '' END, "                \
+	"c.window_end_seq, c.position "                                                                   \
+	"FROM sync.hub h, sync.route r JOIN sync.object o ON o.id = r.object_id "                         \
 	"JOIN LATERAL (SELECT * FROM sync.checkpoint k WHERE k.route_id = r.id "                          \
 	"ORDER BY k.id DESC LIMIT 1) c ON true "                                                          \
 	"WHERE r.state = 'active' ORDER BY r.id"
@@ -185,6 +215,7 @@ make_route(uint64 row, SeSystem *system)
 	bool isnull;
 	Datum value;
 	char *operations = se_spi_text(row, 6);
+	Checkpoint at;
 
 	route->id = DatumGetInt32(se_spi_datum(row, 1, &isnull));
 	route->system = system;
@@ -201,9 +232,13 @@ make_route(uint64 row, SeSystem *system)
 	route->condition = keep(se_spi_text(row, 8));
 	value = se_spi_datum(row, 9, &isnull);
 	route->run_as = isnull ? InvalidOid : DatumGetObjectId(value);
-	route->scanner =
-		scanner_at(system, DatumGetInt32(se_spi_datum(row, 10, &isnull)), se_spi_text(row, 11),
-				   DatumGetInt64(se_spi_datum(row, 12, &isnull)));
+	at.incarnation = DatumGetInt32(se_spi_datum(row, 10, &isnull));
+	at.finished = se_spi_text(row, 11);
+	at.finished_seq = DatumGetInt64(se_spi_datum(row, 12, &isnull));
+	at.window_end = se_spi_text(row, 13);
+	at.window_end_seq = DatumGetInt64(se_spi_datum(row, 14, &isnull));
+	at.position = DatumGetInt64(se_spi_datum(row, 15, &isnull));
+	route->scanner = scanner_at(system, &at);
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	route->scanner->routes = lappend(route->scanner->routes, route);
 	se_routes = lappend(se_routes, route);

@@ -1,5 +1,5 @@
 /*
- * scan.c: reads a batch of a window and makes deliveries of the events that routes want.
+ * scan.c: reads a piece of a window and makes deliveries of the events that routes want.
  */
 #include "postgres.h"
 
@@ -9,11 +9,11 @@
 #include "utils/memutils.h"
 
 #include "core/crash.h"
+#include "core/guc.h"
 #include "core/json.h"
 #include "core/spi.h"
 #include "push/internal.h"
 
-#define BATCH	 500
 #define RETRY_MS 2000 /* until a condition that met a lock is evaluated again */
 
 typedef struct Candidate /* an event that a route may want */
@@ -27,36 +27,6 @@ typedef struct Candidate /* an event that a route may want */
 	Jsonb *claim; /* last attempt; NULL: never claimed */
 } Candidate;
 
-/*
- * Part one: transactions that started after `start` ($2); their numbers are above its own ($4).
- * Part two: those that were running at `start`, by their ids. Both in seq order, both cut to the
- * batch, so that neither reads more than it returns.
- */
-static const char *const SCAN_SQL =
-	"SELECT seq, at, object_id, op, origin, record_id, body, old, context FROM ("
-	"(SELECT o.* FROM sync.outbox o WHERE o.seq > $4 AND o.seq <= $6 "
-	"AND o.xid >= pg_catalog.pg_snapshot_xmax($2::pg_snapshot) AND o.incarnation = $1 "
-	"AND ($3 IS NULL OR pg_catalog.pg_visible_in_snapshot(o.xid, $3::pg_snapshot)) "
-	"AND o.object_id = ANY ($7) ORDER BY o.seq LIMIT $8) "
-	"UNION ALL "
-	"(SELECT o.* FROM pg_catalog.pg_snapshot_xip($2::pg_snapshot) x, LATERAL ("
-	"SELECT i.* FROM sync.outbox i WHERE i.xid = x AND i.seq > $5 AND i.incarnation = $1 "
-	"AND ($3 IS NULL OR pg_catalog.pg_visible_in_snapshot(i.xid, $3::pg_snapshot)) "
-	"AND i.object_id = ANY ($7) ORDER BY i.seq LIMIT $8) o)) b "
-	"ORDER BY seq LIMIT $8";
-
-static Datum
-object_array(SeScanner *scanner)
-{
-	Datum *ids = palloc(sizeof(Datum) * (list_length(scanner->routes) + 1));
-	int n = 0;
-	ListCell *cell;
-
-	foreach (cell, scanner->routes)
-		ids[n++] = Int32GetDatum(((SeRoute *) lfirst(cell))->object_id);
-	return PointerGetDatum(construct_array(ids, n, INT4OID, 4, true, TYPALIGN_INT));
-}
-
 static Jsonb *
 row_json(uint64 row, int col)
 {
@@ -64,46 +34,6 @@ row_json(uint64 row, int col)
 	Datum value = se_spi_datum(row, col, &isnull);
 
 	return isnull ? NULL : DatumGetJsonbP(value);
-}
-
-/* Reads up to BATCH events; *n of them, in the transaction's memory. */
-static SeEvent *
-read_events(SeScanner *scanner, SeWindow *window, int *n)
-{
-	static SPIPlanPtr plan = NULL;
-	Oid types[8] = {INT4OID, TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, INT4ARRAYOID, INT8OID};
-	Datum values[8];
-	char nulls[9] = "        ";
-	SeEvent *events;
-
-	values[0] = Int32GetDatum(window->incarnation);
-	values[1] = CStringGetTextDatum(window->start);
-	values[2] = window->end ? CStringGetTextDatum(window->end) : (Datum) 0;
-	nulls[2] = window->end ? ' ' : 'n';
-	values[3] = Int64GetDatum(Max(window->start_seq, window->position));
-	values[4] = Int64GetDatum(window->position);
-	values[5] = Int64GetDatum(window->end_after);
-	values[6] = object_array(scanner);
-	values[7] = Int64GetDatum(BATCH);
-	*n = (int) se_spi_execute(&plan, SCAN_SQL, 8, types, values, nulls, false, 0);
-	events = palloc0(sizeof(SeEvent) * (*n + 1));
-	for (int i = 0; i < *n; i++)
-	{
-		SeEvent *e = &events[i];
-		bool isnull;
-
-		e->seq = DatumGetInt64(se_spi_datum(i, 1, &isnull));
-		e->at = DatumGetTimestampTz(se_spi_datum(i, 2, &isnull));
-		e->incarnation = window->incarnation;
-		e->object_id = DatumGetInt32(se_spi_datum(i, 3, &isnull));
-		e->op = DatumGetChar(se_spi_datum(i, 4, &isnull));
-		e->origin = DatumGetInt32(se_spi_datum(i, 5, &isnull));
-		e->record_id = se_spi_text(i, 6);
-		e->body = row_json(i, 7);
-		e->old = row_json(i, 8);
-		e->context = row_json(i, 9);
-	}
-	return events;
 }
 
 /* What the declaration of the route says, before its condition. */
@@ -341,30 +271,117 @@ deliver(SeWindow *window, Candidate *c, TimestampTz now)
 	se_delivery_free(d);
 }
 
-bool
-se_scan(SeScanner *scanner)
+/* ---- scanning ---- */
+
+/* The window that it reads; NULL: all is read. */
+static SeWindow *
+open_window(SeScanner *scanner)
 {
 	SeWindow *window;
-	SeEvent *events;
-	Candidate *candidates;
-	TimestampTz now = GetCurrentTimestamp();
-	int nevents;
-	int n;
 
 	if (dlist_is_empty(&scanner->windows))
-		return false;
+		return NULL;
 	window = dlist_tail_element(SeWindow, node, &scanner->windows);
-	if (window->scanned)
-		return false;
+	return window->scanned ? NULL : window;
+}
 
-	se_txn_begin("reading events");
-	events = read_events(scanner, window, &nevents);
-	candidates = make_candidates(scanner, events, nevents, &n);
+/* Whether nothing can be sent for a while: paused, unusable, throttled, or its breaker is open. */
+static bool
+is_silent(SeSystem *system, TimestampTz now)
+{
+	if (system->mode == SE_MODE_DRY_RUN)
+		return false;
+	return !se_system_speaks(system, now) || se_breaker_wait(&system->breaker, now) != 0;
+}
+
+/*
+ * Room in the memory of the scanner's system; a full one leaves its events in the outbox. For a
+ * system that is silent nothing is read ahead, but what its routes do not want is passed over.
+ */
+static bool
+has_room(SeScanner *scanner, TimestampTz now)
+{
+	SeSystem *system = scanner->system;
+
+	return scanner->routes != NIL && system->held && scanner->retry_at <= now &&
+		   se_queue_length(system) < (is_silent(system, now) ? 1 : se_max_queue);
+}
+
+bool
+se_scan_listens(TimestampTz now)
+{
+	ListCell *cell;
+
+	foreach (cell, se_scanners)
+	{
+		SeScanner *scanner = lfirst(cell);
+
+		if (has_room(scanner, now) && !is_silent(scanner->system, now))
+			return true;
+	}
+	return false;
+}
+
+static bool
+same_place(const SeWindow *a, const SeWindow *b)
+{
+	if (a->incarnation != b->incarnation || a->position != b->position ||
+		(a->end == NULL) != (b->end == NULL) || strcmp(a->start, b->start) != 0)
+		return false;
+	return a->end == NULL || strcmp(a->end, b->end) == 0;
+}
+
+/*
+ * This scanner and those after it whose next event is the same: they read together. One whose
+ * system has no room stays behind, with its own cursor, and is level again when it has caught up and
+ * opens a window at the same moment as the others.
+ */
+static List *
+level_with(ListCell *first, TimestampTz now)
+{
+	SeWindow *window = open_window(lfirst(first));
+	List *level = NIL;
+
+	for (ListCell *cell = first; cell != NULL; cell = lnext(se_scanners, cell))
+	{
+		SeScanner *scanner = lfirst(cell);
+		SeWindow *other = open_window(scanner);
+
+		if (!scanner->served && other != NULL && has_room(scanner, now) &&
+			same_place(window, other))
+			level = lappend(level, scanner);
+	}
+	return level;
+}
+
+static Bitmapset *
+objects_of(List *scanners)
+{
+	Bitmapset *objects = NULL;
+	ListCell *cell;
+	ListCell *inner;
+
+	foreach (cell, scanners)
+	{
+		foreach (inner, ((SeScanner *) lfirst(cell))->routes)
+			objects = bms_add_member(objects, ((SeRoute *) lfirst(inner))->object_id);
+	}
+	return objects;
+}
+
+/* What the scanner's routes want of a piece becomes deliveries; in a transaction. */
+static void
+take_piece(SeScanner *scanner, SePiece *piece, TimestampTz now)
+{
+	SeWindow *window = open_window(scanner);
+	Candidate *candidates;
+	int n;
+
+	candidates = make_candidates(scanner, piece->events, piece->n, &n);
 	if (candidates == NULL)
 	{
-		se_txn_commit();
 		scanner->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
-		return false;
+		return;
 	}
 	if (window->recovering && n > 0)
 		recall(candidates, n);
@@ -373,14 +390,54 @@ se_scan(SeScanner *scanner)
 		if (!candidates[i].known && !is_echo(candidates[i].route, candidates[i].event))
 			deliver(window, &candidates[i], now);
 	}
-	if (nevents > 0)
-	{
-		window->position = events[nevents - 1].seq;
-		scanner->dirty = true;
-	}
-	window->scanned = nevents < BATCH;
+	scanner->dirty |= piece->position != window->position;
+	scanner->hurry |= piece->n > 0;
+	window->position = piece->position;
+	window->scanned = piece->through;
+}
+
+static void
+scan_level(List *level, TimestampTz now)
+{
+	SePiece piece;
+	ListCell *cell;
+
+	se_txn_begin("reading events");
+	se_read_piece(open_window(linitial(level)), objects_of(level), &piece);
+	if (piece.n > 0)
+		se_cursor_found();
+	foreach (cell, level)
+		take_piece(lfirst(cell), &piece, now);
 	SE_CRASH_POINT("push-scanned");
 	se_txn_commit();
-	se_cursor_settle(scanner);
-	return true;
+}
+
+bool
+se_scan(TimestampTz now)
+{
+	bool busy = false;
+	ListCell *cell;
+
+	foreach (cell, se_scanners)
+		((SeScanner *) lfirst(cell))->served = false;
+	foreach (cell, se_scanners)
+	{
+		SeScanner *scanner = lfirst(cell);
+		List *level;
+		ListCell *inner;
+
+		if (scanner->served || open_window(scanner) == NULL || !has_room(scanner, now))
+			continue;
+		level = level_with(cell, now);
+		scan_level(level, now);
+		foreach (inner, level)
+		{
+			((SeScanner *) lfirst(inner))->served = true;
+			busy |= ((SeScanner *) lfirst(inner))->retry_at <= now;
+		}
+		list_free(level);
+	}
+	foreach (cell, se_scanners)
+		se_cursor_settle(lfirst(cell));
+	return busy;
 }
