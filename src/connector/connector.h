@@ -36,6 +36,7 @@ typedef enum SeChange
 typedef enum SeOperationKind
 {
 	SE_OP_CREATE, /* makes the remote record; its answer carries the remote id */
+	SE_OP_UPSERT, /* makes or changes it, found by our id: a repeat does no harm */
 	SE_OP_UPDATE,
 	SE_OP_DELETE,
 	SE_OP_LOOKUP, /* searches by our id or by value: 0, 1 or several matches */

@@ -339,6 +339,8 @@ extern char *se_format_time(TimestampTz at);
 
 /* ---- rendering, shared by all kinds of request ---- */
 
+extern bool se_is_unbound(Jsonb *ctx); /* the system has no record yet that we know of */
+
 extern void se_render_request(SeEval *ev, const SeRequestSpec *spec, bool takes_key,
 							  SeRendered *out);
 extern void se_append_percent(StringInfo buf, const char *text);

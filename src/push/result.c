@@ -88,7 +88,7 @@ creating_operation(const SeManifestObject *object)
 	{
 		const SeOperation *op = lfirst(cell);
 
-		if (op->kind == SE_OP_CREATE)
+		if (op->kind == SE_OP_CREATE || op->kind == SE_OP_UPSERT)
 			return op;
 	}
 	return NULL;
