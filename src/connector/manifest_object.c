@@ -218,6 +218,9 @@ compile_push(SeCompiler *c, SeManifestObject *o, const char *at, JsonbValue *nod
 		if (jv_get(v, "on_found") == NULL)
 			op->found_updates = !o->financial;
 		op->response->mapping = o->pull ? o->pull->record : NULL;
+		if (jv_get(v, "batch"))
+			op->batch = se_compile_batch(c, se_pointer(se_pointer(ops_at, i.key), "batch"),
+										 jv_get(v, "batch"), op);
 		o->operations = lappend(o->operations, op);
 	}
 	o->can_push = o->operations != NIL;
