@@ -8,9 +8,8 @@
 #include "postgres.h"
 
 #include "connector/expr.h"
+#include "core/json.h"
 #include "mb/pg_wchar.h"
-#include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
 /* Where the items go, as long as the body around them is evaluated. */
@@ -18,34 +17,26 @@
 
 /* ---- requests ---- */
 
+/* {"request": …, "key": …} */
 static Jsonb *
-with_variable(Jsonb *vars, const char *name, JsonbValue *value)
+item_variables(const SeRequestOut *alone, const char *key)
 {
-	JsonbParseState *state = NULL;
-	Jsonb *own;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	jv_push_member(&state, name, value);
-	own = jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
-	return DatumGetJsonbP(
-		DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(vars), JsonbPGetDatum(own)));
-}
-
-static Jsonb *
-item_variables(SeEval *ev, const SeRequestOut *alone, const char *key)
-{
-	JsonbParseState *state = NULL;
-	JsonbValue *body = NULL;
+	SeObjBuilder request;
+	SeObjBuilder own;
 	char *error = NULL;
 
+	se_obj_begin(&request);
+	se_obj_text(&request, "method", alone->method);
+	se_obj_text(&request, "target", alone->target);
 	if (alone->body)
-		body = jv_from_jsonb(se_parse_json(alone->body, alone->body_len, &error));
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	jv_push_member(&state, "method", jv_string(alone->method));
-	jv_push_member(&state, "target", jv_string(alone->target));
-	jv_push_member(&state, "body", body);
-	return with_variable(with_variable(ev->vars, "key", key ? jv_string(key) : NULL), "request",
-						 jv_from_jsonb(jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL))));
+		se_obj_value(&request, "body", se_parse_json(alone->body, alone->body_len, &error));
+	se_obj_begin(&own);
+	se_obj_value(&own, "request", se_obj_end(&request));
+	if (key)
+		se_obj_text(&own, "key", key);
+	else
+		se_obj_value(&own, "key", jv_to_jsonb(NULL));
+	return se_obj_end(&own);
 }
 
 static bool
@@ -56,7 +47,7 @@ make_item(SeEval *ev, const SeBatchSpec *spec, const SeRequestOut *alone, const 
 	char *text;
 
 	if (spec->item || spec->ours)
-		ev->vars = item_variables(ev, alone, key);
+		ev->vars.own = item_variables(alone, key);
 	if (spec->ours &&
 		((out->match = se_eval_text(ev, spec->ours)) == NULL || out->match[0] == '\0'))
 		return false;
@@ -127,10 +118,13 @@ void
 se_batch_render(const SeManifest *m, const SeBatch *batch, Jsonb *vars, const SeBatchItem *items,
 				int n, SeRendered *out)
 {
+	SeObjBuilder own;
 	SeEval ev;
 
-	se_eval_init(&ev, m, vars,
-				 with_variable(se_make_vars(vars, vars, NULL, NULL), "items", jv_string(MARK)));
+	se_obj_begin(&own);
+	se_obj_text(&own, "items", MARK);
+	se_eval_init(&ev, m, vars, se_make_vars(vars, vars, NULL, NULL));
+	ev.vars.own = se_obj_end(&own);
 	/* One key cannot stand for several records. */
 	se_render_request(&ev, batch->whole.request, false, out);
 	if (out->status == SE_RENDER_OK && !put_items(&out->request, items, n))
@@ -234,7 +228,8 @@ split(SeEval *ev, const SeBatchSpec *spec, const SeAnswer *a, char *const *match
 	if (sorted == NULL && jv_count(list) != n)
 	{
 		/* One is missing or too many, and nobody knows where. */
-		se_eval_fail(ev, "bad_answer", "the answer has %d items for %d records", jv_count(list), n);
+		se_eval_fail(ev, "bad_answer", "the list of items in the answer has length %d, not %d",
+					 jv_count(list), n);
 		return;
 	}
 	jv_iter_init(&i, list);

@@ -304,6 +304,7 @@ typedef struct SeVars
 	Jsonb *doc;
 	Jsonb *cursor;
 	const SeAnswer *answer;
+	Jsonb *own;	  /* object: variables of the part of the manifest, see SeCompiler; or NULL */
 	Jsonb *whole; /* private: all of them as one object, made when a path needs it */
 } SeVars;
 
