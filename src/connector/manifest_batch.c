@@ -53,6 +53,20 @@ compile_answers(SeCompiler *c, SeBatchSpec *spec, const char *at, JsonbValue *no
 	spec->classify = own;
 }
 
+/* What comes next is each record's own matter. */
+static SeClassifySpec *
+compile_whole_rules(SeCompiler *c, const char *at, JsonbValue *node)
+{
+	SeClassifySpec *spec = se_compile_rules(c, at, node);
+	ListCell *lc;
+
+	foreach (lc, spec->rules)
+		if (((SeRule *) lfirst(lc))->then)
+			se_bad_manifest(se_pointer(se_pointer_index(at, foreach_current_index(lc)), "then"),
+							"belongs to the outcomes of \"answers\"");
+	return spec;
+}
+
 SeBatch *
 se_compile_batch(SeCompiler *c, const char *at, JsonbValue *node, const SeOperation *op)
 {
@@ -88,6 +102,7 @@ se_compile_batch(SeCompiler *c, const char *at, JsonbValue *node, const SeOperat
 	c->own_variables = NULL;
 	b->whole.name = op->name;
 	b->whole.kind = op->kind;
-	b->whole.classify = se_compile_rules(c, se_pointer(at, "outcomes"), jv_get(node, "outcomes"));
+	b->whole.classify =
+		compile_whole_rules(c, se_pointer(at, "outcomes"), jv_get(node, "outcomes"));
 	return b;
 }

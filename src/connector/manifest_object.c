@@ -136,8 +136,10 @@ check_then(SeManifestObject *o, const char *at)
 	foreach (lc, o->operations)
 	{
 		SeOperation *op = lfirst(lc);
+		/* Those for an item of a batch hold the operation's own. */
+		SeClassifySpec *rules = op->batch ? op->batch->spec->classify : op->classify;
 
-		foreach (lr, op->classify->rules)
+		foreach (lr, rules->rules)
 		{
 			const char *then = ((SeRule *) lfirst(lr))->then;
 
