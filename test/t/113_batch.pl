@@ -125,6 +125,24 @@ subtest 'one is missing in the answer' => sub {
 	well('nothing twice');
 };
 
+subtest 'each its own outcome' => sub {
+	my %status = (429 => 'throttled queued', 401 => 'auth queued', 503 => 'ambiguous ambiguous', 0 => 'ambiguous ambiguous');
+	my %id;
+
+	together(sub {
+		@id{ sort keys %status } = write_some('Each', 4);
+		my @results = map { { external_id => $id{$_}, status => $_, error => { code => "c$_" } } } 401, 429, 503;
+		$sandbox->fault(match => { path => $batch_path }, kind => 'status', status => 207,
+			body => JSON::PP::encode_json({ results => \@results }));
+	});
+	is(attempts($id{$_}), "batch upsert $status{$_}, alone upsert done done", "status $_") foreach sort keys %status;
+	is($hub->sql("SELECT string_agg(concat_ws(' ', status, code), ', ' ORDER BY status, code) FROM sync.delivery_attempt
+		WHERE record_id IN (" . join(', ', map { "'$_'" } values %id) . ') AND batch IS NOT NULL'),
+		'207 bad_answer, 401 c401, 429 c429, 503 c503', 'with its own status and code');
+	$sandbox->clear_faults;
+	well('each settled');
+};
+
 # Whatever befalls the whole, each is settled alone, and never in another company.
 my %uncounted = (throttled => 1);
 my @faults = (
