@@ -21,22 +21,21 @@
 static Jsonb *
 item_variables(const SeRequestOut *alone, const char *key)
 {
-	SeObjBuilder request;
-	SeObjBuilder own;
+	JsonbParseState *state = NULL;
+	JsonbValue *body = alone->json;
 	char *error = NULL;
 
-	se_obj_begin(&request);
-	se_obj_text(&request, "method", alone->method);
-	se_obj_text(&request, "target", alone->target);
-	if (alone->body)
-		se_obj_value(&request, "body", se_parse_json(alone->body, alone->body_len, &error));
-	se_obj_begin(&own);
-	se_obj_value(&own, "request", se_obj_end(&request));
-	if (key)
-		se_obj_text(&own, "key", key);
-	else
-		se_obj_value(&own, "key", jv_to_jsonb(NULL));
-	return se_obj_end(&own);
+	if (body == NULL && alone->body)
+		body = jv_from_jsonb(se_parse_json(alone->body, alone->body_len, &error));
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	jv_push_member(&state, "key", key ? jv_string(key) : NULL);
+	jv_push_key(&state, "request");
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	jv_push_member(&state, "method", jv_string(alone->method));
+	jv_push_member(&state, "target", jv_string(alone->target));
+	jv_push_member(&state, "body", body);
+	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	return jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
 static bool

@@ -191,7 +191,8 @@ typedef struct SeRequestOut
 	List *headers;		/* SeHeader *, no secrets, no Content-Type, no idempotency key */
 	char *body;			/* UTF-8; NULL: none */
 	size_t body_len;
-	bool takes_key; /* add manifest->idempotency.header */
+	struct JsonbValue *json; /* what a JSON body was made of; NULL: not at hand */
+	bool takes_key;			 /* add manifest->idempotency.header */
 } SeRequestOut;
 
 typedef enum SeRenderStatus

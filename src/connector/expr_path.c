@@ -123,6 +123,13 @@ se_var(SeVars *vars, const char *name, int len)
 		return jv_from_jsonb(vars->doc);
 	if (vars->cursor != NULL && is_named(name, len, "cursor"))
 		return jv_from_jsonb(vars->cursor);
+	if (vars->own != NULL)
+	{
+		JsonbValue *own = getKeyJsonValueFromContainer(&vars->own->root, name, len, NULL);
+
+		if (own != NULL)
+			return own;
+	}
 	return getKeyJsonValueFromContainer(&all_vars(vars)->root, name, len, NULL);
 }
 

@@ -104,6 +104,7 @@ add_body(SeEval *ev, const SeRequestSpec *spec, SeRequestOut *out)
 	{
 		appendStringInfoString(&buf, body ? jv_json(body) : "{}");
 		out->content_type = pstrdup("application/json");
+		out->json = body;
 	}
 	utf8 = pg_server_to_any(buf.data, buf.len, PG_UTF8);
 	out->body = utf8;
