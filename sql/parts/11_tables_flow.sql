@@ -69,7 +69,8 @@ CREATE TABLE sync.claim (
     method          text NOT NULL,
     target          text NOT NULL,
     request_hash    bytea NOT NULL,
-    request         text
+    request         text,
+    batch_id        bigint
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE sync.claim IS 'One row per attempt, on disk before the first byte of its request leaves; append-only';
 COMMENT ON COLUMN sync.claim.issue IS 'Counts deliberate re-issues of a delivery; a new issue has a new idempotency key';
@@ -77,6 +78,7 @@ COMMENT ON COLUMN sync.claim.step IS 'Operation of the manifest that the attempt
 COMMENT ON COLUMN sync.claim.connector_id IS 'Manifest version that rendered the request';
 COMMENT ON COLUMN sync.claim.target IS 'Path and query of the request, without host and without secrets';
 COMMENT ON COLUMN sync.claim.request_hash IS 'SHA-256 over method, target and body: the frozen request';
+COMMENT ON COLUMN sync.claim.batch_id IS 'The first attempt of the batch that carried the request, NULL: it went alone. The row holds what would have gone alone; the manifest says what a batch makes of it';
 COMMENT ON COLUMN sync.claim.request IS 'Rendered body, NULL when empty or longer than sync_ext.history_body_limit';
 
 CREATE TABLE sync.outcome (

@@ -51,7 +51,7 @@ COMMENT ON FUNCTION sync.register_connector(text) IS 'Registers a connector that
 
 CREATE FUNCTION sync.test_render(manifest jsonb, object text, operation text, context jsonb DEFAULT '{}', refs jsonb DEFAULT '{}')
     RETURNS jsonb LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'se_test_render';
-COMMENT ON FUNCTION sync.test_render IS 'The request that an operation makes of a context, or why it makes none; sends nothing. refs: {"customer": {"<our id>": "<remote id>"}}';
+COMMENT ON FUNCTION sync.test_render IS 'The request that an operation makes of a context, or why it makes none; sends nothing. refs: {"customer": {"<our id>": "<remote id>"}}. An array of contexts makes a batch';
 
 CREATE FUNCTION sync.test_map(manifest jsonb, object text, record jsonb, vars jsonb DEFAULT '{}', refs jsonb DEFAULT '{}')
     RETURNS jsonb LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'se_test_map';
@@ -59,7 +59,7 @@ COMMENT ON FUNCTION sync.test_map IS 'What a remote record becomes: canonical fi
 
 CREATE FUNCTION sync.test_answer(manifest jsonb, object text, operation text, status integer, headers jsonb, body text, context jsonb DEFAULT NULL)
     RETURNS jsonb LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'se_test_answer';
-COMMENT ON FUNCTION sync.test_answer IS 'How an answer to an operation is judged, and what is read from it';
+COMMENT ON FUNCTION sync.test_answer IS 'How an answer to an operation is judged, and what is read from it. An array of contexts stands for the batch that was answered';
 
 CREATE FUNCTION sync.test_classify(manifest jsonb, status integer, headers jsonb, body text)
     RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE

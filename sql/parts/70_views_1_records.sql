@@ -137,7 +137,7 @@ SELECT c.route_id || '/' || c.seq AS delivery, r.name AS route, y.name AS system
        c.attempt_id, c.issue, c.attempt, c.step, c.method, c.target, c.request, c.idempotency_key,
        c.at AS sent_at, f.at AS answered_at, coalesce(f.outcome, 'open') AS outcome, f.state, f.status,
        round(f.latency_us / 1000.0, 3) AS latency_ms, f.code, f.message, f.request_id, f.response,
-       n.name || ' ' || n.version AS connector, c.route_id, c.seq
+       n.name || ' ' || n.version AS connector, c.batch_id AS batch, c.route_id, c.seq
   FROM sync.claim c
   JOIN sync.route r ON r.id = c.route_id
   JOIN sync.system y ON y.id = r.system_id

@@ -37,6 +37,7 @@ BEGIN
             ('*', 'condition', 'SQL expression over the record as of the event; NULL means every event'),
             ('*', 'conflict', 'Documents whose remote copy differs from ours'),
             ('*', 'connector', 'Connector that it speaks through'),
+            ('delivery_attempt', 'batch', 'Attempts with the same number travelled in one request; NULL: alone'),
             ('delivery_attempt', 'connector', 'Name and version of the manifest that rendered the request'),
             ('*', 'connector_version', 'Version of the current manifest'),
             ('*', 'context', 'actor, reason, correlation_id, causation_id, session user; NULL when none was set'),

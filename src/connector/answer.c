@@ -403,7 +403,8 @@ extract(SeEval *ev, const SeOperation *op, const SeResponseSpec *r, Jsonb *ctx, 
 	compare(ev, r, ctx, out);
 	read_identity(ev, r, out);
 	if (out->remote_id == NULL && ev->status == SE_RENDER_OK &&
-		(op->kind == SE_OP_CREATE || op->kind == SE_OP_LOOKUP))
+		(op->kind == SE_OP_CREATE || op->kind == SE_OP_LOOKUP ||
+		 (op->kind == SE_OP_UPSERT && se_is_unbound(ctx))))
 		se_eval_fail(ev, "bad_answer", "the answer has no remote id");
 }
 

@@ -23,6 +23,7 @@ struct SeRecordSpec;
 struct SeAuthSpec;
 struct SeClassifySpec;
 struct SePageSpec;
+struct SeBatchSpec;
 
 /* ---- the compiled manifest: read-only, lives in the context given ---- */
 
@@ -36,6 +37,7 @@ typedef enum SeChange
 typedef enum SeOperationKind
 {
 	SE_OP_CREATE, /* makes the remote record; its answer carries the remote id */
+	SE_OP_UPSERT, /* makes or changes it, found by our id: a repeat does no harm */
 	SE_OP_UPDATE,
 	SE_OP_DELETE,
 	SE_OP_LOOKUP, /* searches by our id or by value: 0, 1 or several matches */
@@ -54,7 +56,18 @@ typedef struct SeOperation
 	struct SeRequestSpec *request;
 	struct SeResponseSpec *response;
 	struct SeClassifySpec *classify; /* rules of this operation, tried before the manifest's */
+	struct SeBatch *batch; /* the endpoint that takes several records at once; NULL: none */
 } SeOperation;
+
+/* Records of one operation in one request. Each keeps a claim and an outcome of its own. */
+typedef struct SeBatch
+{
+	SeOperation whole; /* the request that carries them, and how its answer is judged */
+	int max_items;
+	int64 max_bytes; /* of the request's body */
+	bool takes_keys; /* a key inside an item is honoured like the header of a single request */
+	struct SeBatchSpec *spec;
+} SeBatch;
 
 typedef enum SeOnMissing
 {
@@ -178,7 +191,8 @@ typedef struct SeRequestOut
 	List *headers;		/* SeHeader *, no secrets, no Content-Type, no idempotency key */
 	char *body;			/* UTF-8; NULL: none */
 	size_t body_len;
-	bool takes_key; /* add manifest->idempotency.header */
+	struct JsonbValue *json; /* what a JSON body was made of; NULL: not at hand */
+	bool takes_key;			 /* add manifest->idempotency.header */
 } SeRequestOut;
 
 typedef enum SeRenderStatus
@@ -226,6 +240,28 @@ typedef struct SeRefs
  */
 extern void se_render(const SeManifest *m, const SeOperation *op, Jsonb *ctx, const SeRefs *refs,
 					  SeRendered *out);
+
+/* One record's part of a batch. */
+typedef struct SeBatchItem
+{
+	char *body; /* UTF-8 */
+	size_t body_len;
+	char
+		*match; /* what its answer is known by; NULL: the answers stand in the order of the items */
+} SeBatchItem;
+
+/*
+ * The part of a request that was rendered alone; key is its idempotency key, or NULL. False: it can
+ * only be sent alone.
+ */
+extern bool se_batch_item(const SeManifest *m, const SeOperation *op, Jsonb *ctx,
+						  const SeRequestOut *alone, const char *key, const SeRefs *refs,
+						  SeBatchItem *out);
+/* Bytes that a batch has around its items and their commas. */
+#define SE_BATCH_MARGIN 4096
+/* vars: {"object": …, "param": …, "entity": …}. Matches of the items must differ. */
+extern void se_batch_render(const SeManifest *m, const SeBatch *batch, Jsonb *vars,
+							const SeBatchItem *items, int n, SeRendered *out);
 
 /* ---- answers ---- */
 
@@ -293,6 +329,15 @@ typedef struct SeExtract
 /* Read a done answer; ctx is the push context that was rendered (for 'compare'), or NULL. */
 extern void se_extract(const SeManifest *m, const SeOperation *op, const SeAnswer *a, Jsonb *ctx,
 					   SeExtract *out);
+
+/*
+ * What a done answer to a batch says of each item, in the order of `matches`, as answers to the
+ * operation alone; status 0: nothing. NULL, or why it says nothing of any.
+ */
+extern char *se_batch_split(const SeManifest *m, const SeBatch *batch, const SeAnswer *a,
+							char *const *matches, int n, SeAnswer *parts);
+extern void se_batch_classify(const SeManifest *m, const SeOperation *op, const SeAnswer *part,
+							  SeVerdict *out);
 
 /* ---- pull ---- */
 

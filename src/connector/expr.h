@@ -176,6 +176,18 @@ typedef struct SeClassifySpec
 	const char *replayed_value;
 } SeClassifySpec;
 
+typedef struct SeBatchSpec
+{
+	SeExpr *item; /* over the push context, with $request and $key; NULL: the request's body */
+	SeExpr *ours; /* likewise */
+	/* over the answer; NULL: it says nothing of single items, its own outcome is theirs */
+	SeExpr *items;
+	SeExpr *theirs; /* these over an item of it */
+	SeExpr *status;
+	SeExpr *answer;
+	SeClassifySpec *classify;
+} SeBatchSpec;
+
 typedef struct SePageSpec
 {
 	JsonPath *items;
@@ -213,7 +225,8 @@ typedef struct SeCompiler
 	JsonbValue *methods; /* array: methods that honour the idempotency key */
 	List *enums;		 /* SeEnum * */
 	int depth;
-	bool secrets_allowed; /* inside auth */
+	bool secrets_allowed;			  /* inside auth */
+	const char *const *own_variables; /* of the part being compiled, NULL-terminated; or NULL */
 } SeCompiler;
 
 extern void se_bad_manifest(const char *at, const char *fmt, ...) pg_attribute_printf(2, 3)
@@ -236,6 +249,8 @@ extern SeRequestSpec *se_compile_request(SeCompiler *c, const char *at, JsonbVal
 										 SeEncoding encoding);
 extern SeClassifySpec *se_compile_rules(SeCompiler *c, const char *at, JsonbValue *rules);
 extern void se_compile_objects(SeCompiler *c, JsonbValue *doc, SeEncoding encoding);
+extern SeBatch *se_compile_batch(SeCompiler *c, const char *at, JsonbValue *node,
+								 const SeOperation *op);
 extern SePull *se_compile_pull(SeCompiler *c, const char *at, JsonbValue *node, const char *object,
 							   SeEncoding encoding);
 extern SeOperation *se_compile_read(SeCompiler *c, const char *at, JsonbValue *node,
@@ -289,6 +304,7 @@ typedef struct SeVars
 	Jsonb *doc;
 	Jsonb *cursor;
 	const SeAnswer *answer;
+	Jsonb *own;	  /* object: variables of the part of the manifest, see SeCompiler; or NULL */
 	Jsonb *whole; /* private: all of them as one object, made when a path needs it */
 } SeVars;
 
@@ -338,6 +354,8 @@ extern bool se_parse_time(const char *text, TimestampTz *at);
 extern char *se_format_time(TimestampTz at);
 
 /* ---- rendering, shared by all kinds of request ---- */
+
+extern bool se_is_unbound(Jsonb *ctx); /* the system has no record yet that we know of */
 
 extern void se_render_request(SeEval *ev, const SeRequestSpec *spec, bool takes_key,
 							  SeRendered *out);

@@ -68,12 +68,24 @@ se_pointer_index(const char *at, int i)
 	return psprintf("%s/%d", at, i);
 }
 
+static bool
+is_variable(SeCompiler *c, const char *name, size_t n)
+{
+	const char *const *lists[] = {known_variables, c->own_variables};
+
+	for (int i = 0; i < lengthof(lists); i++)
+		for (const char *const *v = lists[i]; v && *v; v++)
+			if (strlen(*v) == n && strncmp(*v, name, n) == 0)
+				return true;
+	return false;
+}
+
 /*
  * An unknown variable is an error at run time even in silent mode, so it must
  * not get that far. Strings inside the path may hold a dollar sign.
  */
 static void
-check_variables(const char *at, const char *source)
+check_variables(SeCompiler *c, const char *at, const char *source)
 {
 	bool quoted = false;
 	const char *p;
@@ -88,14 +100,10 @@ check_variables(const char *at, const char *source)
 				 (isalpha((unsigned char) p[1]) || p[1] == '_' || p[1] == '"'))
 		{
 			size_t n = 0;
-			int i;
 
 			while (isalnum((unsigned char) p[1 + n]) || p[1 + n] == '_')
 				n++;
-			for (i = 0; known_variables[i]; i++)
-				if (strlen(known_variables[i]) == n && strncmp(known_variables[i], p + 1, n) == 0)
-					break;
-			if (known_variables[i] == NULL)
+			if (!is_variable(c, p + 1, n))
 				se_bad_manifest(at, "unknown variable $%.*s in path %s", (int) n, p + 1, source);
 		}
 	}
@@ -107,7 +115,7 @@ se_compile_path(SeCompiler *c, const char *at, const char *source)
 	MemoryContext cxt = CurrentMemoryContext;
 	JsonPath *path = NULL;
 
-	check_variables(at, source);
+	check_variables(c, at, source);
 	if (!c->secrets_allowed && strncmp(source, "$.secret", 8) == 0)
 		se_bad_manifest(at, "secrets can be used inside \"auth\" only");
 	PG_TRY();

@@ -27,7 +27,7 @@ typedef enum Plain
 SeVars
 se_make_vars(Jsonb *base, Jsonb *doc, Jsonb *cursor, const SeAnswer *a)
 {
-	SeVars vars = {base && JB_ROOT_IS_OBJECT(base) ? base : NULL, doc, cursor, a, NULL};
+	SeVars vars = {base && JB_ROOT_IS_OBJECT(base) ? base : NULL, doc, cursor, a, NULL, NULL};
 
 	return vars;
 }
@@ -85,6 +85,7 @@ static Jsonb *
 all_vars(SeVars *vars)
 {
 	JsonbParseState *state = NULL;
+	JvIter i;
 
 	if (vars->whole != NULL)
 		return vars->whole;
@@ -98,6 +99,9 @@ all_vars(SeVars *vars)
 	jv_push_key(&state, "headers");
 	push_headers(&state, vars->answer ? vars->answer->headers : NIL);
 	jv_push_member(&state, "text", answer_text(vars->answer));
+	jv_iter_init(&i, vars->own ? jv_from_jsonb(vars->own) : NULL);
+	while (jv_iter_next(&i))
+		jv_push_member(&state, i.key, &i.value);
 	vars->whole = jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 	return vars->whole;
 }
@@ -119,6 +123,13 @@ se_var(SeVars *vars, const char *name, int len)
 		return jv_from_jsonb(vars->doc);
 	if (vars->cursor != NULL && is_named(name, len, "cursor"))
 		return jv_from_jsonb(vars->cursor);
+	if (vars->own != NULL)
+	{
+		JsonbValue *own = getKeyJsonValueFromContainer(&vars->own->root, name, len, NULL);
+
+		if (own != NULL)
+			return own;
+	}
 	return getKeyJsonValueFromContainer(&all_vars(vars)->root, name, len, NULL);
 }
 

@@ -10,9 +10,9 @@ static const struct
 {
 	const char *name;
 	SeOperationKind kind;
-} kinds[] = {{"create", SE_OP_CREATE}, {"update", SE_OP_UPDATE}, {"delete", SE_OP_DELETE},
-			 {"lookup", SE_OP_LOOKUP}, {"verify", SE_OP_VERIFY}, {"action", SE_OP_ACTION},
-			 {"read", SE_OP_READ}};
+} kinds[] = {{"create", SE_OP_CREATE}, {"upsert", SE_OP_UPSERT}, {"update", SE_OP_UPDATE},
+			 {"delete", SE_OP_DELETE}, {"lookup", SE_OP_LOOKUP}, {"verify", SE_OP_VERIFY},
+			 {"action", SE_OP_ACTION}, {"read", SE_OP_READ}};
 
 static bool
 get_bool(JsonbValue *object, const char *key, bool otherwise)
@@ -136,8 +136,10 @@ check_then(SeManifestObject *o, const char *at)
 	foreach (lc, o->operations)
 	{
 		SeOperation *op = lfirst(lc);
+		/* Those for an item of a batch hold the operation's own. */
+		SeClassifySpec *rules = op->batch ? op->batch->spec->classify : op->classify;
 
-		foreach (lr, op->classify->rules)
+		foreach (lr, rules->rules)
 		{
 			const char *then = ((SeRule *) lfirst(lr))->then;
 
@@ -160,8 +162,9 @@ compile_plan(SeManifestObject *o, const char *at, JsonbValue *plan)
 		const SeOperation *op;
 		JvIter i;
 
-		/* Without a plan, an operation of the change's own name is the plan. */
-		if (steps == NULL && (op = se_object_operation(o, change_names[change])) != NULL)
+		/* Without a plan, an operation of the change's own name is the plan, or an upsert. */
+		if (steps == NULL && ((op = se_object_operation(o, change_names[change])) != NULL ||
+							  (change != SE_DELETE && (op = se_object_operation(o, "upsert")))))
 			o->plan[change] = list_make1((void *) op);
 		o->plan_empty[change] = JV_IS_ARRAY(steps) && jv_count(steps) == 0;
 		jv_iter_init(&i, steps);
@@ -217,6 +220,9 @@ compile_push(SeCompiler *c, SeManifestObject *o, const char *at, JsonbValue *nod
 		if (jv_get(v, "on_found") == NULL)
 			op->found_updates = !o->financial;
 		op->response->mapping = o->pull ? o->pull->record : NULL;
+		if (jv_get(v, "batch"))
+			op->batch = se_compile_batch(c, se_pointer(se_pointer(ops_at, i.key), "batch"),
+										 jv_get(v, "batch"), op);
 		o->operations = lappend(o->operations, op);
 	}
 	o->can_push = o->operations != NIL;

@@ -1,6 +1,6 @@
 /*
  * registry.c
- *		SQL access to manifests: checking, reading shipped ones, trying them out.
+ *		SQL access to manifests: checking them, trying them out.
  *
  * The test functions are pure: they compile the manifest they are given, touch
  * no table and send nothing, so that a manifest can be written and tested in
@@ -8,20 +8,12 @@
  */
 #include "postgres.h"
 
-#include <ctype.h>
-
 #include "connector/expr.h"
 #include "core/errors.h"
 #include "fmgr.h"
-#include "miscadmin.h"
-#include "storage/fd.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
-
-#define MAX_MANIFEST (4 * 1024 * 1024)
 
 extern PGDLLEXPORT Datum se_check_manifest(PG_FUNCTION_ARGS);
-extern PGDLLEXPORT Datum se_shipped_manifest(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum se_test_render(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum se_test_map(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum se_test_answer(PG_FUNCTION_ARGS);
@@ -29,7 +21,6 @@ extern PGDLLEXPORT Datum se_test_page(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum se_test_auth(PG_FUNCTION_ARGS);
 
 PG_FUNCTION_INFO_V1(se_check_manifest);
-PG_FUNCTION_INFO_V1(se_shipped_manifest);
 PG_FUNCTION_INFO_V1(se_test_render);
 PG_FUNCTION_INFO_V1(se_test_map);
 PG_FUNCTION_INFO_V1(se_test_answer);
@@ -267,71 +258,61 @@ se_check_manifest(PG_FUNCTION_ARGS)
 	PG_RETURN_JSONB_P(end_result(&state));
 }
 
-static char *
-read_file(const char *path)
-{
-	FILE *file = AllocateFile(path, PG_BINARY_R);
-	StringInfoData buf;
-	char chunk[8192];
-	size_t n;
+/* ---- batches: an array of contexts in place of one ---- */
 
-	if (file == NULL)
-	{
-		if (errno == ENOENT || errno == ENOTDIR)
-			return NULL;
-		ereport(ERROR, (errcode_for_file_access(), errmsg("could not open file \"%s\": %m", path)));
-	}
-	initStringInfo(&buf);
-	while ((n = fread(chunk, 1, sizeof(chunk), file)) > 0)
-	{
-		if (buf.len + n > MAX_MANIFEST)
-			ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-							errmsg("file \"%s\" is too large", path)));
-		appendBinaryStringInfo(&buf, chunk, n);
-	}
-	if (ferror(file))
-		ereport(ERROR, (errcode_for_file_access(), errmsg("could not read file \"%s\": %m", path)));
-	FreeFile(file);
-	return buf.data;
+static const SeBatch *
+arg_batch(const SeManifestObject *o, const SeOperation *op)
+{
+	if (op->batch == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("operation \"%s\" of object \"%s\" has no batch", op->name, o->name)));
+	return op->batch;
 }
 
-/* sync._shipped_manifest(name): the file that was installed with the extension */
-Datum
-se_shipped_manifest(PG_FUNCTION_ARGS)
+/* The items of the contexts that can travel together; each context must render. */
+static SeBatchItem *
+make_items(const SeManifest *m, const SeOperation *op, JsonbValue *contexts, const SeRefs *refs)
 {
-	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	const char *destdir = GetConfigOption("extension_destdir", true, false); /* Debian's */
-	char share[MAXPGPATH];
-	char *text = NULL;
-	char *p;
+	SeBatchItem *items = palloc(sizeof(SeBatchItem) * (jv_count(contexts) + 1));
+	JvIter i;
 
-	/* The name becomes part of a path. */
-	for (p = name; *p; p++)
-		if (!(*p >= 'a' && *p <= 'z') && !(*p >= '0' && *p <= '9') && *p != '_')
-			break;
-	if (*p || name[0] == '\0' || strlen(name) > 63)
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_INVALID_NAME),
-			 errmsg("\"%s\" is no name of a shipped connector", name),
-			 errhint(
-				 "A manifest of your own is passed as jsonb: sync.register_connector('{…}'::jsonb).")));
-	get_share_path(my_exec_path, share);
-	if (destdir && destdir[0])
-		text =
-			read_file(psprintf("%s%s/extension/sync_ext/connectors/%s.json", destdir, share, name));
-	if (text == NULL)
-		text = read_file(psprintf("%s/extension/sync_ext/connectors/%s.json", share, name));
-	if (text == NULL)
-		ereport(ERROR, (errcode(SE_ERRCODE_UNKNOWN_CONNECTOR),
-						errmsg("no connector \"%s\" was installed with sync_ext", name)));
-	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	jv_iter_init(&i, contexts);
+	while (jv_iter_next(&i))
+	{
+		Jsonb *ctx = jv_to_jsonb(&i.value);
+		SeRendered r;
+
+		se_render(m, op, ctx, refs, &r);
+		if (r.status != SE_RENDER_OK ||
+			!se_batch_item(m, op, ctx, &r.request, psprintf("key-%d", i.index + 1), refs,
+						   &items[i.index]))
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("context %d makes no item of a batch", i.index + 1),
+							r.message ? errdetail("%s", r.message) : 0));
+	}
+	return items;
+}
+
+static Jsonb *
+test_batch(const SeManifest *m, const SeManifestObject *o, const SeOperation *op, Jsonb *contexts,
+		   const SeRefs *refs)
+{
+	JsonbValue *c = jv_from_jsonb(contexts);
+	const SeBatch *batch = arg_batch(o, op);
+	SeBatchItem *items = make_items(m, op, c, refs);
+	Jsonb *vars =
+		jv_count(c) > 0 ? jv_to_jsonb(getIthJsonbValueFromContainer(c->val.binary.data, 0)) : NULL;
+	SeRendered r;
+
+	se_batch_render(m, batch, vars, items, jv_count(c), &r);
+	return rendered_json(&r);
 }
 
 /*
  * sync.test_render(manifest, object, operation, context, refs). Operations of
  * the pull are list (context: {"cursor": …, "param": …}), fetch ({"id": …})
- * and more ({"record": …}).
+ * and more ({"record": …}). An array of contexts makes a batch.
  */
 Datum
 se_test_render(PG_FUNCTION_ARGS)
@@ -353,6 +334,8 @@ se_test_render(PG_FUNCTION_ARGS)
 	else if (se_object_operation(o, name) == NULL && o->pull && o->pull->more &&
 			 strcmp(name, "more") == 0)
 		se_more_request(m, o->pull, jv_to_jsonb(jv_get(c, "record")), ctx, &r);
+	else if (JV_IS_ARRAY(c))
+		PG_RETURN_JSONB_P(test_batch(m, o, find_operation(m, o, name), ctx, &refs));
 	else
 		se_render(m, find_operation(m, o, name), ctx ? ctx : jv_to_jsonb(NULL), &refs, &r);
 	PG_RETURN_JSONB_P(rendered_json(&r));
@@ -430,7 +413,45 @@ add_extract(JsonbParseState **state, const SeExtract *x)
 	pushJsonbValue(state, WJB_END_OBJECT, NULL);
 }
 
-/* sync.test_answer(manifest, object, operation, status, headers, body, context) */
+/* The verdict on each item, and what is read from its part of the answer. */
+static void
+add_parts(JsonbParseState **state, const SeManifest *m, const SeOperation *op, const SeAnswer *a,
+		  JsonbValue *contexts)
+{
+	int n = jv_count(contexts);
+	SeRefs refs = {test_to_remote, test_to_ours, NULL};
+	SeBatchItem *items = make_items(m, op, contexts, &refs);
+	char **matches = palloc(sizeof(char *) * (n + 1));
+	SeAnswer *parts = palloc(sizeof(SeAnswer) * (n + 1));
+
+	for (int i = 0; i < n; i++)
+		matches[i] = items[i].match;
+	add_text(state, "error", se_batch_split(m, op->batch, a, matches, n, parts));
+	jv_push_key(state, "items");
+	pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		JsonbParseState *one = begin_result();
+		Jsonb *ctx = jv_to_jsonb(getIthJsonbValueFromContainer(contexts->val.binary.data, i));
+		SeVerdict v;
+		SeExtract x;
+
+		se_batch_classify(m, op, &parts[i], &v);
+		add_verdict(&one, &v);
+		if (v.outcome == SE_DONE)
+		{
+			se_extract(m, op, &parts[i], ctx, &x);
+			add_extract(&one, &x);
+		}
+		jv_push_value(state, false, jv_from_jsonb(end_result(&one)));
+	}
+	pushJsonbValue(state, WJB_END_ARRAY, NULL);
+}
+
+/*
+ * sync.test_answer(manifest, object, operation, status, headers, body, context). An array of contexts
+ * stands for the batch that was answered.
+ */
 Datum
 se_test_answer(PG_FUNCTION_ARGS)
 {
@@ -440,11 +461,21 @@ se_test_answer(PG_FUNCTION_ARGS)
 	SeVerdict v;
 	SeExtract x;
 	SeAnswer *a;
+	JsonbValue *contexts;
 
 	if (!PG_ARGISNULL(1) && !PG_ARGISNULL(2))
 		op = find_operation(m, arg_object(fcinfo, m), text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	a = make_answer(PG_ARGISNULL(3) ? 0 : PG_GETARG_INT32(3), arg_jsonb(fcinfo, 4),
 					PG_ARGISNULL(5) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(5)));
+	contexts = PG_ARGISNULL(6) ? NULL : jv_from_jsonb(PG_GETARG_JSONB_P(6));
+	if (op && JV_IS_ARRAY(contexts))
+	{
+		se_classify(m, &arg_batch(arg_object(fcinfo, m), op)->whole, a, &v);
+		add_verdict(&state, &v);
+		if (v.outcome == SE_DONE)
+			add_parts(&state, m, op, a, contexts);
+		PG_RETURN_JSONB_P(end_result(&state));
+	}
 	se_classify(m, op, a, &v);
 	add_verdict(&state, &v);
 	if (op && v.outcome == SE_DONE)

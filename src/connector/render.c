@@ -104,6 +104,7 @@ add_body(SeEval *ev, const SeRequestSpec *spec, SeRequestOut *out)
 	{
 		appendStringInfoString(&buf, body ? jv_json(body) : "{}");
 		out->content_type = pstrdup("application/json");
+		out->json = body;
 	}
 	utf8 = pg_server_to_any(buf.data, buf.len, PG_UTF8);
 	out->body = utf8;
@@ -158,6 +159,14 @@ se_render_request(SeEval *ev, const SeRequestSpec *spec, bool takes_key, SeRende
 	out->wait_state = ev->wait_state;
 }
 
+bool
+se_is_unbound(Jsonb *ctx)
+{
+	JsonbValue *remote = ctx ? jv_get(jv_from_jsonb(ctx), "remote") : NULL;
+
+	return jv_is_null(jv_get(remote, "id"));
+}
+
 void
 se_render(const SeManifest *m, const SeOperation *op, Jsonb *ctx, const SeRefs *refs,
 		  SeRendered *out)
@@ -166,6 +175,6 @@ se_render(const SeManifest *m, const SeOperation *op, Jsonb *ctx, const SeRefs *
 
 	se_eval_init(&ev, m, ctx, se_make_vars(ctx, ctx, NULL, NULL));
 	ev.refs = refs;
-	ev.creating = op->kind == SE_OP_CREATE;
+	ev.creating = op->kind == SE_OP_CREATE || (op->kind == SE_OP_UPSERT && se_is_unbound(ctx));
 	se_render_request(&ev, op->request, op->takes_key, out);
 }

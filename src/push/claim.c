@@ -29,7 +29,8 @@
 #include "push/push.h"
 #include "worker/notice.h"
 
-#define BATCH 500
+#define BATCH	 500
+#define ROUNDING 1e-6 /* of a sum of fractions */
 
 #define KEY_PREFIX	   "sync-"
 #define KEY_PREFIX_LEN 5
@@ -234,6 +235,9 @@ render(SeDelivery *d, const SeOperation *op)
 		else
 			d->key = NULL;
 		d->connector_id = system->connector_id;
+		if (!d->recover)
+			d->unkeyed = false;
+		se_batch_prepare(d, op);
 	}
 	MemoryContextSwitchTo(old);
 	return r->status == SE_RENDER_OK;
@@ -314,7 +318,7 @@ static const char *const claim_names[] = {"attempt_id",	  "at",			 "route_id",
 										  "object_id",	  "record_id",	 "issue",
 										  "attempt",	  "step",		 "idempotency_key",
 										  "connector_id", "method",		 "target",
-										  "request_hash", "request"};
+										  "request_hash", "request",	 "batch_id"};
 
 static void
 put_claim(SeArg *c, SeDelivery *d, TimestampTz now)
@@ -340,6 +344,7 @@ put_claim(SeArg *c, SeDelivery *d, TimestampTz now)
 	se_arg_text(c++, d->target);
 	se_arg_add(c++, PointerGetDatum(hash), false);
 	se_arg_text(c++, d->request_text);
+	se_arg_add(c++, Int64GetDatum(se_batch_id(d)), d->batch == NULL);
 }
 
 static void
@@ -423,6 +428,15 @@ drop(SeDelivery *d)
 	se_delivery_free(d);
 }
 
+/* How many requests would take all that is ready. */
+static int
+wanted_requests(SeSystem *system)
+{
+	int share = se_batch_hint(se_queue_peek(system));
+
+	return (se_queue_ready(system) + share - 1) / share;
+}
+
 /* Ready deliveries that their systems can take now. */
 static int
 collect(SeDelivery **batch, TimestampTz now)
@@ -434,12 +448,12 @@ collect(SeDelivery **batch, TimestampTz now)
 	{
 		SeSystem *system = lfirst(cell);
 		bool dry = system->usable && system->held && system->mode == SE_MODE_DRY_RUN;
-		int room;
+		double room; /* in requests, each of which may hold several deliveries */
 
 		if (se_queue_ready(system) == 0)
 			continue;
-		room = dry ? BATCH : se_system_capacity(system, se_queue_ready(system), now);
-		while (room-- > 0 && n < BATCH)
+		room = dry ? BATCH : se_system_capacity(system, wanted_requests(system), now);
+		while (room > ROUNDING && n < BATCH)
 		{
 			SeDelivery *d = se_queue_next(system);
 
@@ -448,7 +462,10 @@ collect(SeDelivery **batch, TimestampTz now)
 			if (se_route_by_id(d->route->id) == NULL)
 				drop(d); /* the route was dropped while it waited here */
 			else
+			{
+				room -= 1.0 / se_batch_hint(d);
 				batch[n++] = d;
+			}
 		}
 	}
 	return n;
@@ -514,6 +531,7 @@ se_claim(TimestampTz now)
 		d->attempt_id = next_attempt_id();
 		claimed[nclaimed++] = d;
 	}
+	se_batch_form(claimed, nclaimed);
 	if (nclaimed > 0)
 		insert_claims(claimed, nclaimed);
 	memcpy(batch, claimed, sizeof(SeDelivery *) * nclaimed);
@@ -533,8 +551,12 @@ se_claim(TimestampTz now)
 		{
 			d->ending = SE_END_DRY_RUN;
 			d->outcome_word = "rendered";
+			if (d->batch != NULL)
+				se_batch_dry_run(d);
 			se_outcome_add(d);
 		}
+		else if (d->batch != NULL)
+			se_batch_submit(d);
 		else
 			submit(d);
 	}

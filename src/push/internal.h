@@ -7,6 +7,7 @@
  *   queue.c     deliveries in memory, in order per record
  *   context.c   the document that requests are rendered over; references
  *   claim.c     ready deliveries → rendered, claimed, flushed, handed to the exchange
+ *   batch.c     deliveries that travel in one request
  *   result.c    answers → what becomes of the delivery
  *   outcome.c   writes outcomes, mirror, pending in one transaction per batch
  *   pending.c   deliveries that left the steady flow: parked, due, released
@@ -37,6 +38,7 @@
 typedef struct SeScanner SeScanner;
 typedef struct SeRecord SeRecord;
 typedef struct SeDelivery SeDelivery;
+typedef struct SePushBatch SePushBatch;
 
 typedef struct SeEvent
 {
@@ -160,12 +162,16 @@ struct SeDelivery
 	int64 last_attempt_id; /* before this attempt, as far as an earlier process made it */
 	bool unanswered;	   /* an earlier process claimed it and recorded no outcome */
 	bool recover;		   /* the next request is a look-up that settles an ambiguity */
+	bool unkeyed;		   /* the attempt that may have taken effect did not carry its key */
+	int batch_limit;	   /* travels with fewer than this many others; 0: as the connector says */
 	TimestampTz first_claim_at;
 
 	/* the attempt in flight, or just answered */
 	const SeOperation *op;
 	SeRendered rendered;
 	SeExchange exchange;
+	SeBatchItem item;			/* its part of a batch; without body: none */
+	SePushBatch *batch;			/* that it travels in; NULL: alone */
 	const SeManifest *manifest; /* while an answer is judged: the one its request was made by */
 	Jsonb *ctx;
 	Jsonb *answer;		 /* answer of the step before; NULL: none, or of an earlier process */
@@ -250,6 +256,7 @@ extern void se_delivery_resume(SeDelivery *delivery,
 /* ---- queue.c ---- */
 extern void se_queue_init(void);
 extern void se_queue_reset(void);
+extern MemoryContext se_queue_context(void); /* gone with everything else in memory */
 extern SeRecord *se_record_get(int route_id, const char *record_id, bool make);
 extern void se_records_unblock(void);			 /* before what is blocked is read again */
 extern void se_records_sweep(void);				 /* forgets those of which nothing is known */
@@ -260,7 +267,8 @@ extern void se_delivery_enqueue(SeDelivery *delivery);
 extern void se_delivery_free(SeDelivery *delivery); /* out of its record's queue, and gone */
 extern void se_record_ready(SeRecord *record, SeSystem *system);
 extern int se_queue_length(SeSystem *system);
-extern int se_queue_ready(SeSystem *system);		/* records whose head may be claimed */
+extern int se_queue_ready(SeSystem *system); /* records whose head may be claimed */
+extern SeDelivery *se_queue_peek(SeSystem *system);
 extern SeDelivery *se_queue_next(SeSystem *system); /* takes the next ready head, or NULL */
 
 /* ---- context.c ---- */
@@ -273,8 +281,20 @@ extern const SeRefs *se_context_refs(SeSystem *system);
 extern bool se_claim(TimestampTz now); /* own transaction */
 extern void se_delivery_key(SeDelivery *delivery, const char *step, char *key, int size);
 
+/* ---- batch.c ---- */
+extern int se_batch_hint(SeDelivery *delivery);
+extern void se_batch_prepare(SeDelivery *delivery, const SeOperation *op);
+extern void se_batch_form(SeDelivery **deliveries, int n);
+extern int64 se_batch_id(const SeDelivery *delivery);
+extern void se_batch_submit(SeDelivery *delivery);
+extern void se_batch_dry_run(SeDelivery *delivery);
+
 /* ---- result.c ---- */
 extern void se_result_done(SeExchange *exchange, SeReply *reply);
+/* The answer to one delivery, judged by this manifest, in a context that is reset afterwards. */
+extern void se_result_judge(SeDelivery *delivery, const SeManifest *manifest, SeReply *reply);
+/* Nothing happened, because of what travelled with it. */
+extern void se_result_refused(SeDelivery *delivery, const SeReply *reply, const char *message);
 extern const SeManifestObject *se_delivery_object(const SeDelivery *delivery);
 extern void se_delivery_find_plan(SeDelivery *delivery); /* of the step that it goes on at */
 extern const SeOperation *se_plan_next(SeDelivery *delivery, const SeOperation *after);

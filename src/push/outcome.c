@@ -92,7 +92,8 @@ fill_pushed(SePushed *p, SeDelivery *d)
 	p->version_at = d->extract.version_at;
 	p->record = d->extract.record;
 	p->ours = d->event.op == 'D' ? NULL : se_obj_get(d->ctx, "new");
-	p->sent = d->op->kind == SE_OP_CREATE || d->op->kind == SE_OP_UPDATE;
+	p->sent =
+		d->op->kind == SE_OP_CREATE || d->op->kind == SE_OP_UPSERT || d->op->kind == SE_OP_UPDATE;
 	p->deleted = d->pushed_deleted;
 }
 

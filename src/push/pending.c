@@ -153,6 +153,8 @@ freeze(SeDelivery *d, const char *state)
 			se_obj_text(&b, kept[i], se_obj_get_text(d->frozen, kept[i]));
 	}
 	se_obj_bool(&b, "recover", d->recover);
+	if (d->unkeyed)
+		se_obj_bool(&b, "unkeyed", true);
 	se_obj_int(&b, "lookups", d->lookups);
 	return se_obj_end(&b);
 }
@@ -496,6 +498,7 @@ restore_progress(SeDelivery *d, uint64 row)
 		d->recover = se_obj_get(frozen, "recover") != NULL &&
 					 strcmp(se_obj_get_text(frozen, "recover"), "true") == 0;
 		d->lookups = (int) se_obj_get_int(frozen, "lookups", 0);
+		d->unkeyed = se_obj_get(frozen, "unkeyed") != NULL;
 		if (se_obj_get(frozen, "method") != NULL)
 		{
 			d->frozen = se_obj_copy(frozen);

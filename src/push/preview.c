@@ -148,6 +148,19 @@ explain(const SeRendered *r)
 	return r->status == SE_RENDER_INVALID ? r->message : NULL;
 }
 
+static void
+put_request(Datum *values, bool *nulls, SeSystem *system, const SeRequestOut *request)
+{
+	put_text(values, nulls, 3, request->method);
+	put_text(values, nulls, 4, psprintf("%s%s", system->base_url, request->target));
+	values[5] = PointerGetDatum(headers_object(request));
+	nulls[5] = false;
+	if (request->body != NULL)
+		put_text(values, nulls, 6,
+				 pg_any_to_server(pnstrdup(request->body, request->body_len),
+								  (int) request->body_len, PG_UTF8));
+}
+
 /* (n, step, state, method, url, headers, body, message) */
 static void
 put_step(ReturnSetInfo *rsinfo, int n, SeSystem *system, const SeOperation *op, Jsonb *ctx)
@@ -164,17 +177,38 @@ put_step(ReturnSetInfo *rsinfo, int n, SeSystem *system, const SeOperation *op, 
 	put_text(values, nulls, 1, op->name);
 	put_text(values, nulls, 2, status_word(r.status));
 	if (r.status == SE_RENDER_OK)
-	{
-		put_text(values, nulls, 3, r.request.method);
-		put_text(values, nulls, 4, psprintf("%s%s", system->base_url, r.request.target));
-		values[5] = PointerGetDatum(headers_object(&r.request));
-		nulls[5] = false;
-		if (r.request.body != NULL)
-			put_text(values, nulls, 6,
-					 pg_any_to_server(pnstrdup(r.request.body, r.request.body_len),
-									  (int) r.request.body_len, PG_UTF8));
-	}
+		put_request(values, nulls, system, &r.request);
 	put_text(values, nulls, 7, explain(&r));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/* How the step travels when others are ready at the same moment: as a batch of one here. */
+static void
+put_batch(ReturnSetInfo *rsinfo, int n, SeSystem *system, const SeOperation *op, SeDelivery *d)
+{
+	Datum values[NCOLUMNS] = {0};
+	bool nulls[NCOLUMNS];
+	SeRendered r;
+
+	memset(nulls, true, sizeof(nulls));
+	se_render(system->manifest, op, d->ctx, se_context_refs(system), &d->rendered);
+	if (d->rendered.status != SE_RENDER_OK)
+		return;
+	se_batch_prepare(d, op);
+	if (d->item.body == NULL)
+		return;
+	se_batch_render(system->manifest, op->batch, system->vars, &d->item, 1, &r);
+	values[0] = Int32GetDatum(n);
+	nulls[0] = false;
+	put_text(values, nulls, 1, op->name);
+	put_text(values, nulls, 2, r.status == SE_RENDER_OK ? "batch" : "invalid");
+	if (r.status == SE_RENDER_OK)
+		put_request(values, nulls, system, &r.request);
+	put_text(values, nulls, 7,
+			 r.status == SE_RENDER_OK
+				 ? psprintf("where others are ready, too: up to %d in one request",
+							op->batch->max_items)
+				 : r.message);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -239,7 +273,13 @@ se_preview(PG_FUNCTION_ARGS)
 	se_context_preload(batch, 1);
 	se_context_build(&d);
 	foreach (cell, mo->plan[d.change])
-		put_step(rsinfo, ++n, route.system, lfirst(cell), d.ctx);
+	{
+		const SeOperation *op = lfirst(cell);
+
+		put_step(rsinfo, ++n, route.system, op, d.ctx);
+		if (op->batch != NULL)
+			put_batch(rsinfo, n, route.system, op, &d);
+	}
 	SPI_finish();
 	SetUserIdAndSecContext(caller, context);
 	return (Datum) 0;

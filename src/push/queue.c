@@ -81,6 +81,12 @@ se_queue_reset(void)
 	readies = NIL;
 }
 
+MemoryContext
+se_queue_context(void)
+{
+	return queue_cxt;
+}
+
 static Ready *
 ready_of(SeSystem *system)
 {
@@ -233,6 +239,15 @@ int
 se_queue_ready(SeSystem *system)
 {
 	return ready_of(system)->nready;
+}
+
+/* There must be one. */
+SeDelivery *
+se_queue_peek(SeSystem *system)
+{
+	SeRecord *record = dlist_head_element(SeRecord, ready_node, &ready_of(system)->list);
+
+	return dlist_head_element(SeDelivery, queue_node, &record->queue);
 }
 
 SeDelivery *

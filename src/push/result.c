@@ -88,7 +88,7 @@ creating_operation(const SeManifestObject *object)
 	{
 		const SeOperation *op = lfirst(cell);
 
-		if (op->kind == SE_OP_CREATE)
+		if (op->kind == SE_OP_CREATE || op->kind == SE_OP_UPSERT)
 			return op;
 	}
 	return NULL;
@@ -124,7 +124,7 @@ se_delivery_recovery(SeDelivery *d, const SeManifestObject *object, const SeOper
 	/* Nobody can tell now; it is asked again before anything is sent. */
 	if (object == NULL || op == NULL)
 		return SE_RECOVER_RESEND;
-	a.takes_key = op->takes_key && manifest->idempotency.header != NULL;
+	a.takes_key = op->takes_key && manifest->idempotency.header != NULL && !d->unkeyed;
 	a.key_lifetime_ms = manifest->idempotency.lifetime_ms;
 	a.since_first_claim_ms =
 		d->first_claim_at == 0 ? 0 : TimestampDifferenceMilliseconds(d->first_claim_at, now);
@@ -391,13 +391,11 @@ plain_message(const SeReply *reply)
 					status / 100 == 3 ? ", a redirect, which is not followed" : "");
 }
 
-/* Callback of the exchange: the answer lives in a context that is reset afterwards. */
-void
-se_result_done(SeExchange *exchange, SeReply *reply)
+/* What is kept of the answer, whatever it makes of the delivery. */
+static void
+note_answer(SeDelivery *d, const SeReply *reply)
 {
-	SeDelivery *d = exchange->arg;
 	SeSystem *system = d->route->system;
-	MemoryContext old = MemoryContextSwitchTo(d->attempt_cxt);
 
 	d->outcome = reply->verdict.outcome;
 	d->outcome_word = NULL;
@@ -409,9 +407,36 @@ se_result_done(SeExchange *exchange, SeReply *reply)
 	d->response = se_bounded_text(system, reply->answer.body, reply->answer.body_len);
 	d->has_pushed = d->pushed_deleted = false;
 	memset(&d->extract, 0, sizeof(d->extract));
-	d->manifest = exchange->manifest;
+}
+
+void
+se_result_judge(SeDelivery *d, const SeManifest *manifest, SeReply *reply)
+{
+	MemoryContext old = MemoryContextSwitchTo(d->attempt_cxt);
+
+	note_answer(d, reply);
+	d->manifest = manifest;
 	judge(d, reply, GetCurrentTimestamp());
 	d->manifest = NULL;
 	se_outcome_add(d);
 	MemoryContextSwitchTo(old);
+}
+
+void
+se_result_refused(SeDelivery *d, const SeReply *reply, const char *message)
+{
+	MemoryContext old = MemoryContextSwitchTo(d->attempt_cxt);
+
+	note_answer(d, reply);
+	d->message = pstrdup(message);
+	d->ending = SE_END_AGAIN;
+	se_outcome_add(d);
+	MemoryContextSwitchTo(old);
+}
+
+/* Callback of the exchange: the answer lives in a context that is reset afterwards. */
+void
+se_result_done(SeExchange *exchange, SeReply *reply)
+{
+	se_result_judge(exchange->arg, exchange->manifest, reply);
 }

@@ -233,6 +233,7 @@ se_delivery_resume(SeDelivery *d, Jsonb *claim)
 		{
 			d->frozen = se_obj_copy(claim);
 			d->frozen_step = pstrdup(step);
+			d->unkeyed = se_obj_get_text(claim, "idempotency_key") == NULL;
 		}
 	}
 	MemoryContextSwitchTo(old);

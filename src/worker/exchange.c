@@ -530,6 +530,15 @@ relogin(SeExchange *exchange, SeReply *reply)
 	return false;
 }
 
+void
+se_system_throttle(SeSystem *system, int64 retry_after_ms, TimestampTz now)
+{
+	int64 pause = retry_after_ms >= 0 ? retry_after_ms : 1000;
+
+	system->blocked_until =
+		Max(system->blocked_until, TimestampTzPlusMilliseconds(now, Min(pause, 86400000)));
+}
+
 static void
 receive(SeHttpResult *result, TimestampTz now)
 {
@@ -551,12 +560,7 @@ receive(SeHttpResult *result, TimestampTz now)
 		se_notice_clear_of("auth", system->name);
 	}
 	if (reply.verdict.outcome == SE_THROTTLED && reply.phase == SE_HTTP_ANSWERED)
-	{
-		int64 pause = reply.verdict.retry_after_ms >= 0 ? reply.verdict.retry_after_ms : 1000;
-
-		system->blocked_until =
-			Max(system->blocked_until, TimestampTzPlusMilliseconds(now, Min(pause, 86400000)));
-	}
+		se_system_throttle(system, reply.verdict.retry_after_ms, now);
 	call_back(exchange, &reply);
 }
 

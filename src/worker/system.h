@@ -140,6 +140,9 @@ extern List *se_systems(void); /* SeSystem * */
  */
 extern int se_system_capacity(SeSystem *system, int wanted, TimestampTz now);
 
+/* It asked for a pause: so long, or a second where it did not say (-1). */
+extern void se_system_throttle(SeSystem *system, int64 retry_after_ms, TimestampTz now);
+
 /* True when the system may be pulled from and called (live, usable, not blocked). */
 extern bool se_system_speaks(SeSystem *system, TimestampTz now);
 

@@ -7,6 +7,8 @@
  * a torn one.
  */
 #include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 
 #include "clock.h"
@@ -67,4 +69,38 @@ void
 clock_override(int64_t ms)
 {
 	override_ms = ms;
+}
+
+/* As in 2026-01-02T03:04:05.678Z. */
+void
+clock_format(int64_t ms, char *out, size_t size)
+{
+	time_t		seconds = (time_t) (ms / 1000);
+	struct tm	tm;
+	char		date[32];
+
+	gmtime_r(&seconds, &tm);
+	strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(out, size, "%s.%03dZ", date, (int) (ms % 1000));
+}
+
+/* "2026-01-02T03:04:05[.678][Z]" or epoch milliseconds. */
+bool
+clock_parse(const char *text, int64_t *ms)
+{
+	struct tm	tm = {0};
+	int			year, month, millis = 0;
+	int			fields = sscanf(text, "%d-%d-%dT%d:%d:%d.%3d", &year, &month, &tm.tm_mday,
+								&tm.tm_hour, &tm.tm_min, &tm.tm_sec, &millis);
+	char	   *end;
+
+	if (fields >= 6)
+	{
+		tm.tm_year = year - 1900;
+		tm.tm_mon = month - 1;
+		*ms = (int64_t) timegm(&tm) * 1000 + millis;
+		return true;
+	}
+	*ms = strtoll(text, &end, 10);
+	return *text != '\0' && *end == '\0';
 }

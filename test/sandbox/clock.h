@@ -6,6 +6,7 @@
 #define SANDBOX_CLOCK_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 extern int64_t clock_ms(void);
@@ -16,5 +17,8 @@ extern bool clock_is_frozen(void);
 
 /* For the calling thread only, until ended; 0 ends it. */
 extern void clock_override(int64_t ms);
+
+extern void clock_format(int64_t ms, char *out, size_t size);
+extern bool clock_parse(const char *text, int64_t *ms);
 
 #endif

@@ -132,7 +132,7 @@ serve_set_clock(ControlCall *call)
 static json_t *
 config_report(void)
 {
-	return json_pack("{s:I, s:f, s:I, s:I, s:b, s:b, s:f, s:b, s:b, s:b, s:b}",
+	return json_pack("{s:I, s:f, s:I, s:I, s:b, s:b, s:f, s:b, s:b, s:b, s:b, s:s, s:s, s:b}",
 					 "search_lag_ms", (json_int_t) config.search_lag_ms,
 					 "rate_limit", config.rate_limit,
 					 "retry_after", (json_int_t) config.retry_after,
@@ -143,7 +143,9 @@ config_report(void)
 					 "rest_honours_keys", (int) config.rest_honours_keys,
 					 "rest_unique_external", (int) config.rest_unique_external,
 					 "rest_require_if_match", (int) config.rest_require_if_match,
-					 "rest_token_set", config.rest_token[0] != '\0');
+					 "rest_token_set", config.rest_token[0] != '\0',
+					 "rest_refuse", config.rest_refuse, "rest_forget", config.rest_forget,
+					 "rest_all_or_nothing", (int) config.rest_all_or_nothing);
 }
 
 /* One of these is non-NULL for each setting. */
@@ -187,6 +189,9 @@ change_config(const char *name, const json_t *value)
 		{.name = "rest_unique_external", .boolean = &config.rest_unique_external},
 		{.name = "rest_require_if_match", .boolean = &config.rest_require_if_match},
 		{.name = "rest_token", .text = config.rest_token},
+		{.name = "rest_refuse", .text = config.rest_refuse},
+		{.name = "rest_forget", .text = config.rest_forget},
+		{.name = "rest_all_or_nothing", .boolean = &config.rest_all_or_nothing},
 		{.name = "api_key", .text = config.api_key},
 	};
 

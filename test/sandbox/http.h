@@ -35,7 +35,7 @@ typedef struct Reply
 	Buf			body;
 	const char *content_type;	/* NULL: JSON */
 	json_t	   *headers;
-	json_t	   *effect;			/* {object, id, metadata}: something was changed */
+	json_t	   *effect;			/* {object, id, metadata}: something was changed; or an array of these */
 	bool		replayed;
 } Reply;
 

@@ -155,22 +155,33 @@ route(Request *req, Reply *reply)
 		reply_json(reply, 404, json_pack("{s:s}", "error", "nothing is served here"));
 }
 
+static void
+note_effect(const Request *req, const char *key, const json_t *effect)
+{
+	const char *id = json_string_value(json_object_get(effect, "id"));
+
+	journal_effect(req->method, req->path, key, req->id, effect);
+	if (key != NULL)
+		key_count_effect(key, id ? id : "");
+}
+
 /* With the lock held; a handler may drop and retake it while it sleeps. */
 static void
 execute(Request *req, Reply *reply)
 {
 	const char *key = request_header(req, "idempotency-key");
+	json_t	   *effect;
+	size_t		i;
 
 	clock_override(req->frozen_at);
 	route(req, reply);
-	if (reply->effect != NULL)
+	if (json_is_array(reply->effect))
 	{
-		const char *id = json_string_value(json_object_get(reply->effect, "id"));
-
-		journal_effect(req->method, req->path, key, req->id, reply->effect);
-		if (key != NULL)
-			key_count_effect(key, id ? id : "");
+		json_array_foreach(reply->effect, i, effect)
+			note_effect(req, key, effect);
 	}
+	else if (reply->effect != NULL)
+		note_effect(req, key, reply->effect);
 	clock_override(0);
 }
 

@@ -22,6 +22,9 @@ typedef struct Config
 	bool		rest_unique_external;	/* POST of a known external id is 409 */
 	bool		rest_require_if_match;
 	char		rest_token[128];	/* "": no credentials wanted */
+	char		rest_refuse[128];	/* records whose name holds this are refused; "": none */
+	char		rest_forget[128];	/* the answer to a batch leaves these out; "": none */
+	bool		rest_all_or_nothing;	/* a batch with one refused record is refused */
 } Config;
 
 extern Config config;

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "clock.h"
 #include "form.h"
@@ -61,39 +60,6 @@ refuse(RestCall *call, int status, const char *code, const char *message)
 	reply_json(call->reply, status, json_pack("{s:s, s:s}", "code", code, "message", message));
 }
 
-static void
-format_time(int64_t ms, char *out, size_t size)
-{
-	time_t		seconds = (time_t) (ms / 1000);
-	struct tm	tm;
-	char		date[32];
-
-	gmtime_r(&seconds, &tm);
-	strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%S", &tm);
-	snprintf(out, size, "%s.%03dZ", date, (int) (ms % 1000));
-}
-
-/* "2026-01-02T03:04:05[.678][Z]" or epoch milliseconds. */
-static bool
-parse_time(const char *text, int64_t *ms)
-{
-	struct tm	tm = {0};
-	int			year, month, millis = 0;
-	int			fields = sscanf(text, "%d-%d-%dT%d:%d:%d.%3d", &year, &month, &tm.tm_mday,
-								&tm.tm_hour, &tm.tm_min, &tm.tm_sec, &millis);
-	char	   *end;
-
-	if (fields >= 6)
-	{
-		tm.tm_year = year - 1900;
-		tm.tm_mon = month - 1;
-		*ms = (int64_t) timegm(&tm) * 1000 + millis;
-		return true;
-	}
-	*ms = strtoll(text, &end, 10);
-	return *text != '\0' && *end == '\0';
-}
-
 static json_t *
 shown(const Record *rec)
 {
@@ -102,8 +68,8 @@ shown(const Record *rec)
 	char		updated[40];
 	json_t	   *own;
 
-	format_time(rec->created_ms, created, sizeof(created));
-	format_time(rec->updated_ms, updated, sizeof(updated));
+	clock_format(rec->created_ms, created, sizeof(created));
+	clock_format(rec->updated_ms, updated, sizeof(updated));
 	own = json_pack("{s:s, s:s?, s:s, s:s, s:I, s:b}", "id", rec->id, "external_id",
 					rec->external_id, "created_at", created, "updated_at", updated,
 					"version", rec->version, "deleted", (int) rec->deleted);
@@ -256,6 +222,93 @@ delete_record(RestCall *call, Record *rec)
 	call->reply->status = 204;
 }
 
+static bool
+name_holds(const json_t *body, const char *text)
+{
+	const char *name = json_string_value(json_object_get(body, "name"));
+
+	return text[0] != '\0' && name != NULL && strstr(name, text) != NULL;
+}
+
+/* One record of a batch: upserted by its external id. Takes over nothing. */
+static json_t *
+batch_result(RestCall *call, json_t *item, json_t *effects)
+{
+	const char *external_id = json_string_value(json_object_get(item, "external_id"));
+	Record	   *rec = external_id ? map_get(&call->coll->by_external, external_id) : NULL;
+	bool		made = rec == NULL;
+
+	if (external_id == NULL || name_holds(item, config.rest_refuse))
+		return json_pack("{s:s?, s:i, s:{s:s, s:s}}", "external_id", external_id, "status", 422,
+						 "error", "code", "invalid", "message", "the record is not acceptable");
+	call->body = item;
+	if (made)
+		rec = insert_record(call, external_id);
+	else
+	{
+		json_decref(rec->data);
+		rec->data = caller_data(item);
+		touch(call, rec);
+	}
+	json_array_append(effects, call->reply->effect);
+	return json_pack("{s:s, s:i, s:o}", "external_id", external_id, "status", made ? 201 : 200,
+					 "record", shown(rec));
+}
+
+static bool
+batch_acceptable(RestCall *call, const json_t *items)
+{
+	json_t	   *item;
+	size_t		i;
+
+	if (!json_is_array(items) || json_array_size(items) > 100)
+	{
+		refuse(call, 400, "bad_batch", "items must be an array of at most 100 records");
+		return false;
+	}
+	json_array_foreach((json_t *) items, i, item)
+	{
+		if (config.rest_all_or_nothing && name_holds(item, config.rest_refuse))
+		{
+			refuse(call, 400, "invalid_record", "a record of the batch is not acceptable");
+			return false;
+		}
+	}
+	return true;
+}
+
+/* The results come in reverse, so that nobody relies on their order. */
+static void
+serve_batch(RestCall *call)
+{
+	json_t	   *whole = call->body;
+	json_t	   *items = json_object_get(whole, "items");
+	json_t	   *results = json_array();
+	json_t	   *effects = json_array();
+	bool		partial = false;
+	json_t	   *item;
+	size_t		i;
+
+	if (batch_acceptable(call, items))
+	{
+		json_array_foreach(items, i, item)
+		{
+			json_t	   *result = batch_result(call, item, effects);
+
+			partial |= json_object_get(result, "error") != NULL;
+			if (!name_holds(item, config.rest_forget))
+				json_array_insert(results, 0, result);
+			json_decref(result);
+		}
+		json_decref(call->reply->effect);
+		call->reply->effect = json_incref(effects);
+		reply_json(call->reply, partial ? 207 : 200, json_pack("{s:O}", "results", results));
+	}
+	call->body = whole;
+	json_decref(results);
+	json_decref(effects);
+}
+
 static int
 compare_age(const void *a, const void *b)
 {
@@ -314,7 +367,7 @@ list_records(RestCall *call)
 	int64_t		total = 0;
 	json_t	   *data;
 
-	if (page < 1 || per_page < 1 || per_page > 1000 || (since && !parse_time(since, &since_ms)))
+	if (page < 1 || per_page < 1 || per_page > 1000 || (since && !clock_parse(since, &since_ms)))
 	{
 		refuse(call, 400, "bad_query", "page, per_page or updated_since is out of range");
 		return;
@@ -385,7 +438,11 @@ serve(RestCall *call)
 {
 	const char *method = call->req->method;
 
-	if (call->external_id != NULL)
+	if (name_holds(call->body, config.rest_refuse))
+		refuse(call, 422, "invalid", "the record is not acceptable");
+	else if (call->id != NULL && strcmp(call->id, "_batch") == 0 && strcmp(method, "POST") == 0)
+		serve_batch(call);
+	else if (call->external_id != NULL)
 		serve_by_external(call);
 	else if (call->id != NULL)
 		serve_record(call);

@@ -468,6 +468,27 @@ subtest 'the plain vendor' => sub {
 	is(($sandbox->http(POST => '/sink/x?delay_ms=1', undef, '{}'))->{status}, 200, 'the sink');
 };
 
+subtest 'a batch' => sub {
+	my $items = sub { { items => [ map { { external_id => $_, name => "$_ 1" } } @_ ] } };
+	my $seen = sub { join ' ', map { "$_->{external_id}=$_->{status}" } @{ $_[0]{results} } };
+
+	$sandbox->reset;
+	my ($status, $body) = $sandbox->rest(POST => '/party/_batch', $items->(qw(a b)));
+	is("$status " . $seen->($body), '200 b=201 a=201', 'upserts each, answers in reverse');
+	is($seen->(scalar $sandbox->rest(POST => '/party/_batch', $items->(qw(b c)))), 'c=201 b=200', 'again');
+	is(join(' ', map { "$_->{external_id}$_->{version}" } @{ $sandbox->effects }), 'a1 b1 b2 c1', 'an effect each');
+	$sandbox->config(rest_refuse => 'bad', rest_forget => 'c 1');
+	($status, $body) = $sandbox->rest(POST => '/party/_batch', $items->(qw(bad c d)));
+	is("$status " . $seen->($body), '207 d=201 bad=422', 'one refused, one forgotten');
+	is(($sandbox->rest(PUT => '/party/by_ext/x', { name => 'a bad one' }))[0], 422, 'alone, too');
+	my $before = @{ $sandbox->effects };
+	$sandbox->config(rest_all_or_nothing => JSON::PP::true);
+	is(($sandbox->rest(POST => '/party/_batch', $items->(qw(e bad))))[0], 400, 'or all of them');
+	is(($sandbox->rest(POST => '/party/_batch', $items->(1 .. 101)))[0], 400, 'too many');
+	is(@{ $sandbox->effects }, $before, 'and nothing happened');
+	$sandbox->reset(config => JSON::PP::true);
+};
+
 subtest 'the end' => sub {
 	my $other = SyncExt::Sandbox->start;
 	my $pid = $other->pid;

@@ -87,7 +87,11 @@ sub register
 my %kind = (
 	billing => [ 'stripe', api_key => $STRIPE_KEY ],
 	crm => [ 'rest', token => $REST_TOKEN ],
+	bulk => [ 'rest_batch', token => $REST_TOKEN ],
 );
+
+# Where a system's records stand in the sandbox.
+my %place = (billing => qr{^/v1/}, crm => qr{^/rest/customers\b}, bulk => qr{^/rest/bulk\b});
 
 # Declares a system of one of the two kinds; options other than kind, secret (its
 # value) and base_url go to CREATE SERVER.
@@ -116,7 +120,7 @@ sub set_up
 			name text NOT NULL, billing_email text, tax_exempt text NOT NULL DEFAULT 'none',
 			billing_address jsonb, status text NOT NULL DEFAULT 'active');
 		SELECT sync.track('app.customer', 'customer')});
-	$self->register($_) foreach qw(stripe rest);
+	$self->register($_) foreach qw(stripe rest rest_batch);
 	foreach my $system (@{ $self->{systems} })
 	{
 		my %server = (max_in_flight => 8, %{ $option{options}{$system} // {} });
@@ -204,7 +208,7 @@ sub effects_of
 	foreach my $effect (@{ $self->{sandbox}->effects })
 	{
 		my $rest = $effect->{path} =~ m{^/rest/};
-		next if $rest != ($system eq 'crm' ? 1 : 0);
+		next if $effect->{path} !~ $place{$system};
 		my $data = $rest ? { %{ $effect->{metadata} }, id => $effect->{external_id} }
 		  : { id => $effect->{metadata}{sync_id}, name => _form_value($body{ $effect->{request} }, 'name') };
 		next if !defined $data->{id};
@@ -247,7 +251,7 @@ sub _wrong
 			push @wrong, "$system: $id became '$effect->{name}' after '" . ($at < 0 ? '' : $states->[$at]) . "'";
 			next;
 		}
-		push @wrong, "$system: $id became '$effect->{name}' twice" if $found == $at && $system ne 'crm';
+		push @wrong, "$system: $id became '$effect->{name}' twice" if $found == $at && $system eq 'billing';
 		$at = $found;
 	}
 	push @wrong, "$system: $id ended as '" . $effects->[-1]{name} . "', not '$states->[-1]'"
