@@ -1,4 +1,5 @@
-# The peers that benchmarks compare with: libcurl alone, and graphile-worker.
+# The peers that benchmarks compare with: libcurl alone, and graphile-worker; and a
+# system that takes a while (sink.c).
 package SyncExt::Peers;
 
 use strict;
@@ -7,8 +8,9 @@ use warnings;
 use Exporter qw(import);
 use File::Basename qw(dirname);
 use Cwd qw(abs_path);
+use PostgreSQL::Test::Utils ();
 
-our @EXPORT = qw(curl_rate graphile_prepare graphile_rate);
+our @EXPORT = qw(curl_rate graphile_prepare graphile_rate start_sink);
 
 my $bench = abs_path(dirname(__FILE__) . '/../../bench');
 
@@ -20,6 +22,22 @@ sub _output
 
 	close $pipe or die "$command[0] failed: $text";
 	return $text;
+}
+
+# A system that answers delay_ms after each request; returns its base URL and the
+# file in which it writes when each came. Ends with this process.
+my @sinks;
+
+sub start_sink
+{
+	my ($delay_ms) = @_;
+	my $log = PostgreSQL::Test::Utils::tempdir('sink') . '/log';
+	my $pid = open my $pipe, '-|', "$bench/sink", $delay_ms, $log or die "cannot run the sink: $!";
+	my $port = <$pipe> // die 'the sink does not start';
+
+	chomp $port;
+	push @sinks, $pid, $pipe;
+	return ("http://127.0.0.1:$port", $log);
 }
 
 # Requests a second that libcurl's multi interface makes, recording nothing.
@@ -60,6 +78,14 @@ sub graphile_rate
 	  =~ /^rate (\d+)/m;
 
 	return $rate;
+}
+
+END
+{
+	my $status = $?;
+
+	kill 'TERM', grep { !ref } @sinks;
+	$? = $status;
 }
 
 1;
