@@ -379,6 +379,7 @@ extern void se_map_record(const SeManifest *m, const SePull *pull, Jsonb *record
  * belongs to and never reads, except for:
  *	 time	text, the mark: every change up to it has been listed
  *	 page	present in the middle of a walk
+ *	 deep	of a journal: when a walk last went back its whole lookback
  *	 full	true asks for a walk over everything (delete scans); removed when it ends
  * '{}' reads everything the first time. {"time": "…"} starts from an instant.
  */

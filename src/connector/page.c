@@ -14,6 +14,7 @@
  *	seen		how far the walk is, and where it was: see in_circle()
  *	max			latest change time seen
  *	answered	when the vendor answered the first page, by its own clock
+ *	deep		the walk goes back the whole lookback: see look_back()
  */
 #include "postgres.h"
 
@@ -25,6 +26,48 @@
 
 #define MAX_ITEMS	  100000
 #define SCRATCH_ITEMS 100 /* so many items are read before what reading them took is given back */
+
+#define DEEP_LOOKBACK_MS 10000 /* a lookback shorter than this is always gone back */
+#define NEAR_PART		 10	   /* of a lookback, that each walk goes back */
+
+static bool
+time_of(JsonbValue *object, const char *key, TimestampTz *at)
+{
+	char *text = jv_get_text(object, key);
+
+	return text && se_parse_time(text, at);
+}
+
+/*
+ * From when a walk reads. A journal may show entries late, by up to its lookback; going back so far
+ * with each walk would read every entry as often as the lookback holds walks. So most walks go back a
+ * tenth of it, and one in each half of it goes back all the way, counted from where the last such
+ * walk left the mark: whatever can have come to light since is read by that one.
+ *
+ * When the last one was is known by the vendor's clock. One that is not near ours makes every walk a
+ * deep one.
+ */
+static char *
+look_back(Walk *w, const SePull *pull, TimestampTz mark)
+{
+	JsonbValue *deep = jv_get(w->cursor, "deep");
+	int64 back_ms = pull->lookback_ms;
+	TimestampTz at;
+	TimestampTz from;
+
+	w->deep = w->events && back_ms >= DEEP_LOOKBACK_MS;
+	if (w->deep && time_of(deep, "at", &at) && time_of(deep, "time", &from))
+	{
+		int64 ago_ms = (GetCurrentTimestamp() - at) / 1000;
+
+		w->deep = ago_ms < 0 || ago_ms >= back_ms / 2;
+		if (w->deep)
+			mark = Min(mark, from);
+		else
+			back_ms = Max(back_ms / NEAR_PART, Min(2 * pull->resolution_ms, back_ms));
+	}
+	return se_page_floor_time(mark - back_ms * 1000, pull->resolution_ms);
+}
 
 static void
 open_walk(Walk *w, const SePull *pull, Jsonb *cursor)
@@ -44,6 +87,7 @@ open_walk(Walk *w, const SePull *pull, Jsonb *cursor)
 		char *kind = jv_get_text(w->page, "kind");
 
 		w->since = jv_get_text(w->page, "since");
+		w->deep = jv_get(w->page, "deep") != NULL;
 		w->events = kind && strcmp(kind, "events") == 0;
 	}
 	else
@@ -51,7 +95,7 @@ open_walk(Walk *w, const SePull *pull, Jsonb *cursor)
 		/* The journal does not reach back for ever: what is old comes from the list. */
 		w->events = pull->events && (pull->list == NULL || (time && !w->full));
 		if (time && !w->full && se_parse_time(time, &at))
-			w->since = se_page_floor_time(at - pull->lookback_ms * 1000, pull->resolution_ms);
+			w->since = look_back(w, pull, at);
 	}
 	if (w->since == NULL && !w->events)
 		w->full = true;

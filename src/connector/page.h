@@ -13,6 +13,7 @@ typedef struct Walk
 	JsonbValue *page; /* NULL at the first page */
 	bool full;
 	bool events;
+	bool deep; /* looks back all the way: see look_back() */
 	const char *since;
 	const SeOperation *op;
 	const SePageSpec *spec;

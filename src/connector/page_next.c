@@ -229,6 +229,25 @@ new_mark(Reader *r, const char *answered)
 	return mark;
 }
 
+/* When the last walk went back all the way, and what the mark was then. */
+static void
+push_deep(Reader *r, JsonbParseState **state, const char *answered, const char *mark)
+{
+	JsonbValue *before = jv_get(r->w.cursor, "deep");
+
+	if (mark == NULL || !r->w.deep)
+	{
+		if (before)
+			jv_push_member(state, "deep", before);
+		return;
+	}
+	jv_push_key(state, "deep");
+	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+	jv_push_member(state, "at", jv_string(answered));
+	jv_push_member(state, "time", jv_string(mark));
+	pushJsonbValue(state, WJB_END_OBJECT, NULL);
+}
+
 void
 se_page_build_next(Reader *r, const SeAnswer *a, SePage *out)
 {
@@ -245,6 +264,8 @@ se_page_build_next(Reader *r, const SeAnswer *a, SePage *out)
 	pushJsonbValue(&page, WJB_BEGIN_OBJECT, NULL);
 	jv_push_member(&page, "kind", jv_string(r->w.events ? "events" : "list"));
 	jv_push_member(&page, "answered", jv_string(answered));
+	if (r->w.deep)
+		jv_push_member(&page, "deep", jv_bool(true));
 	if (max)
 		jv_push_member(&page, "max", jv_string(max));
 	more = next_position(r, &page, &since);
@@ -259,6 +280,7 @@ se_page_build_next(Reader *r, const SeAnswer *a, SePage *out)
 		old = new_mark(r, answered);
 	if (old)
 		jv_push_member(&state, "time", jv_string(old));
+	push_deep(r, &state, answered, out->last ? old : NULL);
 	if (more)
 		jv_push_member(&state, "page",
 					   jv_from_jsonb(jv_to_jsonb(pushJsonbValue(&page, WJB_END_OBJECT, NULL))));

@@ -33,6 +33,12 @@ se_inbox_wake(void)
 	woken = true;
 }
 
+void
+se_inbox_look_at(TimestampTz at)
+{
+	next_look = Min(next_look, at);
+}
+
 /* After the contexts of the jobs are gone. */
 void
 se_inbox_reset(void)
@@ -120,6 +126,7 @@ read_ready(SeJob *job)
 	{
 		se_txn_begin("applying a record that was read by id");
 		se_page_apply(&target, job->items, job->nitems, false, &result);
+		se_stream_count(job->stream, job->nitems, result.applied);
 		se_txn_commit();
 	}
 	PG_CATCH();
@@ -367,6 +374,7 @@ apply_stored(SeDue *due, int from, int to)
 			renamed[nrenamed++] = sources[i]->id;
 	}
 	se_state_inbox_forget(renamed, nrenamed);
+	se_stream_count(stream, 0, result.applied);
 	se_txn_commit();
 	if (result.applied > 0)
 		se_push_notify_bound(target.system_id);

@@ -216,6 +216,8 @@ extern void se_push_item_key(JsonbParseState **state, const SeTable *table, int 
 							 const char *record_id);
 extern void se_push_members(JsonbParseState **state, Jsonb *object);
 extern void se_write(const SeTarget *target, SeTable *table, SeItem **items, int n);
+/* How long the statements that follow wait for locks. */
+extern void se_write_lock_wait(int ms);
 /*
  * by_index: the statement finds its rows by columns that are indexed, so it is planned as one probe
  * for each. Statistics from when the table was empty, or none, would have whole tables joined.
@@ -317,6 +319,8 @@ extern MemoryContext se_pull_cxt;
 extern bool se_stream_target(const SeStream *stream, SeTarget *target);
 extern SeStream *se_stream_of(int system_id, int object_id);
 extern double se_jitter(void);
+/* Counts what was read and what changed a row outside of a walk; in the transaction that applies it. */
+extern void se_stream_count(const SeStream *stream, int records, int applied);
 /* Text of the error that was caught, after which no transaction is open. */
 extern char *se_caught(MemoryContext cxt);
 
@@ -328,7 +332,8 @@ extern void se_walk_drop(SeStream *stream);
 
 extern bool se_inbox_step(TimestampTz now);
 extern TimestampTz se_inbox_next_due(TimestampTz now);
-extern void se_inbox_wake(void); /* something became due */
+extern void se_inbox_wake(void);			  /* something became due */
+extern void se_inbox_look_at(TimestampTz at); /* something becomes due then */
 extern void se_inbox_reset(void);
 
 /* The walk over everything that began at stream->started_at has ended; in a transaction. */

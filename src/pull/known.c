@@ -69,7 +69,7 @@ take_mirror(SeItem *item, SeLookup *row)
 	item->pushed_at = time_or_0(row, MIRROR_PUSHED_AT);
 	item->mirror_deleted = DatumGetBool(se_lookup_datum(row, MIRROR_DELETED, &isnull));
 	raw = se_lookup_datum(row, MIRROR_RAW, &isnull);
-	item->same_raw = !isnull && item->mirror_version == NULL && is_same_raw(item, raw);
+	item->same_raw = !isnull && is_same_raw(item, raw);
 	mapping = se_lookup_datum(row, MIRROR_MAPPING, &isnull);
 	item->mirror_mapping = isnull ? 0 : DatumGetInt64(mapping);
 }
@@ -117,14 +117,16 @@ find_rows(const char *table, const char *index, const SeTarget *target, SeItem *
 
 /*
  * A listed record that is bound and, letter for letter, what the mirror holds says nothing new, as
- * long as the mapping is the one that made the mirror's fields of it.
+ * long as the mapping is the one that made the mirror's fields of it, and the list does not say that
+ * it changed at another time.
  */
 static bool
 is_unchanged(const SeTarget *target, const SeItem *item)
 {
 	return item->same_raw && item->mirror_mapping != 0 && item->mirror_mapping == target->mapping &&
 		   item->bound != NULL && !item->in_inbox && !item->mirror_deleted && !item->deleted &&
-		   !item->fetched && !item->refetch && !item->stored && !item->has_at;
+		   !item->fetched && !item->refetch && !item->stored && !item->journal &&
+		   (!item->has_at || item->at == item->mirror_version_at);
 }
 
 void

@@ -23,6 +23,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/timestamp.h"
 
 #include "capture/events.h"
 #include "core/crash.h"
@@ -30,6 +31,16 @@
 #include "push/push.h"
 
 #define MAX_ROUNDS 16
+
+/*
+ * How long a page waits for a row that an app has locked, and, once it has done so in vain, each
+ * part of it. Locked rows go to the inbox; when there are many, the whole page is tried again.
+ */
+#define LOCK_WAIT_MS	   500
+#define LOCK_WAIT_AGAIN_MS 20
+#define MAX_LOCKED		   10
+
+static int nlocked; /* rows of this page that were */
 
 /* ---- duplicates ---- */
 
@@ -94,7 +105,7 @@ is_passing(int sqlerrcode)
 		case ERRCODE_SYSTEM_ERROR:
 			return true;
 		default:
-			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE && nlocked >= MAX_LOCKED;
 	}
 }
 
@@ -189,6 +200,11 @@ apply_or_halve(const SeTarget *target, SeTable *table, SeItem **items, int n)
 		return;
 	if (is_passing(error->sqlerrcode))
 		ReThrowError(error);
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+	{
+		se_write_lock_wait(LOCK_WAIT_AGAIN_MS);
+		nlocked += n == 1;
+	}
 	if (n > 1)
 	{
 		FreeErrorData(error);
@@ -408,6 +424,8 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 	se_state_inbox_put(target, kept, nkept);
 	if (result->read_again > 0)
 		se_inbox_wake();
+	if (nlocked > 0)
+		se_inbox_look_at(GetCurrentTimestamp() + USECS_PER_SEC);
 }
 
 /* Which mapping this is. Whatever could make something else of a record counts. */
@@ -500,6 +518,8 @@ se_page_apply(SeTarget *target, SeItem *all, int n, bool full, SePageResult *res
 	memset(result, 0, sizeof(*result));
 	if (n == 0)
 		return;
+	nlocked = 0;
+	se_write_lock_wait(LOCK_WAIT_MS);
 	target->mapping = mapping_of(target);
 	read_and_map(target, all, n);
 	for (int i = 0; i < n; i++)

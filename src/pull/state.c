@@ -345,8 +345,9 @@ state_as_of(const SeTarget *target, const SeItem *item)
 
 /*
  * Keeps items with their reason. JSON null as the item says 'read it by id'; such a row is due at
- * once. Others are looked at again by themselves after 1 min, 2 min, … 64 min, give or take a
- * quarter: what was wrong may have been put right without anybody telling us.
+ * once. Others are looked at again by themselves after 1 min, 2 min, … 64 min (seconds, where an app
+ * only had the row locked), give or take a quarter: what was wrong may have been put right without
+ * anybody telling us.
  */
 void
 se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
@@ -391,7 +392,8 @@ se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
 		" sqlstate, reason, wait_object_id, wait_remote_id, received_at, retry_at)"
 		" SELECT $1, $2, u.remote_id, u.item, u.mapped, u.sqlstate, u.reason, u.wait_object_id,"
 		" u.wait_remote_id, coalesce(u.as_of, clock_timestamp()), clock_timestamp()"
-		" + CASE WHEN u.item = 'null' THEN interval '0' ELSE interval '1 min' END"
+		" + CASE WHEN u.item = 'null' THEN interval '0'"
+		" WHEN u.sqlstate = '55P03' THEN interval '1 s' ELSE interval '1 min' END"
 		" FROM unnest($3, $4, $5, $6, $7, $8, $9, $10) u (remote_id, item, mapped, sqlstate,"
 		" reason, wait_object_id, wait_remote_id, as_of)"
 		" ON CONFLICT (system_id, object_id, remote_id) DO UPDATE"
@@ -408,7 +410,8 @@ se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
 		" retry_at = CASE WHEN b.item <> excluded.item THEN excluded.retry_at"
 		" WHEN b.item = 'null' OR b.retry_at > clock_timestamp() THEN b.retry_at"
 		" ELSE clock_timestamp() + power(2, least(b.attempts, 6))"
-		" * interval '1 min' * (0.75 + random() / 2) END",
+		" * CASE WHEN excluded.sqlstate = '55P03' THEN interval '1 s' ELSE interval '1 min' END"
+		" * (0.75 + random() / 2) END",
 		lengthof(types), types, values, NULL, false, 0);
 }
 

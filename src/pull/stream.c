@@ -78,6 +78,21 @@ stream_by_id(int id)
 	return NULL;
 }
 
+void
+se_stream_count(const SeStream *stream, int records, int applied)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[] = {INT4OID, INT4OID, INT4OID};
+	Datum values[] = {Int32GetDatum(stream->id), Int32GetDatum(records), Int32GetDatum(applied)};
+
+	if (records > 0 || applied > 0)
+		se_spi_execute(
+			&plan,
+			"UPDATE sync.stream_cursor SET records = records + $2, applied = applied + $3"
+			" WHERE stream_id = $1",
+			3, types, values, NULL, false, 0);
+}
+
 /* False while the system cannot be used, or its connector no longer pulls the object. */
 bool
 se_stream_target(const SeStream *stream, SeTarget *target)

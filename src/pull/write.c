@@ -87,15 +87,36 @@ plan_of(const char *sql, int nargs, Oid *types)
 	return plan;
 }
 
-/* For the rest of the role's GUC level. */
+static int lock_wait_ms = 0;
+
+void
+se_write_lock_wait(int ms)
+{
+	lock_wait_ms = ms;
+}
+
+/* The next three functions act for the rest of the role's GUC level. */
+static void
+set_option(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+							 false);
+}
+
+static void
+limit_lock_wait(void)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", lock_wait_ms);
+	set_option("lock_timeout", text);
+}
+
 static void
 probe_indexes(void)
 {
-	static const char *const joins[] = {"enable_hashjoin", "enable_mergejoin"};
-
-	for (int i = 0; i < lengthof(joins); i++)
-		(void) set_config_option(joins[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
-								 0, false);
+	set_option("enable_hashjoin", "off");
+	set_option("enable_mergejoin", "off");
 }
 
 uint64
@@ -110,6 +131,7 @@ se_execute_as_owner(SeTable *table, const char *sql, int nargs, Jsonb **args, bo
 	for (int i = 0; i < nargs; i++)
 		values[i] = JsonbPGetDatum(args[i]);
 	se_role_become(table->owner, &saved);
+	limit_lock_wait();
 	if (by_index)
 		probe_indexes();
 	rc = SPI_execute_plan(plan_of(sql, nargs, types), values, NULL, false, 0);

@@ -56,6 +56,17 @@ SELECT jsonb_path_query(p, '$.items[*]') - 'record' FROM sync.test_page(:'stripe
     {"type": "customer.deleted", "created": 1769902300, "data": {"object": {"id": "cus_0"}}},
     {"type": "customer.updated", "created": 1769902201, "data": {"object": {"id": "cus_1"}}},
     {"type": "customer.updated", "created": 1769902201, "data": {"object": {"id": "cus_1"}}}]}') p;
+-- A journal is read all the way back once in half a lookback, from where that was done last; a little back otherwise.
+CREATE FUNCTION journal(ago interval) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_build_object('time', '2026-01-31T23:30:00Z', 'deep', jsonb_build_object('time', '2026-01-31T23:29:40Z',
+        'at', to_char((clock_timestamp() - ago) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')))
+$$;
+SELECT ago, substring(push(:'stripe', 'customer', 'list', jsonb_build_object('cursor', journal(ago))) FROM 'created.*$')
+  FROM unnest('{10 s, 40 s, -1 h}'::interval[]) ago;
+SELECT sync.test_page(:'stripe', 'customer', '{"time": "2026-01-31T23:30:00Z"}', 200, '{"date": "Sat, 31 Jan 2026 23:31:00 GMT"}', '{"has_more": false, "data": []}') -> 'next';
+SELECT sync.test_page(:'stripe', 'customer', c, 200, '{"date": "Sat, 31 Jan 2026 23:31:00 GMT"}', '{"has_more": false, "data": []}') #> '{next,deep}' = c -> 'deep' AS kept FROM journal('10 s') c;
+SELECT p #> '{next,page,deep}' AS deep, p #> '{next,deep}' = c -> 'deep' AS before FROM journal('40 s') c, sync.test_page(:'stripe', 'customer', c, 200, '{"date": "Sat, 31 Jan 2026 23:31:00 GMT"}', '{"has_more": true, "data": [{"id": "evt_1", "type": "customer.updated", "created": 1769902201, "data": {"object": {"id": "cus_1"}}}]}') p;
+SELECT sync.test_page(:'stripe', 'customer', '{"time": "2026-01-31T23:30:00Z", "page": {"kind": "events", "deep": true, "since": "2026-01-31T23:29:00Z", "last_id": "evt_1", "answered": "2026-01-31T23:31:00Z"}}', 200, '{}', '{"has_more": false, "data": []}') -> 'next';
 CREATE FUNCTION invoice(currency text, zone text, line text DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
     SELECT jsonb_build_object('id', 'in_1', 'customer', 'cus_1', 'currency', currency, 'status', 'open', 'number', 'A-1', 'total', 1100, 'total_excluding_tax', 1000, 'amount_paid', 0, 'amount_remaining', 1100,
         'due_date', 1772494199, 'total_discount_amounts', '[{"amount": 20}, {"amount": 30}]'::jsonb, 'parent', '{"subscription_details": {"subscription": "sub_1"}}'::jsonb, 'status_transitions', '{"finalized_at": 1769902200}'::jsonb,
