@@ -46,10 +46,22 @@ BEGIN
 END
 $money$;
 
+CREATE FUNCTION sync._canonical_check_due(relation oid, document uuid)
+RETURNS boolean
+LANGUAGE c VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'se_check_due';
+COMMENT ON FUNCTION sync._canonical_check_due(oid, uuid) IS
+    'For the table''s owner: whether a document has to be checked, false when it was after the table''s last change in this transaction';
+
 /*
  * Trigger functions. "Is a pull being applied?" is asked of sync.is_applying()
  * only once something is about to be refused, and only if the extension is
- * there and the user may ask.
+ * there and the user may ask. Whether a sum was checked already is asked in
+ * the same way; without the extension it is checked for each line.
+ *
+ * The checks of sums run with their owner's rights: they must see all lines,
+ * whatever the writer may read.
  */
 CREATE FUNCTION sync._canonical_trigger_functions(schema_name name)
 RETURNS void
@@ -66,7 +78,18 @@ DECLARE
               RETURN coalesce(NEW, OLD);
             END IF;
           END IF;$part$;
+    keep_due constant text := $part$
+            IF EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                       WHERE n.nspname = 'sync' AND p.proname = '_canonical_check_due' AND p.pronargs = 2
+                         AND has_schema_privilege(n.oid, 'USAGE')
+                         AND has_function_privilege(p.oid, 'EXECUTE')) THEN
+                ids := ARRAY(SELECT i FROM unnest(ids) i WHERE sync._canonical_check_due(TG_RELID, i));
+                IF ids = '{}' THEN
+                    RETURN NULL;
+                END IF;
+            END IF;$part$;
     document record;
+    checker text;
 BEGIN
     -- The comparison is in the body: a WHEN clause over the whole row would
     -- keep a dump from being restored once a user adds a generated column.
@@ -166,13 +189,14 @@ BEGIN
 
     EXECUTE format($ddl$
         CREATE OR REPLACE FUNCTION %1$I.check_gl_entry_balance() RETURNS trigger
-        LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $fn$
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
         DECLARE
+            ids uuid[] := ARRAY[OLD.gl_entry_id, NEW.gl_entry_id];
             entry record;
-        BEGIN
+        BEGIN%2$s
             SELECT l.gl_entry_id AS id, sum(l.debit) AS debits, sum(l.credit) AS credits INTO entry
             FROM %1$I.gl_entry_line l
-            WHERE l.gl_entry_id = ANY (ARRAY[OLD.gl_entry_id, NEW.gl_entry_id])
+            WHERE l.gl_entry_id = ANY (ids)
             GROUP BY l.gl_entry_id
             HAVING sum(l.debit) <> sum(l.credit)
             LIMIT 1;
@@ -186,14 +210,14 @@ BEGIN
                     SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME, CONSTRAINT = 'gl_entry_balance';
             END IF;
             RETURN NULL;
-        END $fn$ $ddl$, schema_name);
+        END $fn$ $ddl$, schema_name, keep_due);
 
     -- A schedule without lines is allowed: the header of a pulled document is
     -- checked before its lines arrive. For the same reason a pull that changes
     -- total_amount is held to it by the lines that follow.
     EXECUTE format($ddl$
         CREATE OR REPLACE FUNCTION %1$I.check_revenue_schedule_sum() RETURNS trigger
-        LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $fn$
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
         DECLARE
             ids uuid[];
             schedule record;
@@ -202,7 +226,7 @@ BEGIN
                 ids := ARRAY[NEW.id];
             ELSE
                 ids := ARRAY[OLD.schedule_id, NEW.schedule_id];
-            END IF;
+            END IF;%3$s
             SELECT s.id, s.total_amount, sum(l.amount) AS lines INTO schedule
             FROM %1$I.revenue_schedule s JOIN %1$I.revenue_schedule_line l ON l.schedule_id = s.id
             WHERE s.id = ANY (ids)
@@ -218,16 +242,17 @@ BEGIN
                     SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME, CONSTRAINT = 'revenue_schedule_sum';
             END IF;
             RETURN NULL;
-        END $fn$ $ddl$, schema_name, return_if_applying);
+        END $fn$ $ddl$, schema_name, return_if_applying, keep_due);
 
     -- The payment is locked so that two transactions cannot both use its rest.
     EXECUTE format($ddl$
         CREATE OR REPLACE FUNCTION %1$I.check_payment_allocation_sum() RETURNS trigger
-        LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $fn$
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
         DECLARE
+            ids uuid[] := ARRAY[NEW.payment_id];
             available numeric;
             used numeric;
-        BEGIN
+        BEGIN%2$s
             SELECT p.amount INTO available
             FROM %1$I.payment p WHERE p.id = NEW.payment_id
             FOR NO KEY UPDATE;
@@ -242,7 +267,12 @@ BEGIN
                     SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME, CONSTRAINT = 'payment_allocation_sum';
             END IF;
             RETURN NULL;
-        END $fn$ $ddl$, schema_name);
+        END $fn$ $ddl$, schema_name, keep_due);
+
+    -- Nobody else's trigger may borrow the owner's rights.
+    FOREACH checker IN ARRAY ARRAY['check_gl_entry_balance', 'check_revenue_schedule_sum', 'check_payment_allocation_sum'] LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %I.%I() FROM PUBLIC', schema_name, checker);
+    END LOOP;
 
     FOR document IN
         VALUES ('touch_updated_at', 'Keeps updated_at: the time of the transaction that last changed the row'),

@@ -254,14 +254,33 @@ is_part_of(Oid relid, Oid root)
 	return OidIsValid(relid);
 }
 
+/*
+ * A trigger that somebody has put on a table of his own would let him speak for records that he may
+ * not write.
+ */
 static void
-resolve_role(SeTable *table, ObjectRow *row)
+refuse_stranger(Relation rel, const char *object)
+{
+	ereport(
+		ERROR,
+		(errcode(SE_ERRCODE_UNKNOWN_OBJECT),
+		 errmsg("table \"%s\" does not hold records of object \"%s\"", RelationGetRelationName(rel),
+				object),
+		 errdetail(
+			 "The table has a capture trigger, but the registry has another table for the object."),
+		 errhint("Let sync.track() make the triggers; drop this one.")));
+}
+
+static void
+resolve_role(SeTable *table, ObjectRow *row, Relation rel)
 {
 	table->header_relid = relid_by_name(row->schema_name, row->table_name);
 	table->line_relid =
 		row->line_table ? relid_by_name(row->line_schema, row->line_table) : InvalidOid;
 	if (OidIsValid(table->line_relid) && is_part_of(table->relid, table->line_relid))
 		table->role = SE_TABLE_LINES;
+	else if (!is_part_of(table->relid, table->header_relid))
+		refuse_stranger(rel, row->object);
 	else if (row->line_table != NULL)
 		table->role = SE_TABLE_HEADER;
 	else
@@ -320,7 +339,7 @@ fill_entry(SeTable *table, Relation rel, const char *object, MemoryContext conte
 				 "Call sync.track() for the table, or drop its triggers sync_capture and sync_capture_truncate.")));
 
 	old = MemoryContextSwitchTo(context);
-	resolve_role(table, &row);
+	resolve_role(table, &row, rel);
 	resolve_columns(table, rel);
 	MemoryContextSwitchTo(old);
 }

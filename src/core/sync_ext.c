@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 
 #include "capture/capture.h"
+#include "core/check.h"
 #include "core/compat.h"
 #include "core/guc.h"
 #include "core/wake.h"
@@ -162,6 +163,7 @@ _PG_init(void)
 	se_guc_init(preloading);
 	se_wake_init(preloading && !IsBinaryUpgrade);
 	se_capture_init();
+	se_check_init();
 	if (!preloading || IsBinaryUpgrade)
 		return;
 

@@ -213,6 +213,29 @@ INSERT INTO canonical.gl_entry (id, number, currency) VALUES ('00000000-0000-000
 INSERT INTO canonical.gl_entry_line (gl_entry_id, line_no, account_code, debit, credit)
 VALUES ('00000000-0000-0000-0000-000000000902', 1, '1200', 7, 0), ('00000000-0000-0000-0000-000000000902', 2, '8400', 0, 7);
 COMMIT;
+-- a journal of many lines is summed once, not once a line
+CREATE FUNCTION pg_temp.looks() RETURNS bigint LANGUAGE sql AS $$
+  SELECT pg_stat_get_xact_numscans('canonical.gl_entry_line'::regclass)
+       + sum(pg_stat_get_xact_numscans(i.indexrelid))::bigint
+  FROM pg_index i WHERE i.indrelid = 'canonical.gl_entry_line'::regclass $$;
+BEGIN;
+INSERT INTO canonical.gl_entry (id, number, currency) VALUES ('00000000-0000-0000-0000-000000000903', 'J-4', 'EUR');
+INSERT INTO canonical.gl_entry_line (gl_entry_id, line_no, account_code, debit, credit)
+SELECT '00000000-0000-0000-0000-000000000903', i, '1', i % 2, 1 - i % 2 FROM generate_series(1, 500) i;
+SELECT pg_temp.looks() AS before \gset
+SET CONSTRAINTS ALL IMMEDIATE;
+SELECT pg_temp.looks() - :before < 10 AS few;
+-- and again after each change, which is what its check is for
+SAVEPOINT s;
+UPDATE canonical.gl_entry_line SET debit = 2 WHERE gl_entry_id = '00000000-0000-0000-0000-000000000903' AND line_no = 1;
+ROLLBACK TO s;
+SET CONSTRAINTS ALL DEFERRED;
+UPDATE canonical.gl_entry_line SET debit = 2 WHERE gl_entry_id = '00000000-0000-0000-0000-000000000903' AND line_no = 1;
+SAVEPOINT s;
+UPDATE canonical.gl_entry_line SET credit = 2 WHERE gl_entry_id = '00000000-0000-0000-0000-000000000903' AND line_no = 2;
+SET CONSTRAINTS ALL IMMEDIATE;
+ROLLBACK TO s;
+COMMIT;
 UPDATE canonical.gl_entry SET status = 'posted', posted_at = now() WHERE number = 'J-1';
 UPDATE canonical.gl_entry SET posting_date = '2026-01-31' WHERE number = 'J-1';
 UPDATE canonical.gl_entry SET status = 'draft' WHERE number = 'J-1';
@@ -284,6 +307,10 @@ GRANT sync_admin TO canonical_owner;
 DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO canonical_owner', current_database()); END $$;
 SET ROLE canonical_owner;
 SELECT sync.create_canonical_model('Second "model"');
+-- only a table's owner can have a check left out
+SELECT n.nspname, count(*) AS asked, count(*) FILTER (WHERE sync._canonical_check_due(c.oid, 'c0000000-0000-0000-0000-000000000001')) AS due
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, generate_series(1, 3)
+WHERE c.relname = 'gl_entry_line' AND n.nspname IN ('canonical', 'Second "model"') GROUP BY 1 ORDER BY 1;
 RESET ROLE;
 SELECT count(*) AS tables, bool_and(pg_get_userbyid(relowner) = 'canonical_owner') AS owned
 FROM pg_class WHERE relnamespace = '"Second ""model"""'::regnamespace AND relkind = 'r';

@@ -42,6 +42,13 @@ SELECT sync._delete_object('secret', true);
 CREATE TABLE secret2 (id integer PRIMARY KEY);
 SELECT sync.track('secret2', 'secret');
 SELECT sync.track('secret2', lines => 'capture_rights.secret_line', line_parent_columns => '{secret_id}');
+-- A table of one's own does not speak for another's records.
+CREATE TRIGGER sync_capture AFTER INSERT ON secret2 FOR EACH ROW EXECUTE FUNCTION sync.capture('secret');
+INSERT INTO secret2 VALUES (1);
+DROP TRIGGER sync_capture ON secret2;
+CREATE TRIGGER sync_capture AFTER INSERT ON secret2 FOR EACH ROW EXECUTE FUNCTION sync.capture_line('secret');
+INSERT INTO secret2 VALUES (1);
+DROP TRIGGER sync_capture ON secret2;
 RESET ROLE;
 
 --
