@@ -374,8 +374,10 @@ start_calls(TimestampTz now)
 	read_next_due();
 	se_txn_commit();
 	if (n > 0)
+	{
 		se_txn_flush();
-	SE_CRASH_POINT("call-claimed");
+		SE_CRASH_POINT("call-claimed");
+	}
 	for (int i = 0; i < n; i++)
 		submit_call(calls[i]);
 	return n > 0;

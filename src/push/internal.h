@@ -10,7 +10,9 @@
  *   batch.c     deliveries that travel in one request
  *   result.c    answers → what becomes of the delivery
  *   outcome.c   writes outcomes, mirror, pending in one transaction per batch
- *   pending.c   deliveries that left the steady flow: parked, due, released
+ *   pending.c   deliveries that left the steady flow: parked, behind others, finished
+ *   due.c       … and come back when they are due
+ *   release.c   … or when the record is bound that they wait for
  *   route.c     routes, scanners, conditions
  *   call.c      one-off API calls
  */
@@ -37,6 +39,7 @@
 
 typedef struct SeScanner SeScanner;
 typedef struct SeRecord SeRecord;
+typedef struct SeBehind SeBehind;
 typedef struct SeDelivery SeDelivery;
 typedef struct SePushBatch SePushBatch;
 
@@ -118,10 +121,12 @@ struct SeRecord
 	SeRecordKey key;
 	dlist_head queue; /* SeDelivery, by seq; the head may be in flight */
 	bool in_flight;
-	bool blocked;	/* has rows in sync.pending */
+	bool blocked;	/* has rows in sync.pending; a person may have taken them away since */
+	bool followed;	/* a row was put behind those since the last change by a person */
 	bool ambiguous; /* one of those may have taken effect */
 	bool ready;		/* in its system's list of records whose head may be claimed */
 	dlist_node ready_node;
+	SeBehind *behind; /* an event that is about to be put behind its rows */
 };
 
 typedef enum SeEnding /* what an attempt made of its delivery */
@@ -254,12 +259,15 @@ extern void se_delivery_resume(SeDelivery *delivery,
 							   Jsonb *claim); /* goes on after its last attempt */
 
 /* ---- queue.c ---- */
-extern void se_queue_init(void);
+extern bool se_queue_init(void); /* false: it is there already */
 extern void se_queue_reset(void);
 extern MemoryContext se_queue_context(void); /* gone with everything else in memory */
 extern SeRecord *se_record_get(int route_id, const char *record_id, bool make);
-extern void se_records_unblock(void);			 /* before what is blocked is read again */
-extern void se_records_sweep(void);				 /* forgets those of which nothing is known */
+extern void se_records_forget_blocked(
+	bool all); /* before what is blocked, or only ambiguous, is read again */
+extern int se_records_followed(
+	Datum *arrays);					/* routes and ids of those a row was put behind; resets */
+extern void se_records_sweep(void); /* forgets those of which nothing is known */
 extern void se_record_release(SeRecord *record); /* forgets it when nothing is known of it */
 extern SeDelivery *se_delivery_make(SeRoute *route, const SeEvent *event);
 extern void se_delivery_begin_attempt(SeDelivery *delivery);
@@ -310,17 +318,32 @@ extern bool se_outcome_flush(TimestampTz now);	   /* own transaction; false: not
 extern void se_outcome_reset(void);
 
 /* ---- pending.c ---- */
-extern bool se_pending_dirty;					  /* rows changed: read what is due again */
-extern void se_pending_load_blocked(void);		  /* in a transaction */
-extern bool se_pending_load_due(TimestampTz now); /* own transaction */
-extern TimestampTz se_pending_next_due(void);
 extern void se_pending_park(SeDelivery *delivery, const char *state, TimestampTz due);
 extern void se_pending_behind(SeRoute *route, const SeEvent *event);
+extern void se_pending_write_behind(void);
+extern bool se_pending_blocks(SeRecord *record);
+extern void se_pending_reset(void);
 extern void se_pending_finish(SeDelivery **deliveries, int n); /* delete rows, promote the next */
-extern bool se_pending_release(TimestampTz now);	 /* waiting ones whose record is bound now */
 extern bool se_pending_lock(SeDelivery *delivery);	 /* false: its row is gone; in a transaction */
 extern void se_pending_forget(SeDelivery *delivery); /* its row may be loaded again */
-extern void se_pending_reset(void);
+
+/* ---- due.c ---- */
+extern bool se_pending_dirty; /* rows changed: read what is due again */
+extern void se_pending_load(TimestampTz now, bool starting); /* own transactions */
+extern bool se_pending_load_due(TimestampTz now);			 /* own transaction */
+extern TimestampTz se_pending_next_due(void);
+extern void se_due_reset(void);
+extern void se_due_forget(int64 pending_id); /* it is not in memory any more */
+extern void se_due_wait(TimestampTz until);	 /* nothing is loaded before */
+
+/* ---- release.c ---- */
+extern bool se_pending_release(TimestampTz now); /* waiting ones whose record is bound now */
+extern void se_release_bound(int system_id, int object_id, const char *record_id);
+extern void se_release_look_at(int system_id, int object_id,
+							   const char *key); /* a row waits for it */
+extern void se_release_look_everywhere(void);
+extern TimestampTz se_release_next_due(void);
+extern void se_release_reset(void);
 
 /* ---- call.c ---- */
 extern bool se_call_step(TimestampTz now);

@@ -158,8 +158,9 @@ bind_pushed(SeDelivery **deliveries, int n, TimestampTz now)
 		d->message = MemoryContextStrdup(d->cxt, message);
 	}
 notify:
-	if (size > 0)
-		se_push_notify_bound(owners[0]->route->system->id);
+	for (int i = 0; i < size; i++)
+		se_release_bound(owners[i]->route->system->id, owners[i]->event.object_id,
+						 owners[i]->event.record_id);
 }
 
 /* ---- outcome rows ---- */

@@ -15,11 +15,12 @@ static TimestampTz looked_at = 0;
 void
 se_push_load(void)
 {
-	se_queue_init();
+	bool starting = se_queue_init();
+
 	se_txn_begin("loading routes");
 	se_routes_load();
-	se_pending_load_blocked();
 	se_txn_commit();
+	se_pending_load(GetCurrentTimestamp(), starting);
 	se_call_look();
 }
 

@@ -3,7 +3,10 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -52,13 +55,13 @@ record_copy(void *to, const void *from, Size size)
 	return memcpy(to, from, size);
 }
 
-void
+bool
 se_queue_init(void)
 {
 	HASHCTL ctl = {0};
 
 	if (records != NULL)
-		return;
+		return false;
 	queue_cxt = AllocSetContextCreate(TopMemoryContext, "sync_ext queue", ALLOCSET_DEFAULT_SIZES);
 	ctl.keysize = sizeof(SeRecordKey);
 	ctl.entrysize = sizeof(SeRecord);
@@ -68,6 +71,7 @@ se_queue_init(void)
 	ctl.hcxt = queue_cxt;
 	records = hash_create("sync_ext records", 1024, &ctl,
 						  HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_KEYCOPY | HASH_CONTEXT);
+	return true;
 }
 
 /* Everything in memory is forgotten; the outbox, claims and pending rows still tell it all. */
@@ -120,7 +124,9 @@ se_record_get(int route_id, const char *record_id, bool make)
 		return record;
 	record->key.record_id = MemoryContextStrdup(queue_cxt, record_id);
 	dlist_init(&record->queue);
-	record->in_flight = record->blocked = record->ambiguous = record->ready = false;
+	record->behind = NULL;
+	record->in_flight = record->blocked = record->followed = false;
+	record->ambiguous = record->ready = false;
 	return record;
 }
 
@@ -136,14 +142,40 @@ se_record_release(SeRecord *record)
 }
 
 void
-se_records_unblock(void)
+se_records_forget_blocked(bool all)
 {
 	HASH_SEQ_STATUS seq;
 	SeRecord *record;
 
 	hash_seq_init(&seq, records);
 	while ((record = hash_seq_search(&seq)) != NULL)
-		record->blocked = record->ambiguous = false;
+	{
+		record->ambiguous = false;
+		record->blocked &= !all && se_route_by_id(record->key.route_id) != NULL;
+	}
+}
+
+int
+se_records_followed(Datum *arrays)
+{
+	HASH_SEQ_STATUS seq;
+	SeRecord *record;
+	Datum *routes = palloc(sizeof(Datum) * (hash_get_num_entries(records) + 1));
+	Datum *ids = palloc(sizeof(Datum) * (hash_get_num_entries(records) + 1));
+	int n = 0;
+
+	hash_seq_init(&seq, records);
+	while ((record = hash_seq_search(&seq)) != NULL)
+	{
+		if (!record->followed)
+			continue;
+		routes[n] = Int32GetDatum(record->key.route_id);
+		ids[n++] = CStringGetTextDatum(record->key.record_id);
+		record->followed = false;
+	}
+	arrays[0] = PointerGetDatum(construct_array(routes, n, INT4OID, 4, true, TYPALIGN_INT));
+	arrays[1] = PointerGetDatum(construct_array(ids, n, TEXTOID, -1, false, TYPALIGN_INT));
+	return n;
 }
 
 void

@@ -247,8 +247,12 @@ deliver(SeWindow *window, Candidate *c, TimestampTz now)
 
 	if (record != NULL && record->blocked)
 	{
-		se_pending_behind(c->route, c->event);
-		return;
+		if (se_pending_blocks(record))
+		{
+			se_pending_behind(c->route, c->event);
+			return;
+		}
+		record->blocked = record->ambiguous = false;
 	}
 	d = se_delivery_make(c->route, c->event);
 	if (c->claim != NULL)
@@ -391,6 +395,7 @@ take_piece(SeScanner *scanner, SePiece *piece, TimestampTz now)
 		if (!candidates[i].known && !is_echo(candidates[i].route, candidates[i].event))
 			deliver(window, &candidates[i], now);
 	}
+	se_pending_write_behind();
 	scanner->dirty |= piece->position != window->position;
 	scanner->hurry |= piece->n > 0;
 	window->position = piece->position;
