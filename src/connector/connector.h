@@ -257,9 +257,7 @@ typedef struct SeBatchItem
 extern bool se_batch_item(const SeManifest *m, const SeOperation *op, Jsonb *ctx,
 						  const SeRequestOut *alone, const char *key, const SeRefs *refs,
 						  SeBatchItem *out);
-/* Bytes that a batch has around its items and their commas. */
-#define SE_BATCH_MARGIN 4096
-/* vars: {"object": …, "param": …, "entity": …}. Matches of the items must differ. */
+/* vars: {"param": …, "entity": …}. Matches of the items must differ. Without items: what is around them. */
 extern void se_batch_render(const SeManifest *m, const SeBatch *batch, Jsonb *vars,
 							const SeBatchItem *items, int n, SeRendered *out);
 

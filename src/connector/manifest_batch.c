@@ -53,17 +53,25 @@ compile_answers(SeCompiler *c, SeBatchSpec *spec, const char *at, JsonbValue *no
 	spec->classify = own;
 }
 
-/* What comes next is each record's own matter. */
+/*
+ * What comes next is each record's own matter. And the manifest's rules do not see a good status: one
+ * that looks for an error anywhere would call a batch refused of which half took effect.
+ */
 static SeClassifySpec *
 compile_whole_rules(SeCompiler *c, const char *at, JsonbValue *node)
 {
 	SeClassifySpec *spec = se_compile_rules(c, at, node);
+	SeRule *good = palloc0(sizeof(SeRule));
 	ListCell *lc;
 
 	foreach (lc, spec->rules)
 		if (((SeRule *) lfirst(lc))->then)
 			se_bad_manifest(se_pointer(se_pointer_index(at, foreach_current_index(lc)), "then"),
 							"belongs to the outcomes of \"answers\"");
+	good->status_from = 200;
+	good->status_to = 299;
+	good->outcome = SE_DONE;
+	spec->rules = lappend(spec->rules, good);
 	return spec;
 }
 

@@ -91,22 +91,46 @@ se_batch_prepare(SeDelivery *d, const SeOperation *op)
 
 /* ---- forming ---- */
 
+/* The request around the items that the batch holds so far. In its context. */
+static bool
+render(SePushBatch *b)
+{
+	MemoryContext old = MemoryContextSwitchTo(b->cxt);
+	SeRendered r;
+
+	se_batch_render(b->system->manifest, b->op->batch, b->system->vars, b->items, b->n, &r);
+	b->exchange.request = r.request;
+	MemoryContextSwitchTo(old);
+	if (r.status == SE_RENDER_OK)
+		return true;
+	se_notice_put(psprintf("batch:%s", b->system->name), "warning",
+				  psprintf("system \"%s\" gets single requests: %s", b->system->name,
+						   r.message ? r.message : "the batch cannot be rendered"),
+				  "Correct the connector's manifest.");
+	return false;
+}
+
+/* NULL: there can be none. */
 static SePushBatch *
 open_batch(SeDelivery *d, int limit)
 {
 	MemoryContext cxt =
 		AllocSetContextCreate(se_queue_context(), "sync_ext batch", ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(cxt);
-	SePushBatch *b = palloc0(sizeof(SePushBatch));
+	SePushBatch *b = MemoryContextAllocZero(cxt, sizeof(SePushBatch));
 
 	b->cxt = cxt;
 	b->system = d->route->system;
 	b->op = d->op;
 	b->limit = limit;
-	b->members = palloc(sizeof(SeDelivery *) * limit);
-	b->items = palloc(sizeof(SeBatchItem) * limit);
-	b->hashes = palloc(sizeof(uint32) * limit);
-	MemoryContextSwitchTo(old);
+	b->members = MemoryContextAlloc(cxt, sizeof(SeDelivery *) * limit);
+	b->items = MemoryContextAlloc(cxt, sizeof(SeBatchItem) * limit);
+	b->hashes = MemoryContextAlloc(cxt, sizeof(uint32) * limit);
+	if (!render(b))
+	{
+		MemoryContextDelete(cxt);
+		return NULL;
+	}
+	b->bytes = (int64) b->exchange.request.body_len;
 	return b;
 }
 
@@ -133,15 +157,12 @@ add(dlist_head *open, SeDelivery *d)
 	SePushBatch *batch = NULL;
 	dlist_iter iter;
 
-	if (bytes + SE_BATCH_MARGIN > spec->max_bytes)
-		return;
 	dlist_foreach (iter, open)
 	{
 		SePushBatch *b = dlist_container(SePushBatch, node, iter.cur);
 
 		if (b->op == d->op && b->system == d->route->system && b->limit == limit &&
-			b->n < b->limit && b->bytes + bytes + SE_BATCH_MARGIN <= spec->max_bytes &&
-			!has_match(b, match, hash))
+			b->n < b->limit && b->bytes + bytes <= spec->max_bytes && !has_match(b, match, hash))
 		{
 			batch = b;
 			break;
@@ -150,6 +171,8 @@ add(dlist_head *open, SeDelivery *d)
 	if (batch == NULL)
 	{
 		batch = open_batch(d, limit);
+		if (batch == NULL)
+			return;
 		dlist_push_tail(open, &batch->node);
 	}
 	batch->items[batch->n] = d->item;
@@ -158,38 +181,18 @@ add(dlist_head *open, SeDelivery *d)
 	batch->bytes += bytes;
 }
 
-/* The request of a batch; false: it makes none, so its deliveries travel alone. */
-static bool
-render(SePushBatch *b)
-{
-	MemoryContext old = MemoryContextSwitchTo(b->cxt);
-	SeRendered r;
-
-	se_batch_render(b->system->manifest, b->op->batch, b->system->vars, b->items, b->n, &r);
-	b->exchange.request = r.request;
-	/* The texts of the items go with the attempts that they were rendered for. */
-	for (int i = 0; i < b->n; i++)
-	{
-		b->items[i].body = NULL;
-		b->items[i].match = b->items[i].match ? pstrdup(b->items[i].match) : NULL;
-	}
-	MemoryContextSwitchTo(old);
-	if (r.status == SE_RENDER_OK)
-		return true;
-	se_notice_put(psprintf("batch:%s", b->system->name), "warning",
-				  psprintf("system \"%s\" gets single requests: %s", b->system->name,
-						   r.message ? r.message : "the batch cannot be rendered"),
-				  "Correct the connector's manifest.");
-	return false;
-}
-
 static void
 board(SePushBatch *b)
 {
+	se_notice_clear_of("batch", b->system->name);
 	for (int i = 0; i < b->n; i++)
 	{
 		SeDelivery *d = b->members[i];
+		char *match = b->items[i].match;
 
+		/* Its texts go with the attempt that they were rendered for. */
+		b->items[i].body = NULL;
+		b->items[i].match = match ? MemoryContextStrdup(b->cxt, match) : NULL;
 		d->batch = b;
 		if (!b->op->batch->takes_keys)
 		{

@@ -33,6 +33,8 @@ SELECT batched('{"answers": {"items": "$.list", "outcomes": [{"outcome": "fine"}
 SELECT batched('{"idempotent": true, "item": {"k": "$key"}}');
 SELECT batched('{}', 'lookup', '{"response": {"items": "$.list"}}');
 SELECT batched('{}', 'upsert', '{"encoding": "form"}');
+SELECT batched('{"outcomes": [{"status": "409", "outcome": "rejected", "then": "upsert"}]}');
+SELECT batched('{"answers": {"items": "$.list", "outcomes": [{"status": "409", "outcome": "rejected", "then": "nothing"}]}}');
 SELECT sync.register_connector(one('upsert', '{"path": "/", "body": {}, "batch": {"path": "/batch", "body": "$items", "max_items": 3}}'));
 SELECT sync.register_connector(one('delete', '{"method": "DELETE", "path": "/x", "batch": {"path": "/batch", "body": "$items", "max_items": 3}}'));
 
@@ -77,6 +79,12 @@ SELECT sync.test_answer(:'m', 'customer', 'create', 200, '{}', b, :'two') FROM (
     ('{"responses": [{"id": "b", "status": 422, "body": {"code": "bad"}}, {"id": "a", "status": 201, "body": {"id": 1}}]}'),
     ('{"responses": [{"id": "b", "status": 503}, {"id": "a", "status": 429, "body": {}}]}'),
     ('{"responses": [{"id": "b", "status": "odd", "body": {"id": 2}}, {"id": "a", "status": 201}]}')) v(b);
+
+-- An error somewhere in a good answer refuses a request, but not a batch; a rule of the batch may.
+\set m '{"manifest": 1, "name": "e", "version": "1", "outcomes": [{"when": "exists($.**.error)", "outcome": "rejected", "code": "$.error"}], "objects": {"customer": {"push": {"operations": {"create": {"method": "POST", "path": "/", "body": {}, "response": {"remote_id": "$.result[0]"}, "batch": {"method": "POST", "path": "/all", "body": {"params": ["$items"]}, "max_items": 100, "outcomes": [{"when": "$.error == \\"session\\"", "outcome": "auth"}], "answers": {"items": "$.result", "answer": {"result": ["$"]}}}}}}}}}'
+SELECT b, sync.test_answer(:'m', 'customer', 'create', s, '{}', b, :'two') FROM (VALUES (200, '{"result": [17, "18"]}'), (200, '{"result": [17, {"error": "bad"}]}'), (200, '{"result": [17, null]}'),
+    (200, '{"error": "session"}'), (200, '{"error": "odd"}'), (400, '{"error": "odd"}'), (301, '')) v(s, b);
+SELECT sync.test_render(:'m', 'customer', 'create', :'two') -> 'body';
 
 -- No answers for single records (HubSpot's archive): that of the whole is everybody's.
 \set m '{"manifest": 1, "name": "d", "version": "1", "objects": {"customer": {"push": {"operations": {"delete": {"method": "DELETE", "path": "/things/${remote.id}", "batch": {"method": "POST", "path": "/things/archive", "item": {"id": "$.remote.id"}, "body": {"inputs": "$items"}, "max_items": 100}}}}}}}'
