@@ -224,9 +224,10 @@ se_system_capacity(SeSystem *system, int wanted, TimestampTz now)
 	ahead = claim_ahead(system);
 	room = Max(system->max_in_flight + ahead - outstanding,
 			   Max(system->max_in_flight / 2, 1) - system->outstanding[SE_WRITING]);
-	room = Min(room, se_max_in_flight + ahead - se_exchange_in_flight());
-	if (room < wanted && room < (system->max_in_flight + ahead) / 2)
+	/* As long as enough stands claimed, what can be sent is never waited for. */
+	if (room < wanted && room < ahead / 2)
 		return 0;
+	room = Min(room, se_max_in_flight + ahead - se_exchange_in_flight());
 	if (system->limit.rate > 0)
 		room =
 			Min(room, se_limit_available(&system->limit, now) - (outstanding - system->in_flight));
