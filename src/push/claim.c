@@ -29,8 +29,9 @@
 #include "push/push.h"
 #include "worker/notice.h"
 
-#define BATCH	 500
-#define ROUNDING 1e-6 /* of a sum of fractions */
+#define BATCH		  500
+#define ROUNDING	  1e-6 /* of a sum of fractions */
+#define WORTH_A_FLUSH 64
 
 #define KEY_PREFIX	   "sync-"
 #define KEY_PREFIX_LEN 5
@@ -428,13 +429,16 @@ drop(SeDelivery *d)
 	se_delivery_free(d);
 }
 
-/* How many requests would take all that is ready. */
+/* How many requests would take all that is ready, or enough of it to be worth a flush. */
 static int
 wanted_requests(SeSystem *system)
 {
 	int share = se_batch_hint(se_queue_peek(system));
+	int ready = se_queue_ready(system);
 
-	return (se_queue_ready(system) + share - 1) / share;
+	if (share > 1)
+		ready = Min(ready, WORTH_A_FLUSH);
+	return (ready + share - 1) / share;
 }
 
 /* Ready deliveries that their systems can take now. */
