@@ -1,0 +1,98 @@
+# What capture costs an application: single rows and a bulk load into canonical.customer with its
+# shipped indexes and checks, against the same table of a second canonical model that is not tracked.
+#
+# bench: capture.single.tps_ratio capture.bulk.ratio
+#
+# Single: pgbench, 4 clients, prepared statements, synchronous_commit off. The hub runs, and no route
+# wants the object. Bulk: one INSERT … SELECT, synchronous_commit off, with one route to a system that
+# is paused; then (a note) the same with a system that takes what it is given.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils ();
+use SyncExt::Bench;
+
+my $ROWS = long() ? 1_000_000 : 200_000;
+my $sink = start_nginx(<<'NGINX');
+location / {
+	default_type application/json;
+	return 200 '{"id": "cus_$request_id", "object": "customer", "livemode": false}';
+}
+NGINX
+my $node = bench_cluster('capture', allow => $sink, conf => "synchronous_commit = off\nautovacuum = off\n");
+
+$node->secret('billing', 'api_key', 'sk_test_bench');
+$node->sql(qq{
+	SELECT sync.create_canonical_model();
+	SELECT sync.create_canonical_model('untracked');
+	SELECT sync.track('canonical.customer', on_truncate => 'record');
+	SELECT sync.register_connector('stripe');
+	CREATE SERVER billing FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'stripe', base_url '$sink', rate_limit '1000000/s');
+	CREATE USER MAPPING FOR PUBLIC SERVER billing OPTIONS (api_key 'file:api_key')});
+
+my $dir = PostgreSQL::Test::Utils::tempdir('pgbench');
+
+foreach my $schema (qw(canonical untracked))
+{
+	open my $file, '>', "$dir/$schema.sql" or die "cannot write: $!";
+	print $file <<"SQL";
+INSERT INTO $schema.customer (number, name, billing_email, billing_address)
+VALUES (gen_random_uuid()::text, 'Aster Bakery Ltd', 'accounts\@aster.example',
+	'{"line1": "1 High Street", "city": "Leeds", "postal_code": "LS1 1AA", "country": "GB"}');
+SQL
+	close $file;
+}
+
+# Transactions a second of four clients on the table.
+sub tps
+{
+	my ($schema, $seconds) = @_;
+	my ($out, $err) = PostgreSQL::Test::Utils::run_command(
+		[
+			'pgbench', '-n', '-M', 'prepared', '-c', 4, '-j', 2, '-T', $seconds, '-h', $node->host, '-p', $node->port,
+			'-f', "$dir/$schema.sql", $node->database
+		]);
+	my ($tps) = $out =~ /^tps = ([\d.]+)/m or die "no rate from pgbench: $err";
+
+	return $tps;
+}
+
+sub bulk_seconds
+{
+	my ($schema) = @_;
+
+	$node->sql("TRUNCATE $schema.customer CASCADE");
+	return seconds(
+		sub {
+			$node->sql(qq{
+				INSERT INTO $schema.customer (number, name, billing_email, billing_address)
+				SELECT 'C-' || i, 'Customer ' || i, 'c' || i || '\@example.com',
+					jsonb_build_object('line1', i || ' High Street', 'city', 'Leeds', 'postal_code', 'LS1 1AA', 'country', 'GB')
+				FROM generate_series(1, $ROWS) i}, timeout => 600);
+		});
+}
+
+if (wanted('capture.single.tps_ratio'))
+{
+	tps($_, 2) foreach qw(canonical untracked);
+	my @pairs = interleave(long() ? 15 : 7, sub { tps('canonical', 3) }, sub { tps('untracked', 3) });
+
+	report('capture.single.tps_ratio', [ ratios(@pairs) ], '>=', 0.70);
+	note(sprintf 'transactions/s: %.0f with capture, %.0f without (medians)',
+		median(map { $_->[0] } @pairs), median(map { $_->[1] } @pairs));
+}
+if (wanted('capture.bulk.ratio'))
+{
+	$node->sql(q(SELECT sync.create_route('billing', 'customer'), sync.pause('billing')));
+	bulk_seconds($_) foreach qw(canonical untracked);
+	my @pairs = interleave(5, sub { bulk_seconds('canonical') }, sub { bulk_seconds('untracked') });
+
+	report('capture.bulk.ratio', [ ratios(@pairs) ], '<=', 2.2);
+	note(sprintf '%d rows: %.2f s with capture, %.2f s without (medians)', $ROWS, median(map { $_->[0] } @pairs),
+		median(map { $_->[1] } @pairs));
+
+	# The hub begins to deliver with the first load's commit, and has not ended by the last.
+	$node->sql(q(SELECT sync.resume('billing')));
+	@pairs = interleave(3, sub { bulk_seconds('canonical') }, sub { bulk_seconds('untracked') });
+	note(sprintf 'while the hub delivers (ratio, 3 pairs): %.2f', median(ratios(@pairs)));
+}
