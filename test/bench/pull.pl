@@ -165,8 +165,7 @@ my @pairs = interleave(
 	sub { empty_tables(); return upsert_rate() });
 
 note('rows/s, pull/upsert: ' . join ', ', map { sprintf '%d/%d', @$_ } @pairs);
-note(sprintf 'the hub took %.1f us of processor time a row and %d MB at its peak',
-	$cpu * 1e6 / (5 * $N), peak_kb(hub_pid($node)) / 1024);
+note(sprintf 'the hub took %.1f us of processor time a row, HTTP included', $cpu * 1e6 / (5 * $N));
 report('pull.vs_upsert', [ ratios(@pairs) ], '>=', 0.5) if wanted('pull.vs_upsert');
 note('rows/s when all are equal: ' . join ', ', map { sprintf '%d', $_ } @unchanged);
 report('pull.unchanged', [ map { $unchanged[$_] / $pulled[$_] } 0 .. $#pulled ], '>=', 3, 'x')
