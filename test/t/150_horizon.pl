@@ -31,7 +31,7 @@ sub until_arrived
 
 $hub->write('warm');
 $hub->wait_idle;
-$sandbox->fault(kind => 'latency', ms => 3000, times => -1, match => { method => 'POST' });
+$sandbox->fault(kind => 'latency', ms => 6000, times => -1, match => { method => 'POST' });
 my @slow = map { $hub->write("slow $_") } 1 .. 5;
 my (%worst, %mode);
 my ($rounds, $oldest) = (0, 0);
