@@ -64,7 +64,7 @@ BEGIN
         EXCEPTION
             -- Locked by somebody, made by somebody else meanwhile, or the default partition holds
             -- rows of that day already (then they stay there, and the days after it are made).
-            WHEN lock_not_available OR deadlock_detected OR duplicate_table OR unique_violation OR check_violation OR invalid_object_definition THEN
+            WHEN lock_not_available OR deadlock_detected OR duplicate_table OR duplicate_object OR unique_violation OR check_violation OR invalid_object_definition THEN
                 skipped := skipped || jsonb_build_object('partition', child, 'reason', SQLERRM);
         END;
     END LOOP;
