@@ -123,6 +123,36 @@ END
 $$;
 COMMENT ON FUNCTION sync._keep_condition(text) IS 'Condition that a row of a partition past retention must still be kept';
 
+-- Has a partition a row that must be kept? A day may have millions, and this runs between deliveries:
+-- the newest numbers, which an index knows, say of a finished day that nothing in it is needed.
+CREATE FUNCTION sync._is_pinned(parent text, child text) RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    pinned boolean;
+BEGIN
+    IF parent = 'outbox' THEN
+        EXECUTE format(
+            'SELECT EXISTS (SELECT FROM sync._active_cursor c
+                             CROSS JOIN (SELECT max(p.xid) AS xid, max(p.seq) AS seq FROM sync.%I p) newest
+                             WHERE (newest.xid < pg_snapshot_xmin(c.finished) AND newest.seq <= c.finished_seq
+                                    AND c.incarnation = (SELECT h.incarnation FROM sync.hub h)) IS NOT TRUE)', child) INTO pinned;
+        IF pinned THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM sync.%I p WHERE %s)', child, sync._keep_condition(parent)) INTO pinned;
+        END IF;
+    ELSE
+        EXECUTE format(
+            'SELECT EXISTS (SELECT FROM sync.pending d JOIN sync.%1$I p ON p.route_id = d.route_id AND p.seq = d.seq)
+                 OR EXISTS (SELECT FROM sync._active_cursor c
+                             CROSS JOIN LATERAL (SELECT max(p.seq) AS seq FROM sync.%1$I p WHERE p.route_id = c.route_id) newest
+                             WHERE newest.seq IS NOT NULL AND (c.finished_seq IS NULL OR newest.seq > c.finished_seq))', child) INTO pinned;
+    END IF;
+    RETURN pinned;
+END
+$$;
+COMMENT ON FUNCTION sync._is_pinned(text, text) IS 'Whether a partition past retention has a row that must still be kept';
+
 -- Drops what is past retention and finished. The scan runs without a strong lock; only what was
 -- written since it began is looked at again under the lock, which a late writer may have waited for.
 CREATE FUNCTION sync._drop_partitions(parent text, retention interval) RETURNS jsonb
@@ -147,7 +177,7 @@ BEGIN
         ORDER BY c.relname
     LOOP
         before := pg_current_snapshot();
-        EXECUTE format('SELECT EXISTS (SELECT FROM sync.%I p WHERE %s)', child, keep) INTO pinned;
+        pinned := sync._is_pinned(parent, child);
         IF pinned THEN
             skipped := skipped || jsonb_build_object('partition', child, 'reason', 'not finished');
             CONTINUE;
@@ -218,6 +248,6 @@ $$;
 COMMENT ON FUNCTION sync._upkeep(integer) IS 'Makes partitions ahead and drops finished ones past retention, without ever making an app wait';
 
 REVOKE ALL ON sync._active_cursor FROM PUBLIC;
-REVOKE ALL ON FUNCTION sync._make_partitions(text, integer), sync._drop_partitions(text, interval), sync._keep_condition(text),
+REVOKE ALL ON FUNCTION sync._make_partitions(text, integer), sync._drop_partitions(text, interval), sync._keep_condition(text), sync._is_pinned(text, text),
     sync._is_finished(sync._active_cursor, integer, xid8, bigint), sync._outbox_floor(), sync._upkeep(integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sync._upkeep(integer), sync._outbox_floor() TO sync_admin, sync_worker;
