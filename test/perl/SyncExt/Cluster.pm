@@ -18,6 +18,9 @@ use File::Path qw(make_path);
 use PostgreSQL::Test::Utils ();
 use Time::HiRes qw(sleep time);
 
+# A server that runs in valgrind takes many times as long.
+our $patience = $ENV{SYNC_EXT_PATIENCE} // 1;
+
 # Options: start (default yes), conf (lines for postgresql.conf), init (what
 # init() takes), database (one to make, with the extension, and to work in),
 # bare (only make the object; then for example init_from_backup and configure).
@@ -110,7 +113,7 @@ sub value
 sub poll_until
 {
 	my ($self, $query, $seconds) = @_;
-	my $deadline = time + ($seconds // $PostgreSQL::Test::Utils::timeout_default);
+	my $deadline = time + (defined $seconds ? $seconds * $patience : $PostgreSQL::Test::Utils::timeout_default);
 	my ($status, $out, $err);
 
 	do
@@ -126,7 +129,7 @@ sub poll_until
 sub wait_idle
 {
 	my ($self, $seconds) = @_;
-	$seconds //= 60;
+	$seconds = ($seconds // 60) * $patience;
 	return $self->sql("SELECT sync.wait_idle(interval '$seconds seconds')",
 		timeout => $seconds + 30);
 }

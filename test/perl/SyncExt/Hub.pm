@@ -319,7 +319,7 @@ sub reached
 sub _until
 {
 	my ($what, $test, $seconds) = @_;
-	my $deadline = time + ($seconds // 60);
+	my $deadline = time + ($seconds // 60) * $SyncExt::Cluster::patience;
 
 	while (!$test->())
 	{
