@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "core/spi.h"
 #include "pull/internal.h"
+#include "push/push.h"
 
 static Datum
 remote_ids(SeItem **items, int n)
@@ -209,6 +210,11 @@ se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq
 	}
 	mirror_insert(target, fresh, nfresh, applied_seq);
 	mirror_update(target, known, nknown, applied_seq);
+	for (int i = 0; i < n; i++)
+	{
+		if (items[i]->record_id != NULL)
+			se_push_notify_record(target->system_id, target->object_id, items[i]->record_id);
+	}
 }
 
 /* Columns of the mirror that a push writes into a new row. */

@@ -10,9 +10,14 @@
 
 #include "access/transam.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "core/crash.h"
 #include "core/guc.h"
@@ -165,7 +170,7 @@ open_window(SeScanner *scanner, const char *now, int64 bound, int64 after)
  * anybody would notice, and one event of ours ends it.
  */
 #define EMPTY_LOOKS	 8 /* before it begins */
-#define MAX_QUIET_MS 4
+#define MAX_QUIET_MS 10
 #define CALM_MS		 20 /* looks further apart are no burden */
 
 static int empty_looks = 0;
@@ -222,8 +227,20 @@ wants_window(SeScanner *scanner)
 	return last->scanned && last->end != NULL;
 }
 
-/* A sequence that nobody has drawn from shows 1, which is yet to come. */
-#define LAST_DRAWN "last_value - CASE WHEN is_called THEN 0 ELSE 1 END"
+/* The last number drawn; 0: none yet. */
+static int64
+last_drawn(void)
+{
+	Oid sequence = get_relname_relid("outbox_seq", get_namespace_oid("sync", false));
+	LOCAL_FCINFO(fcinfo, 1);
+	Datum value;
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = ObjectIdGetDatum(sequence);
+	fcinfo->args[0].isnull = false;
+	value = pg_sequence_last_value(fcinfo);
+	return fcinfo->isnull ? 0 : DatumGetInt64(value);
+}
 
 static int
 next_incarnation(SeScanner *scanner)
@@ -239,15 +256,13 @@ next_incarnation(SeScanner *scanner)
 bool
 se_cursor_open_windows(TimestampTz now)
 {
-	static SPIPlanPtr before_plan = NULL;
-	static SPIPlanPtr now_plan = NULL;
 	bool any = false;
-	bool isnull;
 	int64 before;
 	int64 after;
 	int64 bound;
 	uint64 oldest;
 	char *end;
+	char *at;
 	ListCell *cell;
 
 	if (quiet_until > now)
@@ -260,23 +275,17 @@ se_cursor_open_windows(TimestampTz now)
 
 	se_txn_begin("looking for events");
 	/*
-	 * The order of these reads is what the bounds rest on. The second statement takes a snapshot of
-	 * its own, because it is not read-only; whatever is finished in it drew its numbers before
-	 * `after` was read.
+	 * The order of these reads is what the bounds rest on. The snapshot is a new one; whatever is
+	 * finished in it drew its numbers before `after` was read.
 	 */
-	se_spi_execute(&before_plan, "SELECT " LAST_DRAWN " FROM sync.outbox_seq", 0, NULL, NULL, NULL,
-				   true, 1);
-	before = DatumGetInt64(se_spi_datum(0, 1, &isnull));
+	before = last_drawn();
 	add_sample(U64FromFullTransactionId(ReadNextFullTransactionId()), before);
-	se_spi_execute(&now_plan,
-				   "SELECT s::text, pg_catalog.pg_snapshot_xmax(s)::text::bigint, " LAST_DRAWN
-				   ", pg_catalog.pg_snapshot_xmin(s)::text::bigint "
-				   "FROM sync.outbox_seq, pg_catalog.pg_current_snapshot() s",
-				   0, NULL, NULL, NULL, false, 1);
-	end = se_spi_text(0, 1);
-	bound = sample_bound((uint64) DatumGetInt64(se_spi_datum(0, 2, &isnull)));
-	after = DatumGetInt64(se_spi_datum(0, 3, &isnull));
-	oldest = (uint64) DatumGetInt64(se_spi_datum(0, 4, &isnull));
+	PushActiveSnapshot(GetLatestSnapshot());
+	end = OidOutputFunctionCall(F_PG_SNAPSHOT_OUT, OidFunctionCall0(F_PG_CURRENT_SNAPSHOT));
+	PopActiveSnapshot();
+	after = last_drawn();
+	oldest = strtou64(end, &at, 10);
+	bound = sample_bound(strtou64(at + 1, NULL, 10));
 	foreach (cell, se_scanners)
 	{
 		SeScanner *scanner = lfirst(cell);

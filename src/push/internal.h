@@ -338,7 +338,6 @@ extern void se_due_wait(TimestampTz until);	 /* nothing is loaded before */
 
 /* ---- release.c ---- */
 extern bool se_pending_release(TimestampTz now); /* waiting ones whose record is bound now */
-extern void se_release_bound(int system_id, int object_id, const char *record_id);
 extern void se_release_look_at(int system_id, int object_id,
 							   const char *key); /* a row waits for it */
 extern void se_release_look_everywhere(void);

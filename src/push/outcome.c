@@ -159,8 +159,8 @@ bind_pushed(SeDelivery **deliveries, int n, TimestampTz now)
 	}
 notify:
 	for (int i = 0; i < size; i++)
-		se_release_bound(owners[i]->route->system->id, owners[i]->event.object_id,
-						 owners[i]->event.record_id);
+		se_push_notify_record(owners[i]->route->system->id, owners[i]->event.object_id,
+							  owners[i]->event.record_id);
 }
 
 /* ---- outcome rows ---- */

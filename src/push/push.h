@@ -36,9 +36,12 @@ extern TimestampTz se_push_next_due(TimestampTz now);
 extern bool se_push_in_flight(int system_id, int object_id, const char *record_id);
 
 /*
- * Tells that records became bound, or a remote state changed, in this system: deliveries that
- * wait for them are looked at again. Cheap; may be called inside or outside a transaction.
+ * Tells that a record became bound, or its remote state changed, in this system: deliveries that wait
+ * for it are looked at again. Cheap; may be called inside or outside a transaction.
  */
+extern void se_push_notify_record(int system_id, int object_id, const char *record_id);
+
+/* The same of records that nobody names: takes longer where many deliveries wait. */
 extern void se_push_notify_bound(int system_id);
 
 #endif

@@ -131,7 +131,7 @@ add_key(int system_id, int object_id, const char *record_id)
 }
 
 void
-se_release_bound(int system_id, int object_id, const char *record_id)
+se_push_notify_record(int system_id, int object_id, const char *record_id)
 {
 	if (!have_waiting)
 		return;
