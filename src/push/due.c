@@ -259,7 +259,7 @@ int_column(uint64 row, int col)
 	"(SELECT pg_catalog.to_jsonb(c) || pg_catalog.jsonb_build_object('outcome', "                   \
 	"(SELECT o.outcome FROM sync.outcome o WHERE o.route_id = c.route_id AND o.seq = c.seq "        \
 	"AND o.attempt_id = c.attempt_id)) FROM sync.claim c WHERE c.route_id = p.route_id "            \
-	"AND c.seq = p.seq AND c.event_at = p.event_at AND c.issue = p.issue "                          \
+	"AND c.seq = p.seq AND c.event_at = p.event_at AND c.issue >= p.issue "                         \
 	"AND c.attempt_id > coalesce(p.last_attempt_id, 0) ORDER BY c.attempt_id DESC LIMIT 1) "        \
 	"FROM (SELECT d.* FROM pg_catalog.unnest($1) r, LATERAL (SELECT * FROM sync.pending d "         \
 	"WHERE d.route_id = r AND d.state IN ('retry', 'ambiguous', 'waiting') "                        \
@@ -307,6 +307,10 @@ restore_progress(SeDelivery *d, uint64 row)
 					 strcmp(se_obj_get_text(frozen, "recover"), "true") == 0;
 		d->lookups = (int) se_obj_get_int(frozen, "lookups", 0);
 		d->unkeyed = se_obj_get(frozen, "unkeyed") != NULL;
+		d->unbound_id = se_obj_get_text(frozen, "unbound_id");
+		if (se_obj_get(frozen, "method") == NULL && se_obj_get(frozen, "request_hash") != NULL)
+			se_remember_claim(d, se_obj_get_text(frozen, "step"),
+							  se_obj_get_text(frozen, "request_hash"));
 		if (se_obj_get(frozen, "method") != NULL)
 		{
 			d->frozen = se_obj_copy(frozen);

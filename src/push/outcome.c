@@ -155,6 +155,12 @@ bind_pushed(SeDelivery **deliveries, int n, TimestampTz now)
 			continue;
 		d->ending = SE_END_CONFLICT;
 		d->code = "not_bound";
+		if (d->op->kind == SE_OP_CREATE)
+		{
+			/* It is there: a person who retries wants it bound, not made again. */
+			d->unbound_id = MemoryContextStrdup(d->cxt, items[i].remote_id);
+			d->step = MemoryContextStrdup(d->cxt, d->op->name);
+		}
 		d->message = MemoryContextStrdup(d->cxt, message);
 	}
 notify:

@@ -22,40 +22,6 @@
 
 /* ---- parking ---- */
 
-/* The request as claimed, for a repetition that must not differ; and where the look-ups stand. */
-static Jsonb *
-freeze(SeDelivery *d, const char *state)
-{
-	static const char *const kept[] = {"step",		   "method",  "target",
-									   "content_type", "request", "connector_id"};
-	SeObjBuilder b;
-
-	if (strcmp(state, "ambiguous") != 0 &&
-		!(strcmp(state, "dead") == 0 &&
-		  (d->recover || d->unanswered || (d->attempt_id != 0 && d->outcome == SE_AMBIGUOUS))))
-		return NULL;
-	se_obj_begin(&b);
-	if (d->attempt_id != 0 && d->op != NULL && !d->recover)
-	{
-		se_obj_text(&b, "step", d->op->name);
-		se_obj_text(&b, "method", d->rendered.request.method);
-		se_obj_text(&b, "target", d->target);
-		se_obj_text(&b, "content_type", d->rendered.request.content_type);
-		se_obj_text(&b, "request", d->request_text);
-		se_obj_int(&b, "connector_id", d->connector_id);
-	}
-	else if (d->frozen != NULL && !d->recover)
-	{
-		for (size_t i = 0; i < lengthof(kept); i++)
-			se_obj_text(&b, kept[i], se_obj_get_text(d->frozen, kept[i]));
-	}
-	se_obj_bool(&b, "recover", d->recover);
-	if (d->unkeyed)
-		se_obj_bool(&b, "unkeyed", true);
-	se_obj_int(&b, "lookups", d->lookups);
-	return se_obj_end(&b);
-}
-
 static void
 set_value(Datum *values, char *nulls, int i, Datum value, bool isnull)
 {
@@ -99,7 +65,7 @@ write_row(SeDelivery *d, const char *state, TimestampTz due)
 	static SPIPlanPtr plan = NULL;
 	Datum values[NVALUES];
 	char nulls[NVALUES + 1] = {0};
-	Jsonb *frozen = freeze(d, state);
+	Jsonb *frozen = se_freeze(d, state);
 
 	set_event(values, nulls, d->route, &d->event);
 	set_text(values, nulls, 11, state);

@@ -148,9 +148,8 @@ recall(Candidate *candidates, int n)
 	}
 }
 
-/* Whether a request of this operation may have changed something. */
-static bool
-has_effect(const SeOperation *op)
+bool
+se_has_effect(const SeOperation *op)
 {
 	return op->kind != SE_OP_LOOKUP && op->kind != SE_OP_VERIFY && op->kind != SE_OP_READ;
 }
@@ -167,7 +166,7 @@ only_questions_before(SeDelivery *d, const SeManifestObject *object, const SeOpe
 
 		if (before == op)
 			return true;
-		if (has_effect(before))
+		if (se_has_effect(before))
 			return false;
 	}
 	return true;
@@ -210,8 +209,10 @@ se_delivery_resume(SeDelivery *d, Jsonb *claim)
 		d->first_claim_at = DatumGetTimestampTz(
 			DirectFunctionCall3(timestamptz_in, CStringGetDatum(at), ObjectIdGetDatum(InvalidOid),
 								Int32GetDatum(-1)));
+	if (outcome != NULL && step != NULL)
+		se_remember_claim(d, step, se_obj_get_text(claim, "request_hash"));
 	d->op = NULL;
-	if (op != NULL && !has_effect(op))
+	if (op != NULL && !se_has_effect(op))
 	{
 		if (outcome == NULL)
 			se_outcome_lost(d);
