@@ -286,7 +286,8 @@ move_on(SeDelivery *d)
 	SeSystem *system = d->route->system;
 
 	record->in_flight = false;
-	if (d->ending == SE_END_STEP || d->ending == SE_END_AGAIN)
+	d->route->ended_at = GetCurrentTimestamp();
+	if (!d->discarded && (d->ending == SE_END_STEP || d->ending == SE_END_AGAIN))
 	{
 		d->op = NULL; /* its manifest may go */
 		d->has_pushed = false;
