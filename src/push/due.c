@@ -118,6 +118,17 @@ se_due_wait(TimestampTz until)
 
 /* ---- blocked records ---- */
 
+/* What is due may have been claimed by a process that never heard the answer. */
+#define MAY_ACT                                                                                    \
+	"CASE WHEN p.state IN ('retry', 'waiting') "                                                   \
+	"AND p.next_attempt_at <= pg_catalog.clock_timestamp() "                                       \
+	"THEN sync._open_claim(p.route_id, p.seq, p.event_at) ELSE p.state = 'ambiguous' END"
+
+/* A server that is lost may have sent it. */
+#define IS_SUSPECT                                                                                 \
+	"p.state NOT IN ('dead', 'conflict') AND p.event_at < coalesce("                               \
+	"(SELECT h.suspect_before FROM sync.hub h), '-infinity')"
+
 static void
 note_blocked(uint64 row)
 {
@@ -130,6 +141,7 @@ note_blocked(uint64 row)
 	record = se_record_get(route_id, se_spi_text(row, 3), true);
 	record->blocked = true;
 	record->ambiguous |= DatumGetBool(se_spi_datum(row, 4, &isnull));
+	record->suspect |= DatumGetBool(se_spi_datum(row, 5, &isnull));
 }
 
 /* Every record with rows in sync.pending, a batch in a transaction. */
@@ -150,8 +162,8 @@ load_all_blocked(void)
 		values[0] = Int64GetDatum(last);
 		values[1] = Int64GetDatum(BLOCKED_BATCH);
 		n = se_spi_execute(&plan,
-						   "SELECT id, route_id, record_id, state = 'ambiguous' FROM sync.pending "
-						   "WHERE id > $1 ORDER BY id LIMIT $2",
+						   "SELECT id, route_id, record_id, " MAY_ACT ", " IS_SUSPECT
+						   " FROM sync.pending p WHERE id > $1 ORDER BY id LIMIT $2",
 						   2, types, values, NULL, true, 0);
 		for (uint64 i = 0; i < n; i++)
 			note_blocked(i);
@@ -170,8 +182,10 @@ load_ambiguous(void)
 
 	se_txn_begin("loading held deliveries");
 	n = se_spi_execute(&plan,
-					   "SELECT id, route_id, record_id, true FROM sync.pending "
-					   "WHERE state = 'ambiguous'",
+					   "SELECT id, route_id, record_id, " MAY_ACT ", " IS_SUSPECT
+					   " FROM sync.pending p "
+					   "WHERE state = 'ambiguous' OR state IN ('retry', 'waiting') "
+					   "AND (next_attempt_at <= pg_catalog.clock_timestamp() OR " IS_SUSPECT ")",
 					   0, NULL, NULL, NULL, true, 0);
 	for (uint64 i = 0; i < n; i++)
 		note_blocked(i);

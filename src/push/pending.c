@@ -309,6 +309,7 @@ se_pending_park(SeDelivery *d, const char *state, TimestampTz due)
 	write_row(d, state, due);
 	d->record->blocked = true;
 	d->record->ambiguous = strcmp(state, "ambiguous") == 0;
+	d->record->suspect = due != 0 && d->event.at < se_hub_suspect_before;
 	if (d->pending_id != 0)
 		se_due_forget(d->pending_id);
 	park_followers(d);
@@ -347,6 +348,7 @@ se_pending_finish(SeDelivery **deliveries, int n)
 				"WHERE p.id = head.id AND p.state = 'behind') SELECT FROM head",
 				2, promote_types, values, NULL, false, 0) > 0;
 		d->record->ambiguous = false;
+		d->record->suspect &= d->record->blocked;
 		se_due_forget(d->pending_id);
 		se_pending_dirty = true;
 	}

@@ -483,6 +483,8 @@ take_piece(SeScanner *scanner, SePiece *piece, TimestampTz now)
 			deliver(window, &candidates[i], now);
 	}
 	se_pending_write_behind();
+	if (piece->n > 0)
+		window->suspects_read |= piece->events[piece->n - 1].at >= se_hub_suspect_before;
 	scanner->dirty |= piece->position != window->position;
 	scanner->hurry |= piece->n > 0;
 	window->position = piece->position;
