@@ -192,33 +192,18 @@ load_ambiguous(void)
 	se_txn_commit();
 }
 
-/*
- * A row that was put behind one that a person discarded at that moment has nothing before it, and
- * nobody to promote it but us. The records in question are those that a row was put behind since the
- * last change by a person; after a start, all.
- */
-#define PROMOTE_SQL                                                                                \
-	"UPDATE sync.pending p SET state = 'retry', "                                                  \
-	"next_attempt_at = pg_catalog.clock_timestamp() WHERE p.state = 'behind' "                     \
-	"AND NOT EXISTS (SELECT FROM sync.pending q WHERE q.route_id = p.route_id "                    \
-	"AND q.record_id = p.record_id AND q.seq < p.seq)"
-
+/* The records in question: those that a row was put behind since the last change by a person; after a
+ * start, all. */
 static void
 promote_orphans(bool all)
 {
-	static SPIPlanPtr all_plan = NULL;
-	static SPIPlanPtr some_plan = NULL;
-	Oid types[2] = {INT4ARRAYOID, TEXTARRAYOID};
-	Datum values[2];
+	Datum records[2];
 
 	se_txn_begin("promoting held deliveries");
 	if (all)
-		se_spi_execute(&all_plan, PROMOTE_SQL, 0, NULL, NULL, NULL, false, 0);
-	else if (se_records_followed(values) > 0)
-		se_spi_execute(&some_plan,
-					   PROMOTE_SQL " AND (p.route_id, p.record_id) IN "
-								   "(SELECT r, i FROM unnest($1, $2) k(r, i))",
-					   2, types, values, NULL, false, 0);
+		se_held_promote_orphans(NULL);
+	else if (se_records_followed(records) > 0)
+		se_held_promote_orphans(records);
 	se_txn_commit();
 }
 
@@ -354,7 +339,10 @@ load_row(uint64 row, TimestampTz now)
 	if (d->unanswered)
 	{
 		/* An earlier process claimed it and never heard: how that is settled is decided anew. */
-		se_delivery_ambiguous(d, now);
+		if (se_pending_lock(d))
+			se_delivery_ambiguous(d, now);
+		else
+			se_due_forget(d->pending_id);
 		se_delivery_free(d);
 	}
 }
@@ -426,7 +414,7 @@ se_pending_load_due(TimestampTz now)
 TimestampTz
 se_pending_next_due(void)
 {
-	return Min(Max(next_due, locked_until), se_release_next_due());
+	return Min(Min(Max(next_due, locked_until), se_release_next_due()), se_held_next_due());
 }
 
 void

@@ -323,30 +323,17 @@ void
 se_pending_finish(SeDelivery **deliveries, int n)
 {
 	static SPIPlanPtr delete_plan = NULL;
-	static SPIPlanPtr promote_plan = NULL;
 	Oid delete_types[1] = {INT8OID};
-	Oid promote_types[2] = {INT4OID, TEXTOID};
 
 	for (int i = 0; i < n; i++)
 	{
 		SeDelivery *d = deliveries[i];
-		Datum values[2];
+		Datum values[1];
 
 		values[0] = Int64GetDatum(d->pending_id);
 		se_spi_execute(&delete_plan, "DELETE FROM sync.pending WHERE id = $1", 1, delete_types,
 					   values, NULL, false, 0);
-		values[0] = Int32GetDatum(d->route->id);
-		values[1] = CStringGetTextDatum(d->event.record_id);
-		d->record->blocked =
-			se_spi_execute(
-				&promote_plan,
-				/* What stands first may be dead and need a person: only 'behind' goes on. */
-				"WITH head AS (SELECT id FROM sync.pending WHERE route_id = $1 "
-				"AND record_id = $2 ORDER BY seq LIMIT 1), "
-				"promoted AS (UPDATE sync.pending p SET state = 'retry', "
-				"next_attempt_at = pg_catalog.clock_timestamp() FROM head "
-				"WHERE p.id = head.id AND p.state = 'behind') SELECT FROM head",
-				2, promote_types, values, NULL, false, 0) > 0;
+		d->record->blocked = se_held_promote(d->route->id, d->event.record_id);
 		d->record->ambiguous = false;
 		d->record->suspect &= d->record->blocked;
 		se_due_forget(d->pending_id);

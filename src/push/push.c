@@ -63,6 +63,7 @@ se_push_step(TimestampTz now)
 	}
 	while (se_outcome_flush(now))
 		busy = true;
+	busy |= se_held_step(now);
 	busy |= se_pending_release(now);
 	busy |= se_pending_load_due(now);
 	(void) se_cursor_open_windows(now);
@@ -93,6 +94,7 @@ se_push_next_due(TimestampTz now)
 	if (se_cursor_quiet_until() > now)
 		due = Min(due, se_cursor_quiet_until());
 	due = Min(due, se_pending_next_due());
+	due = Min(due, se_outcome_next_due());
 	due = Min(due, se_call_next_due());
 	foreach (cell, se_scanners)
 	{
