@@ -4,6 +4,7 @@
 #   make install         install them (touches no packages)
 #   make check           install what the tests need, build, run every test
 #   make demo            install what the demo needs, build, run the main job
+#   make torture         writers, vendors and disasters for some minutes
 #   make bench           install what the benchmarks need, build, measure
 #   make format / lint   rewrite / verify the C sources with clang-format
 #   make clean
@@ -23,7 +24,7 @@ FOLDER_RULES := $(sort $(wildcard src/*/Makefile.inc))
 
 # These goals must work on a machine that has no PostgreSQL yet, so they never
 # read PGXS. Any other goal given beside them goes through a second make.
-HARNESS_GOALS := check demo bench clean format lint
+HARNESS_GOALS := check demo bench torture clean format lint
 
 ifneq (,$(filter $(HARNESS_GOALS),$(MAKECMDGOALS)))
 
@@ -34,6 +35,9 @@ check:
 
 bench:
 	@MAKEFLAGS= PG_CONFIG='$(origin_pg_config)' exec test/bin/bench
+
+torture:
+	@PG_CONFIG='$(origin_pg_config)' exec test/bin/torture
 
 demo:
 	@PG_CONFIG='$(origin_pg_config)' exec test/bin/demo

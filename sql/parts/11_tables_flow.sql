@@ -144,7 +144,7 @@ COMMENT ON COLUMN sync.pending.state IS 'retry at next_attempt_at; waiting for a
 COMMENT ON COLUMN sync.pending.wait_object_id IS 'What a waiting delivery waits for: this object''s record, bound in the route''s system';
 COMMENT ON COLUMN sync.pending.wait_state IS 'and in this remote state, when one is demanded';
 COMMENT ON COLUMN sync.pending.merged IS 'How many earlier waiting events of the record this row has taken in';
-COMMENT ON COLUMN sync.pending.frozen IS 'The request as first claimed: step, method, target, body, hash, idempotency key, connector_id';
+COMMENT ON COLUMN sync.pending.frozen IS 'The request as first claimed (step, method, target, body, hash, connector_id) with where its look-ups stand; hash alone of one that was refused; or the remote id that could not be bound';
 
 -- A row of these two is written for each delivery and each record of a page. They have no foreign keys
 -- to sync.system and sync.object: checking them cost a tenth of a delivery. Those rows go only by

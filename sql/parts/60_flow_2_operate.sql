@@ -261,7 +261,10 @@ BEGIN
        SET state = CASE WHEN unsure THEN 'ambiguous' ELSE 'retry' END,
            next_attempt_at = clock_timestamp(),
            attempts = CASE WHEN t.state IN ('dead', 'conflict') THEN 0 ELSE t.attempts END,
-           issue = t.issue + fresh::integer,
+           -- The hub counts up by itself where a request that had no effect came out otherwise.
+           issue = CASE WHEN fresh THEN 1 + greatest(t.issue, (SELECT max(c.issue) FROM sync.claim c
+                                                                WHERE c.route_id = t.route_id AND c.seq = t.seq AND c.at >= t.event_at))
+                        ELSE t.issue END,
            step = CASE WHEN fresh THEN NULL ELSE t.step END,
            frozen = CASE WHEN fresh THEN NULL ELSE t.frozen END
      WHERE t.id = p.id;

@@ -27,6 +27,8 @@ se_job_make(SeStream *stream)
 void
 se_job_free(SeJob *job)
 {
+	if (job->pinned != NULL)
+		job->pinned->pins--;
 	MemoryContextDelete(job->cxt);
 }
 
@@ -81,6 +83,10 @@ se_job_send(SeJob *job, SeSystem *system, const SeOperation *op, SeRequestOut *r
 	job->answered = done;
 	exchange->arg = job;
 	MemoryContextSwitchTo(old);
+	/* What it brings is read by its own manifest, also when it has to wait for that. */
+	if (job->pinned == NULL)
+		system->pins++;
+	job->pinned = system;
 	se_exchange_submit(exchange);
 }
 

@@ -261,6 +261,7 @@ typedef struct SeJob
 {
 	MemoryContext cxt;
 	SeExchange exchange;
+	SeSystem *pinned; /* keeps the manifest of its last request */
 	struct SeStream *stream;
 	bool dropped;  /* the stream has gone meanwhile */
 	bool is_ready; /* page: all is here, it can be applied */

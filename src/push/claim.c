@@ -81,6 +81,19 @@ se_delivery_key(SeDelivery *d, const char *step, char *key, int size)
 
 /* ---- choosing the step ---- */
 
+/*
+ * What a frozen request needs now: its key may have died while it waited, or the rules were not at
+ * hand when it was parked.
+ */
+static SeRecovery
+recovery_now(SeDelivery *d, const SeManifestObject *object)
+{
+	if (d->frozen == NULL || d->recover || d->lookups >= SE_LOOKUPS)
+		return SE_RECOVER_REPEAT;
+	return se_delivery_recovery(d, object, se_object_operation(object, d->frozen_step),
+								d->claimed_at);
+}
+
 /* The operation to run now; NULL: nothing in this plan (any more). */
 static const SeOperation *
 current_operation(SeDelivery *d, const SeManifestObject *object)
@@ -89,16 +102,6 @@ current_operation(SeDelivery *d, const SeManifestObject *object)
 
 	if (d->recover)
 		return object->lookup;
-	if (d->frozen != NULL && object->lookup != NULL)
-	{
-		/* The key may have died while it waited, or the rules were not at hand when it was parked. */
-		if (se_delivery_recovery(d, object, se_object_operation(object, d->frozen_step),
-								 d->claimed_at) == SE_RECOVER_LOOKUP)
-		{
-			d->recover = true;
-			return object->lookup;
-		}
-	}
 	if (d->step != NULL)
 		return se_object_operation(object, d->step);
 	/* Made before a promotion, it may have been sent by the server that is gone. */
@@ -150,6 +153,13 @@ wait_for(SeDelivery *d, const SeRendered *r)
 	end_unsent(d, SE_END_WAITING, "waiting", "waiting", d->message);
 }
 
+/* Nobody can tell whether the last request took effect. */
+static void
+end_unknown(SeDelivery *d)
+{
+	end_unsent(d, SE_END_DEAD, "rejected", "ambiguous", SE_UNKNOWN_EFFECT);
+}
+
 /* ---- rendering ---- */
 
 static char *
@@ -162,33 +172,9 @@ body_text(const SeRequestOut *request)
 							PG_UTF8);
 }
 
-/* A request that was claimed before and may have taken effect: repeated as it was. */
-static bool
-thaw(SeDelivery *d, const SeOperation *op)
-{
-	SeRequestOut *out = &d->rendered.request;
-	char *text;
-
-	if (d->frozen == NULL || d->recover || strcmp(d->frozen_step, op->name) != 0)
-		return false;
-	memset(out, 0, sizeof(*out));
-	out->method = se_obj_get_text(d->frozen, "method");
-	out->target = se_obj_get_text(d->frozen, "target");
-	out->content_type = se_obj_get_text(d->frozen, "content_type");
-	text = se_obj_get_text(d->frozen, "request");
-	if (text != NULL)
-	{
-		out->body = pg_server_to_any(text, (int) strlen(text), PG_UTF8);
-		out->body_len = strlen(out->body);
-	}
-	out->takes_key = op->takes_key;
-	return true;
-}
-
 /*
- * Renders into the delivery. A frozen request keeps what it said; its rendering is still needed for
- * headers, and where the body was too long to be kept it must come out the same, or a look-up (or a
- * person) has to decide.
+ * Renders into the delivery. A frozen request keeps what it said, so it may even be sent where a
+ * new one could not be made.
  */
 static bool
 render(SeDelivery *d, const SeOperation *op)
@@ -196,31 +182,19 @@ render(SeDelivery *d, const SeOperation *op)
 	SeSystem *system = d->route->system;
 	MemoryContext old = MemoryContextSwitchTo(d->attempt_cxt);
 	SeRendered *r = &d->rendered;
+	bool frozen = se_is_frozen(d, op);
 	const char *parts[3];
 
 	se_render(system->manifest, op, d->ctx, se_context_refs(system), r);
-	/* A frozen request needs no rendering but for its headers. */
-	if (r->status != SE_RENDER_OK && d->frozen != NULL && !d->recover &&
-		strcmp(d->frozen_step, op->name) == 0 && se_obj_get(d->frozen, "request") != NULL)
+	if (r->status != SE_RENDER_OK && frozen && se_obj_get(d->frozen, "request") != NULL)
 	{
 		memset(r, 0, sizeof(*r));
 		r->status = SE_RENDER_OK;
 	}
 	if (r->status == SE_RENDER_OK)
 	{
-		SeRequestOut fresh = r->request;
-
-		if (thaw(d, op))
-		{
-			r->request.headers = fresh.headers;
-			if (r->request.content_type == NULL)
-				r->request.content_type = fresh.content_type;
-			if (r->request.body == NULL && fresh.body != NULL)
-			{
-				r->request.body = fresh.body;
-				r->request.body_len = fresh.body_len;
-			}
-		}
+		if (frozen)
+			se_thaw(d, op);
 		parts[0] = r->request.method;
 		parts[1] = r->request.target;
 		parts[2] = r->request.body;
@@ -230,6 +204,10 @@ render(SeDelivery *d, const SeOperation *op)
 		d->op = op;
 		if (r->request.takes_key && system->manifest->idempotency.header != NULL)
 		{
+			/* What was refused or never left may come out otherwise now: one key is one request. */
+			if (d->claimed_step != NULL && strcmp(d->claimed_step, op->name) == 0 &&
+				memcmp(d->claimed_hash, d->hash, sizeof(d->hash)) != 0)
+				d->issue++;
 			d->key = palloc(64);
 			se_delivery_key(d, op->name, d->key, 64);
 		}
@@ -244,6 +222,59 @@ render(SeDelivery *d, const SeOperation *op)
 	return r->status == SE_RENDER_OK;
 }
 
+/* Of the steps from the current one on, the first that has something to send. */
+static bool
+prepare_step(SeDelivery *d, const SeManifestObject *object)
+{
+	SeRecovery recovery = recovery_now(d, object);
+	const SeOperation *op;
+
+	/* Zero attempts: a person has looked and wants it sent. */
+	if (recovery == SE_RECOVER_PERSON && d->attempts > 0)
+	{
+		end_unknown(d);
+		return false;
+	}
+	d->recover |= recovery == SE_RECOVER_LOOKUP;
+	op = current_operation(d, object);
+	while (op != NULL)
+	{
+		if (render(d, op))
+		{
+			if (!se_is_frozen(d, op) || se_is_thawed_whole(d))
+				return true;
+			op = se_not_repeatable(d, object, op);
+			if (op == NULL)
+			{
+				end_unknown(d);
+				return false;
+			}
+			continue;
+		}
+		switch (d->rendered.status)
+		{
+			case SE_RENDER_SKIP:
+				op = se_plan_next(d, op);
+				break;
+			case SE_RENDER_WAIT:
+				wait_for(d, &d->rendered);
+				return false;
+			default:
+				end_unsent(d, SE_END_DEAD, "rejected", d->rendered.code, d->rendered.message);
+				return false;
+		}
+	}
+	if (d->step == NULL && object->plan_empty[d->change])
+		end_unsent(d, SE_END_DONE, "done", NULL, NULL);
+	else if (d->step == NULL && object->plan[d->change] == NIL)
+		end_unsent(d, SE_END_IGNORED, "ignored", "not_supported",
+				   "the connector has no operation for this change");
+	else
+		end_unsent(d, d->step == NULL ? SE_END_IGNORED : SE_END_DONE,
+				   d->step == NULL ? "ignored" : "done", NULL, NULL);
+	return false;
+}
+
 /*
  * Finds the step that has something to send and renders it; false when the delivery ended, waits or
  * failed without one.
@@ -252,7 +283,6 @@ static bool
 prepare(SeDelivery *d)
 {
 	const SeManifestObject *object = se_delivery_object(d);
-	const SeOperation *op;
 
 	if (strlen(d->event.record_id) > SE_MAX_RECORD_ID)
 	{
@@ -283,33 +313,12 @@ prepare(SeDelivery *d)
 				   "the system never had this record");
 		return false;
 	}
-	op = current_operation(d, object);
-	while (op != NULL)
+	if (d->unbound_id != NULL && d->step != NULL && se_object_operation(object, d->step) != NULL)
 	{
-		if (render(d, op))
-			return true;
-		switch (d->rendered.status)
-		{
-			case SE_RENDER_SKIP:
-				op = se_plan_next(d, op);
-				break;
-			case SE_RENDER_WAIT:
-				wait_for(d, &d->rendered);
-				return false;
-			default:
-				end_unsent(d, SE_END_DEAD, "rejected", d->rendered.code, d->rendered.message);
-				return false;
-		}
+		se_bind_again(d, se_object_operation(object, d->step));
+		return false;
 	}
-	if (d->step == NULL && object->plan_empty[d->change])
-		end_unsent(d, SE_END_DONE, "done", NULL, NULL);
-	else if (d->step == NULL && object->plan[d->change] == NIL)
-		end_unsent(d, SE_END_IGNORED, "ignored", "not_supported",
-				   "the connector has no operation for this change");
-	else
-		end_unsent(d, d->step == NULL ? SE_END_IGNORED : SE_END_DONE,
-				   d->step == NULL ? "ignored" : "done", NULL, NULL);
-	return false;
+	return prepare_step(d, object);
 }
 
 /* ---- claiming ---- */
@@ -551,6 +560,7 @@ se_claim(TimestampTz now)
 
 		if (d->first_claim_at == 0)
 			d->first_claim_at = now;
+		se_remember_claim(d, d->op->name, NULL);
 		if (d->route->system->mode == SE_MODE_DRY_RUN)
 		{
 			d->ending = SE_END_DRY_RUN;

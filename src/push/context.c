@@ -32,6 +32,32 @@ void
 se_context_begin(void)
 {
 	nloaded = 0;
+	se_stale_begin();
+}
+
+/* Whether a change of the system itself was applied to the row since the event. */
+static bool
+is_stale(const SeDelivery *d, const Binding *b)
+{
+	return b->applied_seq > d->event.seq && !d->route->financial && d->event.op != 'D';
+}
+
+static void
+load_stale(SeDelivery **deliveries, int n)
+{
+	SeDelivery **stale = palloc(sizeof(SeDelivery *) * n);
+	int64 last_seq = 0;
+	int nstale = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (!is_stale(deliveries[i], &bindings[i]))
+			continue;
+		stale[nstale++] = deliveries[i];
+		last_seq = Max(last_seq, bindings[i].applied_seq);
+	}
+	if (nstale > 0)
+		se_stale_load(stale, nstale, last_seq);
 }
 
 /* Columns of sync.external_id and sync.mirror. */
@@ -88,6 +114,7 @@ se_context_preload(SeDelivery **deliveries, int n)
 	}
 	se_lookup_close(&mirror);
 	se_lookup_close(&external);
+	load_stale(deliveries, n);
 }
 
 static Binding *
@@ -99,19 +126,15 @@ binding_of(SeDelivery *d)
 }
 
 /*
- * The body to send. An event without its row (too large), or one that is older than a change of
- * this system that was applied since, is replaced by the row as it stands.
+ * The body to send. An event without its row (too large) is replaced by the row as it stands; one
+ * that is older than a change of this system that was applied since takes in what that one set.
  */
 static Jsonb *
 current_body(SeDelivery *d, const Binding *b)
 {
-	bool stale = b->applied_seq > d->event.seq && !d->route->financial;
-	Jsonb *now;
-
-	if (d->event.op == 'D' || (d->event.op != 'K' && !stale))
-		return d->event.body;
-	now = se_record_body(d->event.object_id, d->event.record_id);
-	return now != NULL || d->event.op == 'K' ? now : d->event.body;
+	if (d->event.op == 'K')
+		return se_record_body(d->event.object_id, d->event.record_id);
+	return is_stale(d, b) ? se_stale_body(d, d->event.body) : d->event.body;
 }
 
 static const char *

@@ -118,6 +118,17 @@ se_due_wait(TimestampTz until)
 
 /* ---- blocked records ---- */
 
+/* What is due may have been claimed by a process that never heard the answer. */
+#define MAY_ACT                                                                                    \
+	"CASE WHEN p.state IN ('retry', 'waiting') "                                                   \
+	"AND p.next_attempt_at <= pg_catalog.clock_timestamp() "                                       \
+	"THEN sync._open_claim(p.route_id, p.seq, p.event_at) ELSE p.state = 'ambiguous' END"
+
+/* A server that is lost may have sent it. */
+#define IS_SUSPECT                                                                                 \
+	"p.state NOT IN ('dead', 'conflict') AND p.event_at < coalesce("                               \
+	"(SELECT h.suspect_before FROM sync.hub h), '-infinity')"
+
 static void
 note_blocked(uint64 row)
 {
@@ -130,6 +141,7 @@ note_blocked(uint64 row)
 	record = se_record_get(route_id, se_spi_text(row, 3), true);
 	record->blocked = true;
 	record->ambiguous |= DatumGetBool(se_spi_datum(row, 4, &isnull));
+	record->suspect |= DatumGetBool(se_spi_datum(row, 5, &isnull));
 }
 
 /* Every record with rows in sync.pending, a batch in a transaction. */
@@ -150,8 +162,8 @@ load_all_blocked(void)
 		values[0] = Int64GetDatum(last);
 		values[1] = Int64GetDatum(BLOCKED_BATCH);
 		n = se_spi_execute(&plan,
-						   "SELECT id, route_id, record_id, state = 'ambiguous' FROM sync.pending "
-						   "WHERE id > $1 ORDER BY id LIMIT $2",
+						   "SELECT id, route_id, record_id, " MAY_ACT ", " IS_SUSPECT
+						   " FROM sync.pending p WHERE id > $1 ORDER BY id LIMIT $2",
 						   2, types, values, NULL, true, 0);
 		for (uint64 i = 0; i < n; i++)
 			note_blocked(i);
@@ -170,41 +182,28 @@ load_ambiguous(void)
 
 	se_txn_begin("loading held deliveries");
 	n = se_spi_execute(&plan,
-					   "SELECT id, route_id, record_id, true FROM sync.pending "
-					   "WHERE state = 'ambiguous'",
+					   "SELECT id, route_id, record_id, " MAY_ACT ", " IS_SUSPECT
+					   " FROM sync.pending p "
+					   "WHERE state = 'ambiguous' OR state IN ('retry', 'waiting') "
+					   "AND (next_attempt_at <= pg_catalog.clock_timestamp() OR " IS_SUSPECT ")",
 					   0, NULL, NULL, NULL, true, 0);
 	for (uint64 i = 0; i < n; i++)
 		note_blocked(i);
 	se_txn_commit();
 }
 
-/*
- * A row that was put behind one that a person discarded at that moment has nothing before it, and
- * nobody to promote it but us. The records in question are those that a row was put behind since the
- * last change by a person; after a start, all.
- */
-#define PROMOTE_SQL                                                                                \
-	"UPDATE sync.pending p SET state = 'retry', "                                                  \
-	"next_attempt_at = pg_catalog.clock_timestamp() WHERE p.state = 'behind' "                     \
-	"AND NOT EXISTS (SELECT FROM sync.pending q WHERE q.route_id = p.route_id "                    \
-	"AND q.record_id = p.record_id AND q.seq < p.seq)"
-
+/* The records in question: those that a row was put behind since the last change by a person; after a
+ * start, all. */
 static void
 promote_orphans(bool all)
 {
-	static SPIPlanPtr all_plan = NULL;
-	static SPIPlanPtr some_plan = NULL;
-	Oid types[2] = {INT4ARRAYOID, TEXTARRAYOID};
-	Datum values[2];
+	Datum records[2];
 
 	se_txn_begin("promoting held deliveries");
 	if (all)
-		se_spi_execute(&all_plan, PROMOTE_SQL, 0, NULL, NULL, NULL, false, 0);
-	else if (se_records_followed(values) > 0)
-		se_spi_execute(&some_plan,
-					   PROMOTE_SQL " AND (p.route_id, p.record_id) IN "
-								   "(SELECT r, i FROM unnest($1, $2) k(r, i))",
-					   2, types, values, NULL, false, 0);
+		se_held_promote_orphans(NULL);
+	else if (se_records_followed(records) > 0)
+		se_held_promote_orphans(records);
 	se_txn_commit();
 }
 
@@ -259,7 +258,7 @@ int_column(uint64 row, int col)
 	"(SELECT pg_catalog.to_jsonb(c) || pg_catalog.jsonb_build_object('outcome', "                   \
 	"(SELECT o.outcome FROM sync.outcome o WHERE o.route_id = c.route_id AND o.seq = c.seq "        \
 	"AND o.attempt_id = c.attempt_id)) FROM sync.claim c WHERE c.route_id = p.route_id "            \
-	"AND c.seq = p.seq AND c.event_at = p.event_at AND c.issue = p.issue "                          \
+	"AND c.seq = p.seq AND c.event_at = p.event_at AND c.issue >= p.issue "                         \
 	"AND c.attempt_id > coalesce(p.last_attempt_id, 0) ORDER BY c.attempt_id DESC LIMIT 1) "        \
 	"FROM (SELECT d.* FROM pg_catalog.unnest($1) r, LATERAL (SELECT * FROM sync.pending d "         \
 	"WHERE d.route_id = r AND d.state IN ('retry', 'ambiguous', 'waiting') "                        \
@@ -307,6 +306,10 @@ restore_progress(SeDelivery *d, uint64 row)
 					 strcmp(se_obj_get_text(frozen, "recover"), "true") == 0;
 		d->lookups = (int) se_obj_get_int(frozen, "lookups", 0);
 		d->unkeyed = se_obj_get(frozen, "unkeyed") != NULL;
+		d->unbound_id = se_obj_get_text(frozen, "unbound_id");
+		if (se_obj_get(frozen, "method") == NULL && se_obj_get(frozen, "request_hash") != NULL)
+			se_remember_claim(d, se_obj_get_text(frozen, "step"),
+							  se_obj_get_text(frozen, "request_hash"));
 		if (se_obj_get(frozen, "method") != NULL)
 		{
 			d->frozen = se_obj_copy(frozen);
@@ -336,7 +339,10 @@ load_row(uint64 row, TimestampTz now)
 	if (d->unanswered)
 	{
 		/* An earlier process claimed it and never heard: how that is settled is decided anew. */
-		se_delivery_ambiguous(d, now);
+		if (se_pending_lock(d))
+			se_delivery_ambiguous(d, now);
+		else
+			se_due_forget(d->pending_id);
 		se_delivery_free(d);
 	}
 }
@@ -408,7 +414,7 @@ se_pending_load_due(TimestampTz now)
 TimestampTz
 se_pending_next_due(void)
 {
-	return Min(Max(next_due, locked_until), se_release_next_due());
+	return Min(Min(Max(next_due, locked_until), se_release_next_due()), se_held_next_due());
 }
 
 void

@@ -6,6 +6,8 @@
  *   scan.c      reads a piece of a window, decides which events a route wants
  *   queue.c     deliveries in memory, in order per record
  *   context.c   the document that requests are rendered over; references
+ *   stale.c     what pulls have changed since an event
+ *   frozen.c    what a parked delivery keeps of its request
  *   claim.c     ready deliveries → rendered, claimed, flushed, handed to the exchange
  *   batch.c     deliveries that travel in one request
  *   result.c    answers → what becomes of the delivery
@@ -13,6 +15,7 @@
  *   pending.c   deliveries that left the steady flow: parked, behind others, finished
  *   due.c       … and come back when they are due
  *   release.c   … or when the record is bound that they wait for
+ *   held.c      … and what people may have locked of them meanwhile
  *   route.c     routes, scanners, conditions
  *   call.c      one-off API calls
  */
@@ -24,6 +27,13 @@
  * and with it the transaction of a whole batch.
  */
 #define SE_MAX_RECORD_ID 2000
+
+/* Said of a delivery that ends as dead because of it. */
+#define SE_UNKNOWN_EFFECT                                                                          \
+	"the request may have taken effect, and the connector can neither repeat it safely nor look it up"
+
+/* Look-ups that must find nothing, a settle time apart, before an ambiguous request is sent again. */
+#define SE_LOOKUPS 2
 
 #include "postgres.h"
 
@@ -70,6 +80,7 @@ typedef struct SeRoute
 	Oid run_as;
 	SPIPlanPtr plan; /* of the condition */
 	SeScanner *scanner;
+	TimestampTz ended_at; /* when a delivery of it last ended here */
 } SeRoute;
 
 /* One window of the outbox: visible in `end`, not visible in `start`. Snapshots are kept as text. */
@@ -86,7 +97,8 @@ typedef struct SeWindow
 	uint64 *late;	 /* ids running at `start` of which it may hold events; NULL: not known yet */
 	int nlate;
 	bool scanned;
-	bool recovering; /* its events may have been handled by an earlier process */
+	bool recovering;	/* its events may have been handled by an earlier process */
+	bool suspects_read; /* read beyond those that a lost server may have handled */
 	int unfinished;
 	dlist_head deliveries; /* SeDelivery, unfinished, by seq */
 } SeWindow;
@@ -124,6 +136,7 @@ struct SeRecord
 	bool blocked;	/* has rows in sync.pending; a person may have taken them away since */
 	bool followed;	/* a row was put behind those since the last change by a person */
 	bool ambiguous; /* one of those may have taken effect */
+	bool suspect;	/* one of those may have been sent by a server that is lost */
 	bool ready;		/* in its system's list of records whose head may be claimed */
 	dlist_node ready_node;
 	SeBehind *behind; /* an event that is about to be put behind its rows */
@@ -142,6 +155,13 @@ typedef enum SeEnding /* what an attempt made of its delivery */
 	SE_END_CONFLICT
 } SeEnding;
 
+typedef enum SeRowLock /* what became of an attempt to lock a row without waiting */
+{
+	SE_ROW_BUSY,
+	SE_ROW_OURS,
+	SE_ROW_GONE
+} SeRowLock;
+
 struct SeDelivery
 {
 	dlist_node queue_node;	/* in its record's queue */
@@ -159,16 +179,19 @@ struct SeDelivery
 
 	int issue;
 	int attempts;
-	SeChange change;	   /* which plan it runs; fixed with the first step */
-	char *step;			   /* operation to run; NULL: the plan's first */
-	char *frozen_step;	   /* step whose request was frozen */
-	Jsonb *frozen;		   /* request to be repeated as it was; NULL: render */
-	int lookups;		   /* answered 'not found' since the ambiguity */
-	int64 last_attempt_id; /* before this attempt, as far as an earlier process made it */
-	bool unanswered;	   /* an earlier process claimed it and recorded no outcome */
-	bool recover;		   /* the next request is a look-up that settles an ambiguity */
-	bool unkeyed;		   /* the attempt that may have taken effect did not carry its key */
-	int batch_limit;	   /* travels with fewer than this many others; 0: as the connector says */
+	SeChange change;	/* which plan it runs; fixed with the first step */
+	char *step;			/* operation to run; NULL: the plan's first */
+	char *frozen_step;	/* step whose request was frozen */
+	Jsonb *frozen;		/* request to be repeated as it was; NULL: render */
+	char *unbound_id;	/* made under this id, which could not be bound; NULL: nothing such */
+	char *claimed_step; /* step of the last request, if that had no effect; NULL: nothing such */
+	uint8 claimed_hash[32]; /* of that request */
+	int lookups;			/* answered 'not found' since the ambiguity */
+	int64 last_attempt_id;	/* before this attempt, as far as an earlier process made it */
+	bool unanswered;		/* an earlier process claimed it and recorded no outcome */
+	bool recover;			/* the next request is a look-up that settles an ambiguity */
+	bool unkeyed;			/* the attempt that may have taken effect did not carry its key */
+	int batch_limit;		/* travels with fewer than this many others; 0: as the connector says */
 	TimestampTz first_claim_at;
 
 	/* the attempt in flight, or just answered */
@@ -201,6 +224,9 @@ struct SeDelivery
 	char *message;
 	char *request_id;
 	char *response;
+	SeRowLock lock;			   /* of its row in sync.pending, when the outcome was to be recorded */
+	bool discarded;			   /* that row is gone: somebody has ended it meanwhile */
+	TimestampTz put_off_until; /* its row was locked: the outcome is not recorded before */
 	bool has_pushed;
 	bool pushed_deleted;
 	SeExtract extract;
@@ -256,7 +282,8 @@ extern void se_read_piece(SeWindow *window, const Bitmapset *objects, SePiece *p
 extern bool se_scan_listens(TimestampTz now); /* new events would be read as soon as they come */
 extern bool se_scan(TimestampTz now); /* a piece for each scanner with room; own transactions */
 extern void se_delivery_resume(SeDelivery *delivery,
-							   Jsonb *claim); /* goes on after its last attempt */
+							   Jsonb *claim);	  /* goes on after its last attempt */
+extern bool se_has_effect(const SeOperation *op); /* a request of it may change something there */
 
 /* ---- queue.c ---- */
 extern bool se_queue_init(void); /* false: it is there already */
@@ -284,6 +311,21 @@ extern void se_context_begin(void);
 extern void se_context_preload(SeDelivery **deliveries, int n);
 extern void se_context_build(SeDelivery *delivery); /* sets ctx and remote_id */
 extern const SeRefs *se_context_refs(SeSystem *system);
+
+/* ---- stale.c ---- */
+extern void se_stale_begin(void);
+extern void se_stale_load(SeDelivery **deliveries, int n, int64 last_seq);
+extern Jsonb *se_stale_body(const SeDelivery *delivery, Jsonb *body); /* as it is to be sent */
+
+/* ---- frozen.c ---- */
+extern Jsonb *se_freeze(SeDelivery *delivery, const char *state); /* NULL: nothing to keep */
+extern bool se_is_frozen(const SeDelivery *delivery, const SeOperation *op);
+extern void se_thaw(SeDelivery *delivery, const SeOperation *op);
+extern bool se_is_thawed_whole(const SeDelivery *delivery); /* by its hash */
+extern const SeOperation *se_not_repeatable(SeDelivery *delivery, const SeManifestObject *object,
+											const SeOperation *op);
+extern void se_remember_claim(SeDelivery *delivery, const char *step, const char *hash);
+extern void se_bind_again(SeDelivery *delivery, const SeOperation *op);
 
 /* ---- claim.c ---- */
 extern bool se_claim(TimestampTz now); /* own transaction */
@@ -315,6 +357,7 @@ extern char *se_bounded_text(SeSystem *system, const char *text, size_t len);
 extern void se_outcome_add(SeDelivery *delivery);  /* it has ended, or its step has */
 extern void se_outcome_lost(SeDelivery *delivery); /* nobody heard the answer to its last attempt */
 extern bool se_outcome_flush(TimestampTz now);	   /* own transaction; false: nothing to do */
+extern TimestampTz se_outcome_next_due(void);	   /* of those that were put off */
 extern void se_outcome_reset(void);
 
 /* ---- pending.c ---- */
@@ -343,6 +386,14 @@ extern void se_release_look_at(int system_id, int object_id,
 extern void se_release_look_everywhere(void);
 extern TimestampTz se_release_next_due(void);
 extern void se_release_reset(void);
+
+/* ---- held.c ---- */
+extern void se_held_lock(SeDelivery **deliveries, int n); /* sets their lock, without waiting */
+extern bool se_held_promote(int route_id,
+							const char *record_id);	 /* the next one; in a transaction */
+extern void se_held_promote_orphans(Datum *records); /* NULL: all; in a transaction */
+extern bool se_held_step(TimestampTz now);			 /* own transaction */
+extern TimestampTz se_held_next_due(void);
 
 /* ---- call.c ---- */
 extern bool se_call_step(TimestampTz now);

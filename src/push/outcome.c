@@ -27,6 +27,7 @@
 #include "push/push.h"
 
 #define BATCH		500
+#define PUT_OFF_MS	1000
 #define MAX_PAYLOAD (BLCKSZ - NAMEDATALEN - 129) /* of NOTIFY */
 
 static dlist_head ended = DLIST_STATIC_INIT(ended);
@@ -46,12 +47,15 @@ se_outcome_reset(void)
 static bool
 is_final(const SeDelivery *d)
 {
-	return d->ending == SE_END_DONE || d->ending == SE_END_IGNORED || d->ending == SE_END_DRY_RUN;
+	return !d->discarded &&
+		   (d->ending == SE_END_DONE || d->ending == SE_END_IGNORED || d->ending == SE_END_DRY_RUN);
 }
 
 static const char *
 state_word(const SeDelivery *d)
 {
+	if (d->discarded)
+		return "discarded";
 	switch (d->ending)
 	{
 		case SE_END_STEP:
@@ -155,6 +159,12 @@ bind_pushed(SeDelivery **deliveries, int n, TimestampTz now)
 			continue;
 		d->ending = SE_END_CONFLICT;
 		d->code = "not_bound";
+		if (d->op->kind == SE_OP_CREATE)
+		{
+			/* It is there: a person who retries wants it bound, not made again. */
+			d->unbound_id = MemoryContextStrdup(d->cxt, items[i].remote_id);
+			d->step = MemoryContextStrdup(d->cxt, d->op->name);
+		}
 		d->message = MemoryContextStrdup(d->cxt, message);
 	}
 notify:
@@ -236,7 +246,7 @@ notify(SeDelivery *d)
 {
 	char *payload;
 
-	if (!se_notify_outcomes ||
+	if (!se_notify_outcomes || d->discarded ||
 		(!is_final(d) && d->ending != SE_END_DEAD && d->ending != SE_END_CONFLICT))
 		return;
 	payload = psprintf("%d/" INT64_FORMAT " %s %s %s", d->route->id, d->event.seq, state_word(d),
@@ -253,6 +263,8 @@ notify(SeDelivery *d)
 static void
 write_pending(SeDelivery *d)
 {
+	if (d->discarded)
+		return;
 	switch (d->ending)
 	{
 		case SE_END_AMBIGUOUS:
@@ -280,7 +292,8 @@ move_on(SeDelivery *d)
 	SeSystem *system = d->route->system;
 
 	record->in_flight = false;
-	if (d->ending == SE_END_STEP || d->ending == SE_END_AGAIN)
+	d->route->ended_at = GetCurrentTimestamp();
+	if (!d->discarded && (d->ending == SE_END_STEP || d->ending == SE_END_AGAIN))
 	{
 		d->op = NULL; /* its manifest may go */
 		d->has_pushed = false;
@@ -291,27 +304,93 @@ move_on(SeDelivery *d)
 	se_delivery_free(d);
 }
 
+/* The next of those that ended, but for those whose row a person is at. */
+static int
+take_ended(SeDelivery **batch, TimestampTz now)
+{
+	int n = 0;
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify (iter, &ended)
+	{
+		SeDelivery *d = dlist_container(SeDelivery, result_node, iter.cur);
+
+		if (n == BATCH)
+			break;
+		if (d->put_off_until > now)
+			continue;
+		dlist_delete(iter.cur);
+		batch[n++] = d;
+	}
+	return n;
+}
+
+/*
+ * Those of the batch whose rows in sync.pending are ours to change. A row that a person has locked
+ * is his for a moment: its outcome is recorded later, since waiting would make everybody wait. One
+ * that is gone was discarded (with its route, or by a snapshot that was older than the claim): it
+ * has ended already, and what became of its request is recorded as news of a discarded delivery.
+ */
+static int
+keep_free(SeDelivery **batch, int n, TimestampTz now)
+{
+	int kept = 0;
+
+	se_held_lock(batch, n);
+	for (int i = 0; i < n; i++)
+	{
+		SeDelivery *d = batch[i];
+
+		if (d->pending_id == 0 || d->lock == SE_ROW_OURS || d->lock == SE_ROW_GONE)
+		{
+			d->discarded = d->pending_id != 0 && d->lock == SE_ROW_GONE;
+			if (d->put_off_until != 0)
+				d->route->system->pins--;
+			d->put_off_until = 0;
+			batch[kept++] = d;
+			continue;
+		}
+		/* Its operation belongs to a manifest that may be replaced meanwhile. */
+		if (d->put_off_until == 0)
+			d->route->system->pins++;
+		d->put_off_until = TimestampTzPlusMilliseconds(now, PUT_OFF_MS);
+		dlist_push_tail(&ended, &d->result_node);
+	}
+	return kept;
+}
+
+TimestampTz
+se_outcome_next_due(void)
+{
+	TimestampTz due = DT_NOEND;
+	dlist_iter iter;
+
+	dlist_foreach (iter, &ended)
+		due = Min(due, dlist_container(SeDelivery, result_node, iter.cur)->put_off_until);
+	return due;
+}
+
 bool
 se_outcome_flush(TimestampTz now)
 {
 	SeDelivery *batch[BATCH];
 	SeDelivery *gone[BATCH];
-	int n = 0;
 	int ngone = 0;
+	int n;
 
-	while (n < BATCH && !dlist_is_empty(&ended))
-		batch[n++] = dlist_container(SeDelivery, result_node, dlist_pop_head_node(&ended));
+	n = take_ended(batch, now);
 	if (n == 0)
 		return false;
 
 	SE_CRASH_POINT("push-answered");
 	se_txn_begin("recording outcomes");
+	n = keep_free(batch, n, now);
 	bind_pushed(batch, n, now);
 	insert_outcomes(batch, n);
 	for (int i = 0; i < n; i++)
 	{
 		write_pending(batch[i]);
-		if (is_final(batch[i]) && batch[i]->pending_id != 0)
+		if ((is_final(batch[i]) || batch[i]->discarded) && batch[i]->pending_id != 0)
 			gone[ngone++] = batch[i];
 		notify(batch[i]);
 	}

@@ -22,40 +22,6 @@
 
 /* ---- parking ---- */
 
-/* The request as claimed, for a repetition that must not differ; and where the look-ups stand. */
-static Jsonb *
-freeze(SeDelivery *d, const char *state)
-{
-	static const char *const kept[] = {"step",		   "method",  "target",
-									   "content_type", "request", "connector_id"};
-	SeObjBuilder b;
-
-	if (strcmp(state, "ambiguous") != 0 &&
-		!(strcmp(state, "dead") == 0 &&
-		  (d->recover || d->unanswered || (d->attempt_id != 0 && d->outcome == SE_AMBIGUOUS))))
-		return NULL;
-	se_obj_begin(&b);
-	if (d->attempt_id != 0 && d->op != NULL && !d->recover)
-	{
-		se_obj_text(&b, "step", d->op->name);
-		se_obj_text(&b, "method", d->rendered.request.method);
-		se_obj_text(&b, "target", d->target);
-		se_obj_text(&b, "content_type", d->rendered.request.content_type);
-		se_obj_text(&b, "request", d->request_text);
-		se_obj_int(&b, "connector_id", d->connector_id);
-	}
-	else if (d->frozen != NULL && !d->recover)
-	{
-		for (size_t i = 0; i < lengthof(kept); i++)
-			se_obj_text(&b, kept[i], se_obj_get_text(d->frozen, kept[i]));
-	}
-	se_obj_bool(&b, "recover", d->recover);
-	if (d->unkeyed)
-		se_obj_bool(&b, "unkeyed", true);
-	se_obj_int(&b, "lookups", d->lookups);
-	return se_obj_end(&b);
-}
-
 static void
 set_value(Datum *values, char *nulls, int i, Datum value, bool isnull)
 {
@@ -99,7 +65,7 @@ write_row(SeDelivery *d, const char *state, TimestampTz due)
 	static SPIPlanPtr plan = NULL;
 	Datum values[NVALUES];
 	char nulls[NVALUES + 1] = {0};
-	Jsonb *frozen = freeze(d, state);
+	Jsonb *frozen = se_freeze(d, state);
 
 	set_event(values, nulls, d->route, &d->event);
 	set_text(values, nulls, 11, state);
@@ -343,6 +309,7 @@ se_pending_park(SeDelivery *d, const char *state, TimestampTz due)
 	write_row(d, state, due);
 	d->record->blocked = true;
 	d->record->ambiguous = strcmp(state, "ambiguous") == 0;
+	d->record->suspect = due != 0 && d->event.at < se_hub_suspect_before;
 	if (d->pending_id != 0)
 		se_due_forget(d->pending_id);
 	park_followers(d);
@@ -356,31 +323,19 @@ void
 se_pending_finish(SeDelivery **deliveries, int n)
 {
 	static SPIPlanPtr delete_plan = NULL;
-	static SPIPlanPtr promote_plan = NULL;
 	Oid delete_types[1] = {INT8OID};
-	Oid promote_types[2] = {INT4OID, TEXTOID};
 
 	for (int i = 0; i < n; i++)
 	{
 		SeDelivery *d = deliveries[i];
-		Datum values[2];
+		Datum values[1];
 
 		values[0] = Int64GetDatum(d->pending_id);
 		se_spi_execute(&delete_plan, "DELETE FROM sync.pending WHERE id = $1", 1, delete_types,
 					   values, NULL, false, 0);
-		values[0] = Int32GetDatum(d->route->id);
-		values[1] = CStringGetTextDatum(d->event.record_id);
-		d->record->blocked =
-			se_spi_execute(
-				&promote_plan,
-				/* What stands first may be dead and need a person: only 'behind' goes on. */
-				"WITH head AS (SELECT id FROM sync.pending WHERE route_id = $1 "
-				"AND record_id = $2 ORDER BY seq LIMIT 1), "
-				"promoted AS (UPDATE sync.pending p SET state = 'retry', "
-				"next_attempt_at = pg_catalog.clock_timestamp() FROM head "
-				"WHERE p.id = head.id AND p.state = 'behind') SELECT FROM head",
-				2, promote_types, values, NULL, false, 0) > 0;
+		d->record->blocked = se_held_promote(d->route->id, d->event.record_id);
 		d->record->ambiguous = false;
+		d->record->suspect &= d->record->blocked;
 		se_due_forget(d->pending_id);
 		se_pending_dirty = true;
 	}

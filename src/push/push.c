@@ -3,6 +3,9 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #include "core/guc.h"
@@ -60,6 +63,7 @@ se_push_step(TimestampTz now)
 	}
 	while (se_outcome_flush(now))
 		busy = true;
+	busy |= se_held_step(now);
 	busy |= se_pending_release(now);
 	busy |= se_pending_load_due(now);
 	(void) se_cursor_open_windows(now);
@@ -90,6 +94,7 @@ se_push_next_due(TimestampTz now)
 	if (se_cursor_quiet_until() > now)
 		due = Min(due, se_cursor_quiet_until());
 	due = Min(due, se_pending_next_due());
+	due = Min(due, se_outcome_next_due());
 	due = Min(due, se_call_next_due());
 	foreach (cell, se_scanners)
 	{
@@ -104,6 +109,63 @@ se_push_next_due(TimestampTz now)
 	return due;
 }
 
+/* The window that begins where an earlier process left off, while it is not read through; or NULL. */
+static SeWindow *
+unread_window(SeScanner *scanner)
+{
+	dlist_iter iter;
+
+	dlist_foreach (iter, &scanner->windows)
+	{
+		SeWindow *window = dlist_container(SeWindow, node, iter.cur);
+
+		if (window->recovering && !window->scanned)
+			return window;
+	}
+	return NULL;
+}
+
+/* Whether a server that was lost may have sent something of the record that is unfinished here. */
+static bool
+is_suspect(const SeRoute *route, SeRecord *record)
+{
+	SeWindow *unread = unread_window(route->scanner);
+
+	if (se_hub_suspect_before == 0)
+		return false;
+	if (route->scanner->recovering || (unread != NULL && !unread->suspects_read))
+		return true;
+	return record != NULL &&
+		   (record->suspect ||
+			(!dlist_is_empty(&record->queue) &&
+			 dlist_head_element(SeDelivery, queue_node, &record->queue)->event.at <
+				 se_hub_suspect_before));
+}
+
+/* Whether an earlier process claimed something of the record and heard no answer. In a transaction. */
+static bool
+is_unanswered(const SeRoute *route, const char *record_id)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[3] = {INT4OID, INT4OID, TEXTOID};
+	Datum values[3];
+
+	values[0] = Int32GetDatum(route->id);
+	values[1] = Int32GetDatum(route->object_id);
+	values[2] = CStringGetTextDatum(record_id);
+	return se_spi_execute(&plan,
+						  "SELECT FROM sync.claim c WHERE c.record_id = $3 AND c.object_id = $2 "
+						  "AND c.route_id = $1 AND NOT EXISTS (SELECT FROM sync.outcome o WHERE "
+						  "o.route_id = c.route_id AND o.seq = c.seq "
+						  "AND o.attempt_id = c.attempt_id AND o.at >= c.at)",
+						  3, types, values, NULL, true, 1) > 0;
+}
+
+/*
+ * What an earlier process has sent is known here when the first window has been read; until then
+ * history is asked (when the caller has a transaction; who only sends a request is asked again when
+ * the answer is there).
+ */
 bool
 se_push_in_flight(int system_id, int object_id, const char *record_id)
 {
@@ -118,6 +180,11 @@ se_push_in_flight(int system_id, int object_id, const char *record_id)
 			continue;
 		record = se_record_get(route->id, record_id, false);
 		if (record != NULL && (record->in_flight || record->ambiguous))
+			return true;
+		if (is_suspect(route, record))
+			return true;
+		if ((route->scanner->recovering || unread_window(route->scanner) != NULL) &&
+			IsTransactionState() && is_unanswered(route, record_id))
 			return true;
 	}
 	return false;

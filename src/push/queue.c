@@ -126,7 +126,7 @@ se_record_get(int route_id, const char *record_id, bool make)
 	dlist_init(&record->queue);
 	record->behind = NULL;
 	record->in_flight = record->blocked = record->followed = false;
-	record->ambiguous = record->ready = false;
+	record->ambiguous = record->suspect = record->ready = false;
 	return record;
 }
 
@@ -150,7 +150,7 @@ se_records_forget_blocked(bool all)
 	hash_seq_init(&seq, records);
 	while ((record = hash_seq_search(&seq)) != NULL)
 	{
-		record->ambiguous = false;
+		record->ambiguous = record->suspect = false;
 		record->blocked &= !all && se_route_by_id(record->key.route_id) != NULL;
 	}
 }

@@ -19,6 +19,7 @@
 
 #define BATCH	   2000
 #define MAX_KEYS   2000
+#define LOCKED_MS  1000
 #define WALK_SHARE 20 /* a walk is followed by a pause of so many times its length … */
 #define RELEASE_US 50 /* … where each row that goes counts as so long, for it may come back */
 
@@ -152,6 +153,15 @@ se_release_look_at(int system_id, int object_id, const char *key)
 		add_key(system_id, object_id, key);
 }
 
+/* A row that could go is locked by somebody, who is not waited for. */
+static void
+walk_later(void)
+{
+	walk_wanted = true;
+	walk_not_before =
+		Max(walk_not_before, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCKED_MS));
+}
+
 /* What waits for one of the keys; true when there may be more of it. */
 static bool
 release_keys(void)
@@ -161,7 +171,9 @@ release_keys(void)
 	Datum values[4];
 	int n = list_length(keys);
 	Datum *columns[3];
-	uint64 released;
+	int64 due;
+	int64 released;
+	bool isnull;
 
 	for (int c = 0; c < 3; c++)
 		columns[c] = palloc(sizeof(Datum) * n);
@@ -177,18 +189,26 @@ release_keys(void)
 	values[1] = PointerGetDatum(construct_array(columns[1], n, INT4OID, 4, true, TYPALIGN_INT));
 	values[2] = PointerGetDatum(construct_array(columns[2], n, TEXTOID, -1, false, TYPALIGN_INT));
 	values[3] = Int64GetDatum(BATCH);
-	released = se_spi_execute(
+	se_spi_execute(
 		&plan,
 		"WITH key AS (SELECT DISTINCT s, o, i FROM unnest($1, $2, $3) k(s, o, i)), "
-		"free AS (SELECT p.id FROM key k JOIN sync.pending p ON p.state = 'waiting' "
+		"due AS (SELECT p.id FROM key k JOIN sync.pending p ON p.state = 'waiting' "
 		"AND p.wait_object_id = k.o AND p.wait_record_id = k.i "
-		"JOIN sync.route r ON r.id = p.route_id AND r.system_id = k.s WHERE " IS_BOUND " LIMIT $4) "
-		"UPDATE sync.pending p SET state = 'retry', "
+		"JOIN sync.route r ON r.id = p.route_id AND r.system_id = k.s WHERE " IS_BOUND
+		" LIMIT $4), "
+		"free AS (SELECT p.id FROM sync.pending p WHERE p.id = ANY (ARRAY(SELECT d.id FROM due d)) "
+		"AND p.state = 'waiting' FOR UPDATE SKIP LOCKED), "
+		"released AS (UPDATE sync.pending p SET state = 'retry', "
 		"next_attempt_at = pg_catalog.clock_timestamp() "
-		"WHERE p.id = ANY (ARRAY(SELECT f.id FROM free f)) AND p.state = 'waiting'",
+		"WHERE p.id = ANY (ARRAY(SELECT f.id FROM free f)) RETURNING p.id) "
+		"SELECT (SELECT count(*) FROM due), (SELECT count(*) FROM released)",
 		4, types, values, NULL, false, 0);
+	due = DatumGetInt64(se_spi_datum(0, 1, &isnull));
+	released = DatumGetInt64(se_spi_datum(0, 2, &isnull));
+	if (due > released)
+		walk_later();
 	se_pending_dirty |= released > 0;
-	if (released == BATCH)
+	if (due == BATCH && released > 0)
 		return true;
 	drop_keys();
 	return false;
@@ -238,6 +258,7 @@ walk_on(void)
 	bool isnull;
 	int64 looked;
 	int64 released;
+	bool locked;
 
 	values[0] = TimestampTzGetDatum(walk_at);
 	values[1] = Int64GetDatum(walk_id);
@@ -252,13 +273,15 @@ walk_on(void)
 		"FROM sync.pending p JOIN sync.route r ON r.id = p.route_id WHERE p.state = 'waiting' "
 		"AND p.next_attempt_at >= $1 AND (p.next_attempt_at > $1 OR p.id > $2) "
 		"ORDER BY p.next_attempt_at, p.id LIMIT $3), "
+		"mine AS (SELECT q.id FROM sync.pending q WHERE q.id = ANY (ARRAY("
+		"SELECT l.id FROM piece l WHERE l.free)) AND q.state = 'waiting' FOR UPDATE SKIP LOCKED), "
 		"freed AS (UPDATE sync.pending q SET state = 'retry', "
 		"next_attempt_at = pg_catalog.clock_timestamp() "
-		"WHERE q.id = ANY (ARRAY(SELECT l.id FROM piece l WHERE l.free)) AND q.state = 'waiting' "
-		"RETURNING q.id) "
+		"WHERE q.id = ANY (ARRAY(SELECT m.id FROM mine m)) RETURNING q.id) "
 		"SELECT count(*), (SELECT count(*) FROM freed), max(next_attempt_at), "
 		"(SELECT l.id FROM piece l ORDER BY l.next_attempt_at DESC, l.id DESC LIMIT 1), "
-		"coalesce(bool_or(pg_catalog.strpos(wait_record_id, '=') > 0), false) FROM piece",
+		"coalesce(bool_or(pg_catalog.strpos(wait_record_id, '=') > 0), false), "
+		"count(*) FILTER (WHERE free) FROM piece",
 		6, types, values, NULL, false, 0);
 	looked = DatumGetInt64(se_spi_datum(0, 1, &isnull));
 	released = DatumGetInt64(se_spi_datum(0, 2, &isnull));
@@ -268,6 +291,7 @@ walk_on(void)
 		walk_id = DatumGetInt64(se_spi_datum(0, 4, &isnull));
 	}
 	walk_natural |= DatumGetBool(se_spi_datum(0, 5, &isnull));
+	locked = DatumGetInt64(se_spi_datum(0, 6, &isnull)) > released;
 	se_pending_dirty |= released > 0;
 	walk_us += GetCurrentTimestamp() - began + released * RELEASE_US;
 	if (looked < BATCH)
@@ -277,6 +301,8 @@ walk_on(void)
 		walk_not_before = GetCurrentTimestamp() + walk_us * WALK_SHARE;
 		begin_walk();
 	}
+	if (locked)
+		walk_later();
 	return released > 0;
 }
 

@@ -150,6 +150,7 @@ se_delivery_ambiguous(SeDelivery *d, TimestampTz now)
 
 	d->ending = SE_END_AMBIGUOUS;
 	d->recover = false;
+	d->lookups = 0; /* those of an earlier attempt say nothing of this one */
 	switch (se_delivery_recovery(d, object, op, now))
 	{
 		case SE_RECOVER_REPEAT:
@@ -165,9 +166,7 @@ se_delivery_ambiguous(SeDelivery *d, TimestampTz now)
 		case SE_RECOVER_PERSON:
 			d->ending = SE_END_DEAD;
 			d->code = "ambiguous";
-			d->message =
-				MemoryContextStrdup(d->cxt, "the request may have taken effect, and the connector "
-											"can neither repeat it safely nor look it up");
+			d->message = MemoryContextStrdup(d->cxt, SE_UNKNOWN_EFFECT);
 			break;
 	}
 	if (d->attempts >= system->max_attempts)
@@ -216,7 +215,7 @@ looked_up(SeDelivery *d, TimestampTz now)
 		found(d, object);
 	else if (!d->recover)
 		go_to(d, se_plan_next(d, d->op));
-	else if (++d->lookups < 2)
+	else if (++d->lookups < SE_LOOKUPS)
 	{
 		/* Not there yet is not the same as never: asked once more before it is sent again. */
 		d->ending = SE_END_AMBIGUOUS;
@@ -224,12 +223,13 @@ looked_up(SeDelivery *d, TimestampTz now)
 	}
 	else
 	{
-		/* It never happened: the plan begins again, because later steps need earlier answers. */
+		/*
+		 * It never happened: the request is sent again as it was. Where nobody knows what it was,
+		 * the plan begins again, because later steps need earlier answers.
+		 */
 		d->recover = false;
-		d->frozen = NULL;
-		d->lookups = 2;
 		d->ending = SE_END_STEP;
-		d->step = NULL;
+		d->step = d->frozen != NULL ? d->frozen_step : NULL;
 	}
 }
 

@@ -21,7 +21,8 @@ typedef struct Candidate /* an event that a route may want */
 	SeRoute *route;
 	SeEvent *event;
 	bool wanted;
-	char *error; /* its condition failed */
+	char *error;	 /* its condition failed */
+	bool overwrites; /* came from the route's system, where an older change of ours ended later */
 	/* what an earlier process left */
 	bool known;	  /* ended, or in sync.pending */
 	Jsonb *claim; /* last attempt; NULL: never claimed */
@@ -56,15 +57,38 @@ declared(SeRoute *route, const SeEvent *event)
 	}
 }
 
+/* Whether something of the record that is older than the event stands in memory. */
+static bool
+is_older_queued(SeRoute *route, const SeEvent *event)
+{
+	SeRecord *record = se_record_get(route->id, event->record_id, false);
+	dlist_iter iter;
+
+	if (record == NULL)
+		return false;
+	if (record->behind != NULL)
+		return true;
+	dlist_foreach (iter, &record->queue)
+	{
+		if (dlist_container(SeDelivery, queue_node, iter.cur)->event.seq < event->seq)
+			return true;
+	}
+	return false;
+}
+
 /*
- * A change that came from the system itself is not sent back, unless an older one of ours is still
- * unfinished: that one would overwrite it there, so the newest state must follow it.
+ * A change that came from the system itself is not sent back, unless an older one of ours was
+ * unfinished when it was made: that one may overwrite it there, so this state must follow it.
+ *
+ * The answer must be the same whenever the event is read, also after a crash: an event that was
+ * passed over may not turn up again behind younger ones. So it rests on what is on record, and not
+ * on what happens to be unfinished now.
  */
 static bool
-is_echo(SeRoute *route, const SeEvent *event)
+is_echo(const Candidate *c)
 {
-	return event->origin == route->system->id &&
-		   se_record_get(route->id, event->record_id, false) == NULL;
+	return c->event->origin == c->route->system->id && !c->overwrites &&
+		   !is_older_queued(c->route, c->event);
 }
 
 /* Routes of the scanner × events; conditions evaluated a route at a time. NULL: not to be told now. */
@@ -104,6 +128,67 @@ make_candidates(SeScanner *scanner, SeEvent *events, int nevents, int *n)
 		}
 	}
 	return candidates;
+}
+
+/*
+ * Asks which changes that came from their route's own system were made while an older one of ours
+ * was unfinished. Most need no question: nothing of the route has ended since.
+ */
+static void
+find_overwriting(SeWindow *window, Candidate *candidates, int n)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[5] = {INT4ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTARRAYOID};
+	Datum values[5];
+	Datum *columns[5];
+	Candidate **asked = palloc(sizeof(Candidate *) * n);
+	int nasked = 0;
+
+	for (int i = 0; i < 5; i++)
+		columns[i] = palloc(sizeof(Datum) * n);
+	for (int i = 0; i < n; i++)
+	{
+		Candidate *c = &candidates[i];
+
+		if (c->event->origin != c->route->system->id ||
+			(!window->recovering && c->route->ended_at < c->event->at &&
+			 se_record_get(c->route->id, c->event->record_id, false) == NULL))
+			continue;
+		columns[0][nasked] = Int32GetDatum(c->route->id);
+		columns[1][nasked] = Int64GetDatum(c->event->seq);
+		columns[2][nasked] = TimestampTzGetDatum(c->event->at);
+		columns[3][nasked] = Int32GetDatum(c->event->object_id);
+		columns[4][nasked] = CStringGetTextDatum(c->event->record_id);
+		asked[nasked++] = c;
+	}
+	if (nasked == 0)
+		return;
+	values[0] =
+		PointerGetDatum(construct_array(columns[0], nasked, INT4OID, 4, true, TYPALIGN_INT));
+	values[1] =
+		PointerGetDatum(construct_array(columns[1], nasked, INT8OID, 8, true, TYPALIGN_DOUBLE));
+	values[2] = PointerGetDatum(
+		construct_array(columns[2], nasked, TIMESTAMPTZOID, 8, true, TYPALIGN_DOUBLE));
+	values[3] =
+		PointerGetDatum(construct_array(columns[3], nasked, INT4OID, 4, true, TYPALIGN_INT));
+	values[4] =
+		PointerGetDatum(construct_array(columns[4], nasked, TEXTOID, -1, false, TYPALIGN_INT));
+	se_spi_execute(&plan,
+				   "SELECT EXISTS (SELECT FROM sync.pending p WHERE p.route_id = k.route_id "
+				   "AND p.record_id = k.record_id AND p.seq < k.seq) "
+				   "OR EXISTS (SELECT FROM sync.claim c WHERE c.record_id = k.record_id "
+				   "AND c.object_id = k.object_id AND c.route_id = k.route_id AND c.seq < k.seq "
+				   "AND NOT EXISTS (SELECT FROM sync.outcome o WHERE o.route_id = c.route_id "
+				   "AND o.seq = c.seq AND o.final AND o.at >= c.at AND o.at < k.at)) "
+				   "FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY "
+				   "k(route_id, seq, at, object_id, record_id, i) ORDER BY k.i",
+				   5, types, values, NULL, true, 0);
+	for (int i = 0; i < nasked; i++)
+	{
+		bool isnull;
+
+		asked[i]->overwrites = DatumGetBool(se_spi_datum(i, 1, &isnull));
+	}
 }
 
 /* Asks history what an earlier process did with these deliveries. */
@@ -148,9 +233,8 @@ recall(Candidate *candidates, int n)
 	}
 }
 
-/* Whether a request of this operation may have changed something. */
-static bool
-has_effect(const SeOperation *op)
+bool
+se_has_effect(const SeOperation *op)
 {
 	return op->kind != SE_OP_LOOKUP && op->kind != SE_OP_VERIFY && op->kind != SE_OP_READ;
 }
@@ -167,7 +251,7 @@ only_questions_before(SeDelivery *d, const SeManifestObject *object, const SeOpe
 
 		if (before == op)
 			return true;
-		if (has_effect(before))
+		if (se_has_effect(before))
 			return false;
 	}
 	return true;
@@ -210,8 +294,10 @@ se_delivery_resume(SeDelivery *d, Jsonb *claim)
 		d->first_claim_at = DatumGetTimestampTz(
 			DirectFunctionCall3(timestamptz_in, CStringGetDatum(at), ObjectIdGetDatum(InvalidOid),
 								Int32GetDatum(-1)));
+	if (outcome != NULL && step != NULL)
+		se_remember_claim(d, step, se_obj_get_text(claim, "request_hash"));
 	d->op = NULL;
-	if (op != NULL && !has_effect(op))
+	if (op != NULL && !se_has_effect(op))
 	{
 		if (outcome == NULL)
 			se_outcome_lost(d);
@@ -390,12 +476,15 @@ take_piece(SeScanner *scanner, SePiece *piece, TimestampTz now)
 	}
 	if (window->recovering && n > 0)
 		recall(candidates, n);
+	find_overwriting(window, candidates, n);
 	for (int i = 0; i < n; i++)
 	{
-		if (!candidates[i].known && !is_echo(candidates[i].route, candidates[i].event))
+		if (!candidates[i].known && !is_echo(&candidates[i]))
 			deliver(window, &candidates[i], now);
 	}
 	se_pending_write_behind();
+	if (piece->n > 0)
+		window->suspects_read |= piece->events[piece->n - 1].at >= se_hub_suspect_before;
 	scanner->dirty |= piece->position != window->position;
 	scanner->hurry |= piece->n > 0;
 	window->position = piece->position;

@@ -126,7 +126,9 @@ login_done(SeExchange *exchange, SeReply *reply)
 
 	system->logging_in = false;
 	se_credentials_forget(system);
-	if (reply->phase != SE_HTTP_ANSWERED)
+	if (exchange->manifest != system->manifest)
+		; /* asked for with what the server said before: the next request asks again */
+	else if (reply->phase != SE_HTTP_ANSWERED)
 		system->blocked_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1000);
 	else if (!se_login_answer(system->manifest, &reply->answer, &system->session, &reply->verdict,
 							  &error))

@@ -42,6 +42,7 @@ se_system_init_queues(SeSystem *system)
 		dlist_init(&system->waiting[i]);
 		system->outstanding[i] = 0;
 	}
+	system->pins = 0;
 }
 
 SeSystem *

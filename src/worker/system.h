@@ -78,7 +78,8 @@ typedef struct SeSystem
 	int outstanding[2];	   /* by SePriority: handed in and not yet called back */
 	dlist_head waiting[2]; /* by SePriority: SeExchange, not yet sent */
 	SePriority last_sent;  /* the two take turns */
-	List *retired;		   /* MemoryContext: configurations that requests in flight still use */
+	int pins;			   /* answers in hand that still need what made their requests */
+	List *retired;		   /* MemoryContext: configurations that requests and answers still use */
 	char *signature; /* what the configuration was built from; changes when it must be built anew */
 } SeSystem;
 

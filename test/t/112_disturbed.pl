@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 
+use JSON::PP;
 use POSIX ();
 use SyncExt::Hub;
 use Test::More;
@@ -89,6 +90,44 @@ subtest 'a table that a migration has locked' => sub {
 	ok($hub->poll_until("SELECT EXISTS (SELECT FROM sync.record_status WHERE record_id = '$id' AND system = 'crm' AND state = 'synced')"),
 		'and this one when the lock is gone');
 	is($hub->value('SELECT count(*) FROM sync.pending'), 0, 'nothing is dead for it');
+};
+
+subtest 'a login under way while its server is altered' => sub {
+	my $json = JSON::PP->new->utf8->canonical;
+	my $session = $json->decode(SyncExt::Hub::manifest('rest'));
+
+	$session->{name} = 'session';
+	$session->{parameters} = { account => { required => JSON::PP::true } };
+	$session->{auth} = { type => 'session', login => { method => 'POST', path => '/rest/sessions', body => { account => '$.param.account' } },
+		save => { token => '$.id' }, headers => { 'X-Session' => '${session.token}' } };
+	my $text = $json->encode($session);
+	$hub->sql("SELECT sync.register_connector(\$m\$$text\$m\$::jsonb)");
+	$hub->node->secret('shop', 'token', $SyncExt::Hub::REST_TOKEN);
+	$hub->sandbox->fault(kind => 'latency', ms => 1500, match => { path => '/rest/sessions' });
+	$hub->sql("CREATE SERVER shop FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'session', account 'first', base_url '" . $hub->sandbox->url . "');
+		CREATE USER MAPPING FOR PUBLIC SERVER shop OPTIONS (token 'file:token'); SELECT sync.create_route('shop', 'customer')");
+	my $id = $hub->write('who is it?');
+	$hub->wait_until('the login', sub { @{ $hub->sandbox->requests(path => '/rest/sessions') } });
+	$hub->sql("ALTER SERVER shop OPTIONS (SET account 'second')");
+	$hub->wait_idle;
+	my @logins = map { $json->decode($_->{body})->{account} } @{ $hub->sandbox->requests(path => '/rest/sessions') };
+	is("@logins", 'first second', 'it is not used: the server is asked again');
+	my ($create) = grep { $_->{method} eq 'POST' && defined $_->{headers}{'x-session'} // $_->{headers}{'X-Session'} } @{ $hub->sandbox->requests(path => '/rest/customers') };
+	my $sessions = $hub->sandbox->rest(GET => '/sessions', undef, { Authorization => "Bearer $SyncExt::Hub::REST_TOKEN" })->{data};
+	my ($second) = map { $_->{id} } grep { $_->{account} eq 'second' } @$sessions;
+	is($create->{headers}{'x-session'} // $create->{headers}{'X-Session'}, $second, 'and what it says is sent');
+	$hub->sql("SELECT sync.drop_route('customer_to_shop', force => true)");
+};
+
+subtest 'fewer requests at once than a system would take' => sub {
+	$hub->sql('ALTER SYSTEM SET sync_ext.max_in_flight = 2');
+	$hub->node->reload;
+	$hub->write("narrow $_") foreach 1 .. 6;
+	$hub->wait_idle(30);
+	is($hub->value("SELECT count(*) FROM sync.record_status s JOIN app.customer c ON c.id::text = s.record_id WHERE c.name LIKE 'narrow%' AND s.state = 'synced'"), 12,
+		'they are sent nevertheless');
+	$hub->sql('ALTER SYSTEM RESET sync_ext.max_in_flight');
+	$hub->node->reload;
 };
 
 subtest 'an adoption in mid-flow' => sub {

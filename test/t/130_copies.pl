@@ -150,7 +150,7 @@ $standby->poll_query_until('hub', q(SELECT count(*) = 0 FROM pg_stat_wal_receive
 my $replayed = $standby->safe_psql('hub', 'SELECT pg_last_wal_replay_lsn()');
 $standby->stop('immediate');
 # A lagging standby is one whose WAL ends early: cut it where replay stood.
-cut_wal($standby, $replayed);
+$standby->cut_wal($replayed);
 $standby->start;
 $standby->promote;
 {
@@ -181,25 +181,3 @@ $standby->promote;
 $standby->stop;
 
 done_testing();
-
-# Zeroes the WAL of a stopped standby from a location on, as if it had never come.
-sub cut_wal
-{
-	my ($copy, $lsn) = @_;
-	my ($hi, $lo) = map { hex } split m{/}, $lsn;
-	my $size = 16 * 1024 * 1024;
-	my $segment = $hi * (2**32 / $size) + int($lo / $size);
-
-	foreach my $file (glob $copy->data_dir . '/pg_wal/000000010*')
-	{
-		my ($name) = $file =~ /([0-9A-F]{24})$/ or next;
-		my $number = hex(substr($name, 8, 8)) * (2**32 / $size) + hex(substr($name, 16, 8));
-		next if $number < $segment;
-		open my $handle, '+<:raw', $file or die "cannot open $file: $!";
-		my $from = $number == $segment ? $lo % $size : 0;
-		seek $handle, $from, 0;
-		print $handle "\0" x ($size - $from);
-		close $handle;
-	}
-	return;
-}

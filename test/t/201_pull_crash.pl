@@ -133,5 +133,24 @@ $hub->wait_up;
 $hub->wait_idle(120);
 is_deeply([ wrong() ], [], 'the machine stops before a page commits');
 
+# The connector is registered anew while a page is applied and the next one is on its way: that one is
+# read by the manifest that asked for it, and applied.
+new_records();
+my $walks = $hub->log_size;
+foreach my $version (2 .. 4)
+{
+	$manifest->{version} = "$version";
+	$text = $json->encode($manifest);
+	new_records();
+	$hub->arm('pull_before_commit', 'wait');
+	$hub->sql(q(SELECT sync.request_pull('crm', 'customer')));
+	$hub->reached('pull_before_commit');
+	$hub->sql("SELECT sync.register_connector(\$m\$$text\$m\$::jsonb)");
+	$hub->disarm('pull_before_commit');
+	$hub->wait_idle(120);
+	is_deeply([ wrong() ], [], "the connector is registered anew in the middle of a walk, $version");
+}
+unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile, $walks), qr/terminated by signal/, 'and the hub survives it');
+
 $node->stop;
 done_testing();

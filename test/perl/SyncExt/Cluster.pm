@@ -161,4 +161,26 @@ sub kill9_worker
 	return $pid;
 }
 
+# Zeroes the WAL of a stopped standby from a location on, as if it had never come.
+sub cut_wal
+{
+	my ($self, $lsn) = @_;
+	my ($hi, $lo) = map { hex } split m{/}, $lsn;
+	my $size = 16 * 1024 * 1024;
+	my $segment = $hi * (2**32 / $size) + int($lo / $size);
+
+	foreach my $file (glob $self->data_dir . '/pg_wal/0000000?0*')
+	{
+		my ($name) = $file =~ /([0-9A-F]{24})$/ or next;
+		my $number = hex(substr($name, 8, 8)) * (2**32 / $size) + hex(substr($name, 16, 8));
+		next if $number < $segment;
+		open my $handle, '+<:raw', $file or croak "cannot open $file: $!";
+		my $from = $number == $segment ? $lo % $size : 0;
+		seek $handle, $from, 0;
+		print $handle "\0" x ($size - $from);
+		close $handle or croak "cannot write $file: $!";
+	}
+	return;
+}
+
 1;

@@ -49,7 +49,7 @@ sub new
 	  . "sync_ext.poll_interval = 500\nsync_ext.checkpoint_interval = 200\n"
 	  . ($option{conf} // '');
 	$self->{node} = SyncExt::Cluster->new($name, database => $self->{database}, conf => $conf);
-	$self->set_up(%option);
+	$self->set_up(%option) unless $option{bare};
 	return $self;
 }
 

@@ -1,0 +1,139 @@
+# What is sent of a record is what was written, in the order in which it was written, also where
+# changes of the system itself, an ambiguous attempt or a restart come in between.
+use strict;
+use warnings;
+
+use JSON::PP;
+use SyncExt::Hub;
+use Test::More;
+
+my $hub = SyncExt::Hub->new('order', options => { crm => { settle_time => '800 ms', timeout => '3 s' } });
+my $sandbox = $hub->sandbox;
+my $json = JSON::PP->new->utf8->canonical;
+my %auth = (Authorization => "Bearer $SyncExt::Hub::REST_TOKEN");
+
+$hub->sql("SELECT sync.create_stream('crm', 'customer')");
+
+# Bodies that the record's requests to the system had, with the given method.
+sub sent
+{
+	my ($id, $method) = @_;
+	my $remote = $hub->value("SELECT sync.remote_id('customer', '$id', 'crm')");
+	return grep { defined $_->{name} } map { $json->decode($_->{body}) }
+	  grep { $_->{method} eq $method && ($_->{path} eq "/rest/customers/$remote" || ($_->{body} // '') =~ /$id/) } @{ $sandbox->requests(path => '/rest', limit => 5000) };
+}
+
+# A change of the vendor's own, pulled at once and without a request.
+sub pulled
+{
+	my ($id, $email) = @_;
+	my $remote = $hub->value("SELECT sync.remote_id('customer', '$id', 'crm')");
+	my $record = $sandbox->rest(PATCH => "/customers/$remote", { email => $email }, { %auth, 'X-Sandbox-Actor' => 'vendor' });
+	my $item = $json->encode([$record]);
+
+	is($hub->value("SELECT applied FROM sync._apply_page((SELECT id FROM sync.stream LIMIT 1), \$i\$$item\$i\$)"), 1, "$email is pulled");
+	return;
+}
+
+subtest 'events that are older than a pulled change' => sub {
+	my $id = $hub->write('stale 1');
+	$hub->wait_idle;
+	$hub->sql("SELECT sync.pause('crm')");
+	$hub->rename($id, 'stale 2');
+	pulled($id, 'new@crm.example');
+	$hub->rename($id, "stale $_") foreach 3 .. 5;
+	$hub->sql("SELECT sync.resume('crm')");
+	$hub->wait_idle;
+	my @sent = sent($id, 'PATCH');
+	is(join(', ', map { $_->{name} } @sent), 'stale 2, stale 2, stale 3, stale 4, stale 5', 'and it itself keep their own state, in order');
+	is(scalar(grep { $_->{email} ne 'new@crm.example' } @sent), 0, '… and none takes the pulled change back');
+	is_deeply([ $hub->broken(systems => ['crm']) ], [], 'all is well');
+};
+
+subtest 'a request that is repeated after the record has changed' => sub {
+	my $id = $hub->write('again 1');
+	$hub->wait_idle;
+	$hub->sql("SELECT sync.pause('crm')");
+	$hub->rename($id, 'again 2');
+	pulled($id, 'again@crm.example');
+	$sandbox->fault(kind => 'status', status => 500, effect => JSON::PP::true, match => { method => 'PATCH', body_contains => 'again 2' });
+	$sandbox->fault(kind => 'latency', ms => 2000, match => { method => 'PATCH', body_contains => 'again 3' });
+	$hub->sql("SELECT sync.resume('crm')");
+	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.pending WHERE record_id = '$id' AND state = 'ambiguous')");
+	$hub->rename($id, 'again 3');
+	$hub->wait_until('the next change to be sent', sub { grep { $_->{name} eq 'again 3' } sent($id, 'PATCH') });
+	is($hub->value("SELECT fields ->> 'name' FROM sync.mirror m JOIN sync.system y ON y.id = m.system_id WHERE y.name = 'crm' AND m.record_id = '$id'"), 'again 2',
+		'its answer is known to say what we sent, so no pull takes it for news');
+	$hub->sql("SELECT sync.request_pull('crm', 'customer')");
+	$hub->wait_idle;
+	is($hub->value("SELECT name FROM app.customer WHERE id = '$id'"), 'again 3', 'the row keeps its newest state');
+	is_deeply([ $hub->broken(systems => ['crm']) ], [], 'all is well');
+};
+
+subtest 'a request that was looked up and not found' => sub {
+	$sandbox->fault(kind => 'reset_before', match => { method => 'POST', path => '/rest/customers' });
+	my $id = $hub->write('frozen');
+	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.pending WHERE record_id = '$id' AND state = 'ambiguous')");
+	my $other = SyncExt::Hub::manifest('rest');
+	$other =~ s/"version": "1"/"version": "1b"/;
+	$other =~ s/"body": \{"external_id": "\$.id",/"body": {"external_id": "\$.id", "rendered": "anew",/;
+	$hub->sql("SELECT sync.register_connector(\$m\$$other\$m\$::jsonb)");
+	$hub->wait_idle;
+	my @sent = sent($id, 'POST');
+	is(scalar @sent, 2, 'is sent again');
+	is_deeply($sent[1], $sent[0], '… as it was');
+	$hub->write('anew');
+	$hub->wait_idle;
+	is_deeply([ $hub->broken(systems => ['crm']) ], [], 'all is well');
+};
+
+subtest 'a request that was throttled and comes out otherwise' => sub {
+	$sandbox->fault(kind => 'status', status => 429, headers => { 'Retry-After' => '2' }, body => '{}', match => { method => 'POST', path => '/v1/customers' });
+	my $id = $hub->write('throttled');
+	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.outcome o JOIN sync.claim c USING (route_id, seq, attempt_id) WHERE c.record_id = '$id' AND o.outcome = 'throttled')");
+	my $other = SyncExt::Hub::manifest('stripe');
+	$other =~ s/"version": "1.0.0"/"version": "1.0.1"/;
+	$other =~ s/"metadata": \{"sync_id": "\$.id", "number"/"description": "anew", "metadata": {"sync_id": "\$.id", "number"/;
+	$hub->sql("SELECT sync.register_connector(\$m\$$other\$m\$::jsonb)");
+	$hub->wait_idle;
+	is($hub->sql("SELECT count(*), count(DISTINCT c.idempotency_key), count(DISTINCT c.request_hash) FROM sync.claim c WHERE c.record_id = '$id' AND c.target = '/v1/customers'"), '2|2|2',
+		'has a key of its own');
+	is_deeply([ $hub->broken(systems => ['crm']) ], [], 'all is well');
+};
+
+subtest 'a second ambiguity is looked up as often as the first' => sub {
+	$sandbox->fault(kind => 'reset_before', match => { method => 'POST', path => '/rest/customers' }, times => 2);
+	my $id = $hub->write('twice lost');
+	$hub->wait_idle;
+	is(scalar(grep { $_->{method} eq 'GET' && $_->{query} =~ /$id/ } @{ $sandbox->requests(path => '/rest', limit => 5000) }), 4, 'two look-ups each');
+	is_deeply([ $hub->broken(systems => ['crm']) ], [], 'all is well');
+};
+
+subtest 'a pulled change that was passed over is not taken up again' => sub {
+	$hub->sql('ALTER SYSTEM SET sync_ext.checkpoint_interval = 60000');
+	$hub->node->reload;
+	my $id = $hub->write('echo 1');
+	$hub->wait_idle;
+	# While a request is out, the cursor stays where it is.
+	$sandbox->fault(kind => 'latency', ms => 15000, match => { method => 'POST', path => '/rest/customers', body_contains => 'slow one' });
+	$hub->sql("ALTER SERVER crm OPTIONS (SET timeout '30 s')");
+	$hub->write('slow one');
+	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.claim WHERE request LIKE '%slow one%')");
+	pulled($id, 'echo@crm.example');
+	my $echo = $hub->value("SELECT max(seq) FROM sync.outbox WHERE record_id = '$id'");
+	my $done = $hub->write('behind it');
+	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.record_status WHERE record_id = '$done' AND system = 'billing' AND state = 'synced')");
+	$sandbox->fault(kind => 'reset_before', match => { method => 'PATCH', path => '/rest/customers' });
+	$hub->rename($id, 'echo 2');
+	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.pending WHERE record_id = '$id' AND state = 'ambiguous')");
+	$hub->power_off;
+	$hub->node->start;
+	$hub->wait_running;
+	$hub->wait_idle;
+	is($hub->value("SELECT count(*) FROM sync.claim c JOIN sync.route r ON r.id = c.route_id JOIN sync.system y ON y.id = r.system_id WHERE c.seq = $echo AND y.name = 'crm'"), 0,
+		'it was made when nothing of the record was under way, and is no delivery after the restart either');
+	is_deeply([ $hub->broken(systems => ['crm']) ], [], 'all is well');
+};
+
+$hub->node->stop;
+done_testing();
