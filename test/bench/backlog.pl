@@ -16,8 +16,8 @@ use SyncExt::Bench;
 use Time::HiRes qw(sleep time);
 
 my $PAIRS = 5;
-my ($SKIPPED, $TIMED) = (1000, 6000);
-my $AGE = long() ? 600 : 3;
+my ($SKIPPED, $TIMED) = (1000, 12_000);
+my $AGE = long() ? 600 : 2;
 
 my $small = SyncExt::Backlog->new('small');
 $small->route(1);

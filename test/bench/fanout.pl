@@ -116,7 +116,7 @@ if (wanted('push.skip'))
 }
 if (wanted('push.skip.single'))
 {
-	my @values = map { skip(sub { write_single('other', 20000) }) } 1 .. $PAIRS;
+	my @values = map { skip(sub { write_single('other', 60000) }) } 1 .. $PAIRS;
 
 	report('push.skip.single', \@values, '<=', 1.05);
 }
