@@ -6,7 +6,7 @@
 #include "miscadmin.h"
 
 #include "capture/events.h"
-#include "capture/jsonb_write.h"
+#include "core/jsonb_write.h"
 #include "core/guc.h"
 
 #define SETTINGS 4

@@ -13,7 +13,7 @@
 #include "fmgr.h"
 #include "utils/jsonb.h"
 
-#include "capture/jsonb_write.h"
+#include "core/jsonb_write.h"
 
 struct SeColumn;
 

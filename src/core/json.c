@@ -7,84 +7,95 @@
 #include "utils/numeric.h"
 
 #include "core/json.h"
+#include "core/jsonb_write.h"
 
-static void
-push_key(SeObjBuilder *b, const char *key)
-{
-	JsonbValue value;
-
-	value.type = jbvString;
-	value.val.string.val = unconstify(char *, key);
-	value.val.string.len = (int) strlen(key);
-	(void) pushJsonbValue(&b->state, WJB_KEY, &value);
-}
+#define FIRST_SIZE 12
 
 void
 se_obj_begin(SeObjBuilder *b)
 {
-	b->state = NULL;
-	(void) pushJsonbValue(&b->state, WJB_BEGIN_OBJECT, NULL);
+	b->n = 0;
+	b->size = FIRST_SIZE;
+	b->pairs = palloc(sizeof(JsonbPair) * b->size);
+}
+
+/* Where the value of a new member goes. */
+static JsonbValue *
+add(SeObjBuilder *b, const char *key)
+{
+	JsonbPair *pair;
+
+	if (b->n == b->size)
+	{
+		b->size *= 2;
+		b->pairs = repalloc(b->pairs, sizeof(JsonbPair) * b->size);
+	}
+	pair = &b->pairs[b->n++];
+	pair->key.type = jbvString;
+	pair->key.val.string.val = unconstify(char *, key);
+	pair->key.val.string.len = (int) strlen(key);
+	return &pair->value;
 }
 
 void
 se_obj_text(SeObjBuilder *b, const char *key, const char *text)
 {
-	JsonbValue value;
+	JsonbValue *value;
 
 	if (text == NULL)
 		return;
-	push_key(b, key);
-	value.type = jbvString;
-	value.val.string.val = unconstify(char *, text);
-	value.val.string.len = (int) strlen(text);
-	(void) pushJsonbValue(&b->state, WJB_VALUE, &value);
+	value = add(b, key);
+	value->type = jbvString;
+	value->val.string.val = unconstify(char *, text);
+	value->val.string.len = (int) strlen(text);
 }
 
 void
 se_obj_int(SeObjBuilder *b, const char *key, int64 number)
 {
-	JsonbValue value;
+	JsonbValue *value = add(b, key);
 
-	push_key(b, key);
-	value.type = jbvNumeric;
-	value.val.numeric = int64_to_numeric(number);
-	(void) pushJsonbValue(&b->state, WJB_VALUE, &value);
+	value->type = jbvNumeric;
+	value->val.numeric = int64_to_numeric(number);
 }
 
 void
 se_obj_bool(SeObjBuilder *b, const char *key, bool flag)
 {
-	JsonbValue value;
+	JsonbValue *value = add(b, key);
 
-	push_key(b, key);
-	value.type = jbvBool;
-	value.val.boolean = flag;
-	(void) pushJsonbValue(&b->state, WJB_VALUE, &value);
+	value->type = jbvBool;
+	value->val.boolean = flag;
 }
 
 void
 se_obj_value(SeObjBuilder *b, const char *key, Jsonb *member)
 {
-	JsonbValue value;
+	JsonbValue *value;
 
 	if (member == NULL)
 		return;
-	push_key(b, key);
+	value = add(b, key);
 	if (JB_ROOT_IS_SCALAR(member))
-		(void) JsonbExtractScalar(&member->root, &value);
+		(void) JsonbExtractScalar(&member->root, value);
 	else
 	{
-		value.type = jbvBinary;
-		value.val.binary.data = &member->root;
-		value.val.binary.len = VARSIZE(member) - VARHDRSZ;
+		value->type = jbvBinary;
+		value->val.binary.data = &member->root;
+		value->val.binary.len = VARSIZE(member) - VARHDRSZ;
 	}
-	(void) pushJsonbValue(&b->state, WJB_VALUE, &value);
 }
 
 Jsonb *
 se_obj_end(SeObjBuilder *b)
 {
-	return JsonbValueToJsonb(pushJsonbValue(&b->state, WJB_END_OBJECT, NULL));
+	Jsonb *object = se_json_from_pairs(b->pairs, b->n, JENTRY_OFFLENMASK);
+
+	if (object == NULL)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						errmsg("a JSON object would be larger than %d bytes", JENTRY_OFFLENMASK)));
+	pfree(b->pairs);
+	return object;
 }
 
 Jsonb *

@@ -10,11 +10,13 @@
 
 typedef struct SeObjBuilder /* one object being built */
 {
-	JsonbParseState *state;
+	JsonbPair *pairs;
+	int n;
+	int size;
 } SeObjBuilder;
 
 extern void se_obj_begin(SeObjBuilder *b);
-/* A NULL value leaves the member out. Texts are copied by se_obj_end(), not before. */
+/* Each name once. A NULL value leaves the member out. All is copied by se_obj_end(), not before. */
 extern void se_obj_text(SeObjBuilder *b, const char *key, const char *value);
 extern void se_obj_int(SeObjBuilder *b, const char *key, int64 value);
 extern void se_obj_bool(SeObjBuilder *b, const char *key, bool value);

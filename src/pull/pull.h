@@ -37,6 +37,7 @@ typedef struct SePushed
 	Jsonb *record; /* whole remote record from the answer; NULL: not in it */
 	Jsonb *ours;   /* canonical fields that the request was rendered from; NULL: a delete */
 	bool sent;	   /* they are the remote's too, should the answer hold no record */
+	bool fresh;	   /* made just now: neither bound nor in the mirror, as far as can be told */
 	bool deleted;
 } SePushed;
 

@@ -227,6 +227,8 @@ record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
 	SeItem **whole = palloc(sizeof(SeItem *) * n);
 	SeItem **merged = palloc(sizeof(SeItem *) * n);
 	char **ids = palloc(sizeof(char *) * n);
+	SeItem **looked_up = palloc(sizeof(SeItem *) * n);
+	int nlooked_up = 0;
 	int nbound = 0;
 	int nwhole = 0;
 	int nmerged = 0;
@@ -273,7 +275,16 @@ record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
 			bound[nbound++] = item;
 		}
 	}
-	se_state_read_bound(target, all, n);
+	/*
+	 * What was made just now is taken for new without a look: the unique indexes tell when it is
+	 * not, and then each is recorded by itself.
+	 */
+	for (int i = 0; i < n; i++)
+	{
+		if (n == 1 || !pushed[i]->fresh)
+			looked_up[nlooked_up++] = &items[i];
+	}
+	se_state_read_bound(target, looked_up, nlooked_up);
 	keep_bindings(target, bound, nbound);
 	keep_mirror(target, whole, nwhole, now, true);
 	keep_mirror(target, merged, nmerged, now, false);

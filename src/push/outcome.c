@@ -98,6 +98,7 @@ fill_pushed(SePushed *p, SeDelivery *d)
 	p->ours = d->event.op == 'D' ? NULL : se_obj_get(d->ctx, "new");
 	p->sent =
 		d->op->kind == SE_OP_CREATE || d->op->kind == SE_OP_UPSERT || d->op->kind == SE_OP_UPDATE;
+	p->fresh = d->op->kind == SE_OP_CREATE && d->remote_id == NULL;
 	p->deleted = d->pushed_deleted;
 }
 

@@ -24,7 +24,7 @@
 #include "worker/system.h"
 #include "worker/system_build.h"
 
-#define AHEAD_MS		   30
+#define AHEAD_MS		   50
 #define MAX_AHEAD		   500
 #define RATE_WINDOW_MS	   50
 #define MAX_PER_HOST_SHARE 2 /* one host gets at most half of the connections … */

@@ -5,8 +5,8 @@
  * its keys known and sorted beforehand, so its values can go straight into the buffer, which is
  * most of what makes capture cheap.
  */
-#ifndef SE_CAPTURE_JSONB_WRITE_H
-#define SE_CAPTURE_JSONB_WRITE_H
+#ifndef SE_JSONB_WRITE_H
+#define SE_JSONB_WRITE_H
 
 #include "postgres.h"
 
@@ -20,6 +20,7 @@
 typedef struct SeJsonWriter
 {
 	StringInfoData buf;
+	Size limit;	   /* SE_EVENT_LIMIT, unless the caller sets another */
 	bool overflow; /* something did not fit; the content is garbage */
 } SeJsonWriter;
 
@@ -48,7 +49,7 @@ extern uint32 se_json_value(SeJsonWriter *w, const JsonbValue *value);
 static inline bool
 se_json_fits(SeJsonWriter *w, Size len)
 {
-	if (unlikely(w->overflow || len > SE_EVENT_LIMIT || w->buf.len + len > SE_EVENT_LIMIT))
+	if (unlikely(w->overflow || len > w->limit || w->buf.len + len > w->limit))
 	{
 		w->overflow = true;
 		return false;
@@ -58,6 +59,9 @@ se_json_fits(SeJsonWriter *w, Size len)
 
 /* Order of keys in a jsonb object: by length, then by bytes. */
 extern int se_json_compare_keys(const char *a, int alen, const char *b, int blen);
+
+/* An object of these pairs, which are put in order; NULL when it is larger than `limit`. */
+extern Jsonb *se_json_from_pairs(JsonbPair *pairs, int count, Size limit);
 
 /* An object of the given keys, sorted here, with text values; NULL values are left out. */
 extern Jsonb *se_json_from_strings(int count, const char *const *keys, const char *const *values);

@@ -10,7 +10,7 @@
 #include "common/int.h"
 #include "utils/memutils.h"
 
-#include "capture/jsonb_write.h"
+#include "core/jsonb_write.h"
 
 void
 se_json_begin(SeJsonWriter *w, Size size_hint)
@@ -19,6 +19,7 @@ se_json_begin(SeJsonWriter *w, Size size_hint)
 	if (size_hint > w->buf.maxlen)
 		enlargeStringInfo(&w->buf, (int) Min(size_hint, SE_EVENT_LIMIT));
 	w->buf.len = VARHDRSZ;
+	w->limit = SE_EVENT_LIMIT;
 	w->overflow = false;
 }
 
@@ -165,14 +166,15 @@ compare_pairs(const void *a, const void *b)
 								y->key.val.string.len);
 }
 
-static Jsonb *
-object_from_pairs(JsonbPair *pairs, int count)
+Jsonb *
+se_json_from_pairs(JsonbPair *pairs, int count, Size limit)
 {
 	SeJsonWriter w;
 	SeJsonContainer c;
 
 	qsort(pairs, count, sizeof(JsonbPair), compare_pairs);
 	se_json_begin(&w, 0);
+	w.limit = limit;
 	se_json_open(&w, &c, JB_FOBJECT, count);
 	for (int i = 0; i < count; i++)
 		se_json_entry(&w, &c, se_json_value(&w, &pairs[i].key));
@@ -203,7 +205,7 @@ se_json_from_strings(int count, const char *const *keys, const char *const *valu
 		set_string(&pairs[used].value, values[i], strlen(values[i]));
 		used++;
 	}
-	return object_from_pairs(pairs, used);
+	return se_json_from_pairs(pairs, used, SE_EVENT_LIMIT);
 }
 
 /* Both sides were written by this file, so equal values have equal bytes. */
@@ -322,5 +324,5 @@ se_json_difference(List *olds, Jsonb *body, List *ignorable, bool lines_changed)
 		pairs[kept].value.type = jbvNull;
 		kept++;
 	}
-	return object_from_pairs(pairs, kept);
+	return se_json_from_pairs(pairs, kept, SE_EVENT_LIMIT);
 }
