@@ -36,9 +36,11 @@ se_append_percent(StringInfo buf, const char *text)
 	buf->len = (int) (to - buf->data);
 }
 
+/* `name` is where the value stands; what is appended to it for a member is taken off again. */
 static void
-append_pairs(StringInfo buf, const char *prefix, JsonbValue *value)
+append_pairs(StringInfo buf, StringInfo name, JsonbValue *value)
 {
+	int outer = name->len;
 	JvIter i;
 	char *text;
 
@@ -47,30 +49,27 @@ append_pairs(StringInfo buf, const char *prefix, JsonbValue *value)
 		jv_iter_init(&i, value);
 		while (jv_iter_next(&i))
 		{
-			StringInfoData name;
 			JsonbValue member = i.value;
 
-			initStringInfo(&name);
-			appendStringInfoString(&name, prefix);
-			if (prefix[0])
-				appendStringInfoChar(&name, '[');
+			if (outer > 0)
+				appendStringInfoChar(name, '[');
 			if (i.object)
-				se_append_percent(&name, i.key);
+				se_append_percent(name, i.key);
 			else
-				appendStringInfo(&name, "%d", i.index);
-			if (prefix[0])
-				appendStringInfoChar(&name, ']');
-			append_pairs(buf, name.data, &member);
-			pfree(name.data);
+				appendStringInfo(name, "%d", i.index);
+			if (outer > 0)
+				appendStringInfoChar(name, ']');
+			append_pairs(buf, name, &member);
+			name->len = outer;
 		}
 		return;
 	}
-	if (prefix[0] == '\0')
+	if (outer == 0)
 		return;
 	/* null and empty containers are sent as an empty value: 'unset' in form APIs. */
 	if (buf->len > 0)
 		appendStringInfoChar(buf, '&');
-	appendStringInfoString(buf, prefix);
+	appendBinaryStringInfo(buf, name->data, name->len);
 	appendStringInfoChar(buf, '=');
 	text = value->type == jbvBinary ? NULL : jv_text(value);
 	if (text)
@@ -82,9 +81,12 @@ void
 se_append_form(StringInfo buf, JsonbValue *value)
 {
 	StringInfoData own;
+	StringInfoData name;
 
 	initStringInfo(&own);
-	append_pairs(&own, "", value);
+	initStringInfo(&name);
+	append_pairs(&own, &name, value);
 	appendBinaryStringInfo(buf, own.data, own.len);
 	pfree(own.data);
+	pfree(name.data);
 }

@@ -9,6 +9,7 @@
 
 #include "connector/expr.h"
 #include "connector/money.h"
+#include "core/jsonb_write.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -108,25 +109,32 @@ finish(JsonbParseState **state, JsonbIteratorToken end)
 static JsonbValue *
 eval_object(SeEval *ev, const SeExpr *x)
 {
-	JsonbParseState *state = NULL;
-	int i, members = 0;
+	JsonbPair *pairs = palloc(sizeof(JsonbPair) * Max(x->nitems, 1));
+	Jsonb *object;
+	int members = 0;
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	for (i = 0; i < x->nitems; i++)
+	for (int i = 0; i < x->nitems; i++)
 	{
 		JsonbValue *v = se_eval(ev, x->items[i]);
+		JsonbPair *pair = &pairs[members];
 
 		if (ev->status != SE_RENDER_OK)
 			return NULL;
 		if (left_out(ev, x->items[i], v))
 			continue;
-		jv_push_member(&state, x->keys[i], v);
+		pair->key.type = jbvString;
+		pair->key.val.string.val = unconstify(char *, x->keys[i]);
+		pair->key.val.string.len = strlen(x->keys[i]);
+		pair->value = v ? *v : *jv_null();
 		members++;
 	}
 	/* An object that lost all its members says nothing; {} as written does. */
 	if (members == 0 && !x->literal_empty)
 		return NULL;
-	return finish(&state, WJB_END_OBJECT);
+	object = se_json_from_pairs(pairs, members, JENTRY_OFFLENMASK);
+	if (object == NULL)
+		se_eval_fail(ev, "too_large", "the object is too large");
+	return object ? jv_from_jsonb(object) : NULL;
 }
 
 /* Positions count (RPC arguments): what is missing is null, unless it asks to be left out. */
