@@ -502,6 +502,10 @@ sub quiet
 		$hub->wait_idle(300);
 		$hub->sql('SELECT sync.request_pull(y.name, o.name) FROM sync.stream s JOIN sync.system y ON y.id = s.system_id JOIN sync.object o ON o.id = s.object_id');
 	}
+	# What could not be read while the vendors were bad is tried again after a while only.
+	$hub->wait_until('an empty inbox', sub {
+		$hub->sql('SELECT sync.retry_inbox()');
+		return $hub->wait_idle(300) && $hub->value('SELECT count(*) FROM sync.inbox') == 0 }, 120);
 	$self->note('judgement');
 	return;
 }
