@@ -23,6 +23,7 @@
 #include "access/attnum.h"
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
+#include "utils/hsearch.h"
 #include "utils/jsonb.h"
 
 #include "connector/connector.h"
@@ -108,6 +109,7 @@ typedef struct SeItem
 	TimestampTz at;		  /* when it changed, as the list or journal says */
 	bool fetched;		  /* read by id: order against other reads does not matter */
 	TimestampTz began_at; /* when its request began */
+	uint64 entry;		  /* what tells it from other entries of its journal; 0: nothing does */
 
 	/* mapped */
 	SeMapped map;
@@ -308,11 +310,13 @@ typedef struct SeStream
 	TimestampTz next_at;   /* after a failure: not before; 0: none */
 	TimestampTz next_scan; /* of everything, for deletes; 0: unknown yet */
 	int failures;
-	bool walking; /* between the first page and the last */
-	bool held;	  /* a page of this walk must be read again by the next one */
-	SeJob *job;	  /* its page is being asked for, or applied */
-	SeJob *ahead; /* the page behind it */
-	bool listed;  /* scratch of se_pull_load() */
+	bool walking;  /* between the first page and the last */
+	bool held;	   /* a page of this walk must be read again by the next one */
+	SeJob *job;	   /* its page is being asked for, or applied */
+	SeJob *ahead;  /* the page behind it */
+	bool listed;   /* scratch of se_pull_load() */
+	HTAB *entries; /* of a journal, dealt with before; see listed.c */
+	TimestampTz swept_at;
 } SeStream;
 
 extern List *se_streams; /* SeStream * */
@@ -324,6 +328,11 @@ extern double se_jitter(void);
 extern void se_stream_count(const SeStream *stream, int records, int applied);
 /* Text of the error that was caught, after which no transaction is open. */
 extern char *se_caught(MemoryContext cxt);
+
+extern bool se_listed_before(const SeStream *stream, SeItem *item); /* sets its entry */
+extern void se_listed_note(SeStream *stream, const SeItem *items, int n);
+extern void se_listed_sweep(SeStream *stream, int64 lookback_ms);
+extern void se_listed_forget(SeStream *stream);
 
 extern void se_walk_next(SeStream *stream, TimestampTz now);
 /* Applies the page that has come; true when it did something. */

@@ -171,7 +171,10 @@ drop_unlisted(void)
 		if (stream->listed)
 			kept = lappend(kept, stream);
 		else
+		{
 			se_walk_drop(stream);
+			se_listed_forget(stream);
+		}
 	}
 	list_free(se_streams);
 	se_streams = kept;

@@ -214,12 +214,15 @@ page_applied(SeJob *job, const SeTarget *target, const SePageResult *result)
 	stream->failures = 0;
 	stream->next_at = 0;
 	stream->held = stream->held || result->held;
+	if (!result->held)
+		se_listed_note(stream, job->items, job->nitems);
 	set_cursor(stream, job->page.next);
 	if (!stream->held)
 		cursor_is_stored(stream);
 	if (job->page.last)
 	{
 		stream->walking = false;
+		se_listed_sweep(stream, target->pull->lookback_ms);
 		if (job->page.full && !stream->held && target->pull->scan_deletes &&
 			target->pull->scan_every_ms > 0)
 			stream->next_scan = now + target->pull->scan_every_ms * 1000;
@@ -327,6 +330,8 @@ take_page(SeExchange *exchange, SeReply *reply)
 		item->has_at = listed->has_at;
 		item->at = listed->at;
 		item->began_at = reply->began_at;
+		if (se_listed_before(job->stream, item))
+			memset(&job->items[--job->nitems], 0, sizeof(SeItem));
 	}
 	MemoryContextSwitchTo(old);
 	se_job_fill(job);
