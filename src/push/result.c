@@ -342,6 +342,17 @@ ambiguous(SeDelivery *d, TimestampTz now)
 	se_delivery_ambiguous(d, now);
 }
 
+/*
+ * A server that is lost may have sent the event under the same key, made of what it alone had pulled
+ * by then; the vendor refuses that key for anything else. What sets a state is sent under another.
+ */
+static bool
+may_be_spent(const SeDelivery *d)
+{
+	return d->op->kind == SE_OP_UPDATE && d->key != NULL && d->attempts == 0 &&
+		   d->event.at < se_hub_suspect_before;
+}
+
 static void
 judge(SeDelivery *d, SeReply *reply, TimestampTz now)
 {
@@ -355,6 +366,13 @@ judge(SeDelivery *d, SeReply *reply, TimestampTz now)
 		case SE_REJECTED:
 			if (redirected(d, verdict))
 				return;
+			if (may_be_spent(d))
+			{
+				d->attempts++;
+				d->issue++;
+				go_to(d, d->op);
+				return;
+			}
 			d->attempts++;
 			if (verdict->replayed && d->pending_id != 0 && strcmp(d->pending_state, "retry") == 0 &&
 				d->attempts < d->route->system->max_attempts)

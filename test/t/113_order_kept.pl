@@ -101,6 +101,22 @@ subtest 'a request that was throttled and comes out otherwise' => sub {
 	is_deeply([ $hub->broken(systems => ['crm']) ], [], 'all is well');
 };
 
+subtest 'a key that a lost server has spent on another request' => sub {
+	my $id = $hub->write('spent 1');
+	$hub->wait_idle;
+	# As after a promotion: what this server knows of the events so far need not be all.
+	$hub->sql("UPDATE sync.hub SET suspect_before = clock_timestamp() + interval '1 hour'; SELECT sync._change()");
+	$sandbox->fault(kind => 'status', status => 400, match => { method => 'POST', path => '/v1/customers', body_contains => 'spent' },
+		body => '{"error": {"type": "idempotency_error", "message": "Keys for idempotent requests can only be used with the same parameters"}}');
+	$hub->rename($id, 'spent 2');
+	$hub->wait_idle;
+	is($hub->sql("SELECT count(*), count(DISTINCT idempotency_key) FROM sync.claim WHERE record_id = '$id' AND step = 'update' AND idempotency_key IS NOT NULL"), '2|2',
+		'the change is sent under another');
+	is($hub->value("SELECT count(*) FROM sync.pending"), 0, 'and nobody is asked');
+	$hub->sql('UPDATE sync.hub SET suspect_before = NULL; SELECT sync._change()');
+	is_deeply([ $hub->broken(systems => ['crm']) ], [], 'all is well');
+};
+
 subtest 'a second ambiguity is looked up as often as the first' => sub {
 	$sandbox->fault(kind => 'reset_before', match => { method => 'POST', path => '/rest/customers' }, times => 2);
 	my $id = $hub->write('twice lost');
