@@ -334,6 +334,7 @@ alter_reply(const Request *req, const FaultPlan *plan, Reply *reply)
 		answer_with_status(req, plan, reply);
 	else if (plan->kind == FAULT_GARBAGE && plan->effect)
 	{
+		reply->status = 200;	/* as promised, whatever came of it */
 		reply->body.len = 0;
 		buf_puts(&reply->body, "<html>not json");
 	}
