@@ -66,8 +66,8 @@ answer(struct MHD_Connection *connection)
 	struct MHD_Response *response;
 	enum MHD_Result result;
 
-	snprintf(body, sizeof(body), "{\"id\": \"cus_%d_%lld\", \"object\": \"customer\"}", (int) getpid(),
-			 ++requests);
+	snprintf(body, sizeof(body), "{\"id\": \"cus_%d_%lld\", \"object\": \"customer\"}",
+			 (int) getpid(), ++requests);
 	response = MHD_create_response_from_buffer(strlen(body), body, MHD_RESPMEM_MUST_COPY);
 	MHD_add_response_header(response, "Content-Type", "application/json");
 	result = MHD_queue_response(connection, 200, response);
@@ -157,9 +157,9 @@ start(void)
 	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 
 	return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request,
-							NULL, MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_CONNECTION_LIMIT, 4096u,
-							MHD_OPTION_LISTEN_BACKLOG_SIZE, 4096u, MHD_OPTION_NOTIFY_COMPLETED,
-							on_end, NULL, MHD_OPTION_END);
+							NULL, MHD_OPTION_SOCK_ADDR, &address, MHD_OPTION_CONNECTION_LIMIT,
+							4096u, MHD_OPTION_LISTEN_BACKLOG_SIZE, 4096u,
+							MHD_OPTION_NOTIFY_COMPLETED, on_end, NULL, MHD_OPTION_END);
 }
 
 int

@@ -16,13 +16,13 @@
 
 typedef struct Counts
 {
-	int64_t		invoices;
-	int64_t		paid;
-	int64_t		open;
-	int64_t		failed;
-	int64_t		canceled;
-	json_t	   *made;			/* ids */
-	json_t	   *currencies;
+	int64_t invoices;
+	int64_t paid;
+	int64_t open;
+	int64_t failed;
+	int64_t canceled;
+	json_t *made; /* ids */
+	json_t *currencies;
 } Counts;
 
 static void
@@ -34,7 +34,7 @@ add_to(json_t *object, const char *name, int64_t amount)
 static json_t *
 currency_entry(json_t *currencies, const char *currency)
 {
-	json_t	   *entry = json_object_get(currencies, currency);
+	json_t *entry = json_object_get(currencies, currency);
 
 	if (entry == NULL)
 	{
@@ -48,9 +48,9 @@ currency_entry(json_t *currencies, const char *currency)
 static void
 sum_invoice(json_t *currencies, const json_t *invoice)
 {
-	json_t	   *entry = currency_entry(currencies, get_string(invoice, "currency"));
-	int64_t		total = get_int(invoice, "total");
-	int64_t		subtotal = get_int(invoice, "subtotal");
+	json_t *entry = currency_entry(currencies, get_string(invoice, "currency"));
+	int64_t total = get_int(invoice, "total");
+	int64_t subtotal = get_int(invoice, "subtotal");
 
 	add_to(entry, "count", 1);
 	add_to(entry, "subtotal", subtotal);
@@ -63,22 +63,22 @@ sum_invoice(json_t *currencies, const json_t *invoice)
 static void
 add_subscription_lines(json_t *invoice, const json_t *sub)
 {
-	json_t	   *item;
-	size_t		i;
+	json_t *item;
+	size_t i;
 
-	json_array_foreach(json_object_get(json_object_get(sub, "items"), "data"), i, item)
+	json_array_foreach (json_object_get(json_object_get(sub, "items"), "data"), i, item)
 	{
-		json_t	   *line = invoice_line(json_object_get(item, "price"), get_int(item, "quantity"),
-										get_int(item, "current_period_start"),
-										get_int(item, "current_period_end"));
+		json_t *line = invoice_line(json_object_get(item, "price"), get_int(item, "quantity"),
+									get_int(item, "current_period_start"),
+									get_int(item, "current_period_end"));
 
 		json_object_set_new(line, "parent",
 							json_pack("{s:n, s:{s:n, s:b, s:{s:n}, s:O, s:O}, s:s}",
 									  "invoice_item_details", "subscription_item_details",
 									  "invoice_item", "proration", 0, "proration_details",
 									  "credited_items", "subscription", json_object_get(sub, "id"),
-									  "subscription_item", json_object_get(item, "id"),
-									  "type", "subscription_item_details"));
+									  "subscription_item", json_object_get(item, "id"), "type",
+									  "subscription_item_details"));
 		invoice_add_line(invoice, line);
 	}
 }
@@ -88,13 +88,14 @@ draft_invoice(Call *call, const json_t *sub)
 {
 	const char *method = get_string(sub, "collection_method");
 	const json_t *item = json_array_get(json_object_get(json_object_get(sub, "items"), "data"), 0);
-	json_t	   *json = invoice_new(get_string(sub, "customer"), get_string(sub, "currency"), method);
-	const Obj  *customer = store_get(&customers.coll, get_string(sub, "customer"));
-	Obj		   *invoice;
+	json_t *json = invoice_new(get_string(sub, "customer"), get_string(sub, "currency"), method);
+	const Obj *customer = store_get(&customers.coll, get_string(sub, "customer"));
+	Obj *invoice;
 
 	json_object_set_new(json, "parent",
-						json_pack("{s:n, s:{s:o, s:O}, s:s}", "quote_details", "subscription_details",
-								  "metadata", json_deep_copy(json_object_get(sub, "metadata")), "subscription",
+						json_pack("{s:n, s:{s:o, s:O}, s:s}", "quote_details",
+								  "subscription_details", "metadata",
+								  json_deep_copy(json_object_get(sub, "metadata")), "subscription",
 								  json_object_get(sub, "id"), "type", "subscription_details"));
 	set_string(json, "billing_reason", "subscription_cycle");
 	json_object_set_new(json, "auto_advance", json_true());
@@ -118,9 +119,9 @@ draft_invoice(Call *call, const json_t *sub)
 static void
 bill_period(Call *call, Obj *sub, Counts *counts)
 {
-	Obj		   *invoice = draft_invoice(call, sub->json);
-	json_t	   *before;
-	json_t	   *effect;
+	Obj *invoice = draft_invoice(call, sub->json);
+	json_t *before;
+	json_t *effect;
 	const char *status;
 
 	(void) invoice_finalize(call, invoice);
@@ -146,11 +147,11 @@ bill_period(Call *call, Obj *sub, Counts *counts)
 static void
 advance_period(Call *call, Obj *sub, Counts *counts)
 {
-	json_t	   *items = json_object_get(json_object_get(sub->json, "items"), "data");
-	int64_t		start = get_int(json_array_get(items, 0), "current_period_end");
-	json_t	   *before;
-	json_t	   *item;
-	size_t		i;
+	json_t *items = json_object_get(json_object_get(sub->json, "items"), "data");
+	int64_t start = get_int(json_array_get(items, 0), "current_period_end");
+	json_t *before;
+	json_t *item;
+	size_t i;
 
 	if (json_is_true(json_object_get(sub->json, "cancel_at_period_end")))
 	{
@@ -159,7 +160,7 @@ advance_period(Call *call, Obj *sub, Counts *counts)
 		return;
 	}
 	before = change_begin(sub);
-	json_array_foreach(items, i, item)
+	json_array_foreach (items, i, item)
 	{
 		set_int(item, "current_period_start", start);
 		set_int(item, "current_period_end", subscription_next(sub->json, start));
@@ -171,17 +172,17 @@ advance_period(Call *call, Obj *sub, Counts *counts)
 static void
 end_trial(Call *call, Obj *sub, int64_t now)
 {
-	json_t	   *items = json_object_get(json_object_get(sub->json, "items"), "data");
-	int64_t		start = get_int(sub->json, "trial_end");
-	json_t	   *before;
-	json_t	   *item;
-	size_t		i;
+	json_t *items = json_object_get(json_object_get(sub->json, "items"), "data");
+	int64_t start = get_int(sub->json, "trial_end");
+	json_t *before;
+	json_t *item;
+	size_t i;
 
 	if (strcmp(get_string(sub->json, "status"), "trialing") != 0 || start > now)
 		return;
 	before = change_begin(sub);
 	set_string(sub->json, "status", "active");
-	json_array_foreach(items, i, item)
+	json_array_foreach (items, i, item)
 	{
 		set_int(item, "current_period_start", start);
 		set_int(item, "current_period_end", subscription_next(sub->json, start));
@@ -193,7 +194,7 @@ static bool
 is_due(const Obj *sub, int64_t now)
 {
 	const json_t *items = json_object_get(json_object_get(sub->json, "items"), "data");
-	int64_t		start = get_int(json_array_get(items, 0), "current_period_start");
+	int64_t start = get_int(json_array_get(items, 0), "current_period_start");
 
 	return start <= now && (sub->hidden == NULL || get_int(sub->hidden, "billed") < start);
 }
@@ -202,7 +203,7 @@ static void
 bill_subscription(Call *call, Obj *sub, bool advance, Counts *counts)
 {
 	const json_t *items = json_object_get(json_object_get(sub->json, "items"), "data");
-	int64_t		now = clock_seconds();
+	int64_t now = clock_seconds();
 
 	end_trial(call, sub, now);
 	if (!in_list("active,past_due", get_string(sub->json, "status")) || !is_due(sub, now))
@@ -218,37 +219,36 @@ bill_subscription(Call *call, Obj *sub, bool advance, Counts *counts)
 json_t *
 billing_run(const json_t *options)
 {
-	Call		call = {.version = STRIPE_VERSION};
+	Call call = {.version = STRIPE_VERSION};
 	const json_t *at = json_object_get(options, "at");
 	const char *only = get_string(options, "subscription");
-	bool		advance = json_is_true(json_object_get(options, "advance"));
-	Counts		counts = {.made = json_array(), .currencies = json_object()};
+	bool advance = json_is_true(json_object_get(options, "advance"));
+	Counts counts = {.made = json_array(), .currencies = json_object()};
 
 	if (json_is_number(at))
 		clock_override((int64_t) (json_number_value(at) * 1000));
 	for (size_t i = 0; i < subscriptions.coll.count; i++)
 	{
-		Obj		   *sub = subscriptions.coll.rows[i];
+		Obj *sub = subscriptions.coll.rows[i];
 
 		if (only == NULL || strcmp(only, sub->id) == 0)
 			bill_subscription(&call, sub, advance, &counts);
 	}
 	clock_override(0);
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
-					 "invoices", (json_int_t) counts.invoices, "paid", (json_int_t) counts.paid,
-					 "open", (json_int_t) counts.open, "failed", (json_int_t) counts.failed,
-					 "canceled", (json_int_t) counts.canceled, "ids", counts.made,
-					 "totals", counts.currencies);
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "invoices",
+					 (json_int_t) counts.invoices, "paid", (json_int_t) counts.paid, "open",
+					 (json_int_t) counts.open, "failed", (json_int_t) counts.failed, "canceled",
+					 (json_int_t) counts.canceled, "ids", counts.made, "totals", counts.currencies);
 }
 
 json_t *
 billing_totals(void)
 {
-	json_t	   *currencies = json_object();
+	json_t *currencies = json_object();
 
 	for (size_t i = 0; i < invoices.coll.count; i++)
 	{
-		const Obj  *invoice = invoices.coll.rows[i];
+		const Obj *invoice = invoices.coll.rows[i];
 		const char *status = get_string(invoice->json, "status");
 
 		if (!invoice->deleted && in_list("open,paid,uncollectible", status))

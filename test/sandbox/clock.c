@@ -53,7 +53,7 @@ clock_set(int64_t ms)
 void
 clock_freeze(bool freeze)
 {
-	int64_t		now = clock_ms();
+	int64_t now = clock_ms();
 
 	clock_set(now);
 	atomic_store(&frozen, freeze);
@@ -75,9 +75,9 @@ clock_override(int64_t ms)
 void
 clock_format(int64_t ms, char *out, size_t size)
 {
-	time_t		seconds = (time_t) (ms / 1000);
-	struct tm	tm;
-	char		date[32];
+	time_t seconds = (time_t) (ms / 1000);
+	struct tm tm;
+	char date[32];
 
 	gmtime_r(&seconds, &tm);
 	strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%S", &tm);
@@ -88,11 +88,11 @@ clock_format(int64_t ms, char *out, size_t size)
 bool
 clock_parse(const char *text, int64_t *ms)
 {
-	struct tm	tm = {0};
-	int			year, month, millis = 0;
-	int			fields = sscanf(text, "%d-%d-%dT%d:%d:%d.%3d", &year, &month, &tm.tm_mday,
-								&tm.tm_hour, &tm.tm_min, &tm.tm_sec, &millis);
-	char	   *end;
+	struct tm tm = {0};
+	int year, month, millis = 0;
+	int fields = sscanf(text, "%d-%d-%dT%d:%d:%d.%3d", &year, &month, &tm.tm_mday, &tm.tm_hour,
+						&tm.tm_min, &tm.tm_sec, &millis);
+	char *end;
 
 	if (fields >= 6)
 	{

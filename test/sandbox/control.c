@@ -18,16 +18,16 @@
 typedef struct ControlCall
 {
 	const Request *req;
-	json_t	   *query;
-	json_t	   *body;
-	Reply	   *reply;
+	json_t *query;
+	json_t *body;
+	Reply *reply;
 } ControlCall;
 
 typedef struct ControlRoute
 {
 	const char *method;
 	const char *name;
-	void		(*serve) (ControlCall *call);
+	void (*serve)(ControlCall *call);
 } ControlRoute;
 
 static const char *
@@ -46,7 +46,7 @@ static void
 serve_add_fault(ControlCall *call)
 {
 	const char *error;
-	json_t	   *added = fault_add(call->body, &error);
+	json_t *added = fault_add(call->body, &error);
 
 	if (added == NULL)
 		fail(call, error);
@@ -101,10 +101,8 @@ serve_reset(ControlCall *call)
 static json_t *
 clock_report(void)
 {
-	return json_pack("{s:I, s:I, s:b}",
-					 "now", (json_int_t) clock_seconds(),
-					 "now_ms", (json_int_t) clock_ms(),
-					 "frozen", (int) clock_is_frozen());
+	return json_pack("{s:I, s:I, s:b}", "now", (json_int_t) clock_seconds(), "now_ms",
+					 (json_int_t) clock_ms(), "frozen", (int) clock_is_frozen());
 }
 
 static void
@@ -133,29 +131,26 @@ static json_t *
 config_report(void)
 {
 	return json_pack("{s:I, s:f, s:I, s:I, s:b, s:b, s:f, s:b, s:b, s:b, s:b, s:s, s:s, s:b}",
-					 "search_lag_ms", (json_int_t) config.search_lag_ms,
-					 "rate_limit", config.rate_limit,
-					 "retry_after", (json_int_t) config.retry_after,
-					 "idempotency_ttl", (json_int_t) config.idempotency_ttl,
-					 "replay_header", (int) config.replay_header,
-					 "should_retry_header", (int) config.should_retry_header,
-					 "tax_percent", config.tax_percent,
-					 "rest_honours_keys", (int) config.rest_honours_keys,
-					 "rest_unique_external", (int) config.rest_unique_external,
-					 "rest_require_if_match", (int) config.rest_require_if_match,
-					 "rest_token_set", config.rest_token[0] != '\0',
-					 "rest_refuse", config.rest_refuse, "rest_forget", config.rest_forget,
-					 "rest_all_or_nothing", (int) config.rest_all_or_nothing);
+					 "search_lag_ms", (json_int_t) config.search_lag_ms, "rate_limit",
+					 config.rate_limit, "retry_after", (json_int_t) config.retry_after,
+					 "idempotency_ttl", (json_int_t) config.idempotency_ttl, "replay_header",
+					 (int) config.replay_header, "should_retry_header",
+					 (int) config.should_retry_header, "tax_percent", config.tax_percent,
+					 "rest_honours_keys", (int) config.rest_honours_keys, "rest_unique_external",
+					 (int) config.rest_unique_external, "rest_require_if_match",
+					 (int) config.rest_require_if_match, "rest_token_set",
+					 config.rest_token[0] != '\0', "rest_refuse", config.rest_refuse, "rest_forget",
+					 config.rest_forget, "rest_all_or_nothing", (int) config.rest_all_or_nothing);
 }
 
 /* One of these is non-NULL for each setting. */
 typedef struct Setting
 {
 	const char *name;
-	int64_t    *integer;
-	double	   *real;
-	bool	   *boolean;
-	char	   *text;			/* of sizeof(config.rest_token) bytes */
+	int64_t *integer;
+	double *real;
+	bool *boolean;
+	char *text; /* of sizeof(config.rest_token) bytes */
 } Setting;
 
 static bool
@@ -221,9 +216,9 @@ static void
 serve_set_config(ControlCall *call)
 {
 	const char *name;
-	json_t	   *value;
+	json_t *value;
 
-	json_object_foreach(call->body, name, value)
+	json_object_foreach (call->body, name, value)
 	{
 		if (!change_config(name, value))
 		{
@@ -249,38 +244,28 @@ serve_totals(ControlCall *call)
 static void
 serve_stats(ControlCall *call)
 {
-	json_t	   *report = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
-								   "requests", (json_int_t) stats.requests,
-								   "sink", (json_int_t) sink_count(),
-								   "effects", (json_int_t) stats.effects,
-								   "events", (json_int_t) stats.events,
-								   "replays", (json_int_t) stats.replays,
-								   "key_conflicts", (json_int_t) stats.key_conflicts,
-								   "key_mismatches", (json_int_t) stats.key_mismatches,
-								   "unauthorized", (json_int_t) stats.unauthorized,
-								   "rate_limited", (json_int_t) stats.rate_limited,
-								   "faults", (json_int_t) stats.faults,
-								   "late_effects_pending", (json_int_t) stats.late_effects_pending);
+	json_t *report =
+		json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "requests",
+				  (json_int_t) stats.requests, "sink", (json_int_t) sink_count(), "effects",
+				  (json_int_t) stats.effects, "events", (json_int_t) stats.events, "replays",
+				  (json_int_t) stats.replays, "key_conflicts", (json_int_t) stats.key_conflicts,
+				  "key_mismatches", (json_int_t) stats.key_mismatches, "unauthorized",
+				  (json_int_t) stats.unauthorized, "rate_limited", (json_int_t) stats.rate_limited,
+				  "faults", (json_int_t) stats.faults, "late_effects_pending",
+				  (json_int_t) stats.late_effects_pending);
 
 	json_object_set_new(report, "objects", stripe_counts());
 	reply_json(call->reply, 200, report);
 }
 
 static const ControlRoute routes[] = {
-	{"POST", "faults", serve_add_fault},
-	{"GET", "faults", serve_list_faults},
-	{"DELETE", "faults", serve_clear_faults},
-	{"GET", "keys", serve_keys},
-	{"GET", "effects", serve_effects},
-	{"GET", "requests", serve_requests},
-	{"POST", "reset", serve_reset},
-	{"GET", "clock", serve_read_clock},
-	{"POST", "clock", serve_set_clock},
-	{"GET", "config", serve_read_config},
-	{"POST", "config", serve_set_config},
-	{"POST", "bill", serve_bill},
-	{"GET", "totals", serve_totals},
-	{"GET", "stats", serve_stats},
+	{"POST", "faults", serve_add_fault},	  {"GET", "faults", serve_list_faults},
+	{"DELETE", "faults", serve_clear_faults}, {"GET", "keys", serve_keys},
+	{"GET", "effects", serve_effects},		  {"GET", "requests", serve_requests},
+	{"POST", "reset", serve_reset},			  {"GET", "clock", serve_read_clock},
+	{"POST", "clock", serve_set_clock},		  {"GET", "config", serve_read_config},
+	{"POST", "config", serve_set_config},	  {"POST", "bill", serve_bill},
+	{"GET", "totals", serve_totals},		  {"GET", "stats", serve_stats},
 };
 
 void

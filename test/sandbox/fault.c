@@ -19,20 +19,20 @@
 typedef struct Fault
 {
 	struct Fault *next;
-	json_t	   *spec;			/* as given; the strings below point into it */
-	int			id;
-	FaultKind	kind;
+	json_t *spec; /* as given; the strings below point into it */
+	int id;
+	FaultKind kind;
 	const char *method;
 	const char *path;
-	bool		exact;
+	bool exact;
 	const char *body_contains;
-	int64_t		every;
-	int64_t		nth;
-	double		probability;
-	int64_t		times;			/* -1: for ever */
-	int64_t		matched;		/* requests that fit method, path and body */
-	int64_t		hits;			/* of these, the ones it fired on */
-	int64_t		frozen_at;		/* FAULT_SAME_SECOND */
+	int64_t every;
+	int64_t nth;
+	double probability;
+	int64_t times;	   /* -1: for ever */
+	int64_t matched;   /* requests that fit method, path and body */
+	int64_t hits;	   /* of these, the ones it fired on */
+	int64_t frozen_at; /* FAULT_SAME_SECOND */
 } Fault;
 
 static const char *const kind_names[] = {
@@ -58,7 +58,7 @@ static const char *const kind_names[] = {
 
 static Fault *first;
 static atomic_int installed;
-static int	last_id;
+static int last_id;
 
 static const char *
 spec_string(const json_t *spec, const char *name)
@@ -89,11 +89,11 @@ static bool
 only_known_members(const json_t *object, const char *const *known)
 {
 	const char *name;
-	json_t	   *value;
+	json_t *value;
 
-	json_object_foreach((json_t *) object, name, value)
+	json_object_foreach ((json_t *) object, name, value)
 	{
-		size_t		i = 0;
+		size_t i = 0;
 
 		while (known[i] != NULL && strcmp(known[i], name) != 0)
 			i++;
@@ -107,13 +107,12 @@ only_known_members(const json_t *object, const char *const *known)
 static const char *
 spec_error(const json_t *spec)
 {
-	static const char *const members[] = {
-		"match", "kind", "times", "ms", "jitter_ms", "hold_ms", "status", "headers",
-		"body", "bytes", "location", "field", "effect", "store", "comment", NULL
-	};
-	static const char *const matches[] = {
-		"method", "path", "exact", "body_contains", "every", "nth", "probability", NULL
-	};
+	static const char *const members[] = {"match",	   "kind",	  "times",	  "ms",
+										  "jitter_ms", "hold_ms", "status",	  "headers",
+										  "body",	   "bytes",	  "location", "field",
+										  "effect",	   "store",	  "comment",  NULL};
+	static const char *const matches[] = {"method", "path", "exact",	   "body_contains",
+										  "every",	"nth",	"probability", NULL};
 
 	if (kind_by_name(spec_string(spec, "kind")) == FAULT_NONE)
 		return "unknown kind of fault";
@@ -127,8 +126,8 @@ spec_error(const json_t *spec)
 json_t *
 fault_add(const json_t *spec, const char **error)
 {
-	Fault	   *f;
-	Fault	  **end = &first;
+	Fault *f;
+	Fault **end = &first;
 	const json_t *match;
 	const json_t *probability;
 
@@ -163,7 +162,7 @@ fault_add(const json_t *spec, const char **error)
 static bool
 path_fits(const Fault *f, const char *path)
 {
-	size_t		len;
+	size_t len;
 
 	if (f->path == NULL)
 		return true;
@@ -173,7 +172,7 @@ path_fits(const Fault *f, const char *path)
 		return strcmp(f->path, path) == 0;
 	len = strlen(f->path);
 	return starts_with(path, f->path) &&
-		(path[len] == '\0' || path[len] == '/' || (len > 0 && f->path[len - 1] == '/'));
+		   (path[len] == '\0' || path[len] == '/' || (len > 0 && f->path[len - 1] == '/'));
 }
 
 static bool
@@ -184,8 +183,8 @@ request_fits(const Fault *f, const Request *req)
 	if (!path_fits(f, req->path))
 		return false;
 	return f->body_contains == NULL ||
-		(req->body.len > 0 && memmem(req->body.data, req->body.len, f->body_contains,
-									 strlen(f->body_contains)) != NULL);
+		   (req->body.len > 0 && memmem(req->body.data, req->body.len, f->body_contains,
+										strlen(f->body_contains)) != NULL);
 }
 
 static bool
@@ -211,13 +210,13 @@ fires(Fault *f, const Request *req)
 static bool
 apply_modifier(Fault *f, Request *req, FaultPlan *plan)
 {
-	int64_t		ms = spec_int(f->spec, "ms", 0);
+	int64_t ms = spec_int(f->spec, "ms", 0);
 
 	switch (f->kind)
 	{
 		case FAULT_LATENCY:
-			plan->latency_ms += ms +
-				(int64_t) (random_unit() * (double) spec_int(f->spec, "jitter_ms", 0));
+			plan->latency_ms +=
+				ms + (int64_t) (random_unit() * (double) spec_int(f->spec, "jitter_ms", 0));
 			return true;
 		case FAULT_SAME_SECOND:
 			if (f->frozen_at == 0)
@@ -291,11 +290,11 @@ fault_plan_free(FaultPlan *plan)
 json_t *
 fault_report(void)
 {
-	json_t	   *list = json_array();
+	json_t *list = json_array();
 
 	for (const Fault *f = first; f != NULL; f = f->next)
 	{
-		json_t	   *entry = json_deep_copy(f->spec);
+		json_t *entry = json_deep_copy(f->spec);
 
 		json_object_set_new(entry, "id", json_integer(f->id));
 		json_object_set_new(entry, "matched", json_integer(f->matched));
@@ -310,7 +309,7 @@ faults_clear(void)
 {
 	while (first != NULL)
 	{
-		Fault	   *f = first;
+		Fault *f = first;
 
 		first = f->next;
 		json_decref(f->spec);

@@ -34,19 +34,19 @@ typedef enum FaultKind
 /* What the rules that matched one request ask for. */
 typedef struct FaultPlan
 {
-	FaultKind	kind;			/* at most one that decides the answer */
-	const char *name;			/* of the last rule that fired, for the journal */
-	int64_t		latency_ms;
-	int64_t		ms;
-	int64_t		hold_ms;
-	int64_t		bytes;
-	int			status;
-	json_t	   *headers;		/* the plan's own reference */
-	char	   *body;			/* the plan's own copy */
-	char	   *location;
-	char	   *field;
-	bool		effect;			/* FAULT_STATUS: execute nevertheless */
-	bool		store;			/* FAULT_STATUS: under the idempotency key */
+	FaultKind kind;	  /* at most one that decides the answer */
+	const char *name; /* of the last rule that fired, for the journal */
+	int64_t latency_ms;
+	int64_t ms;
+	int64_t hold_ms;
+	int64_t bytes;
+	int status;
+	json_t *headers; /* the plan's own reference */
+	char *body;		 /* the plan's own copy */
+	char *location;
+	char *field;
+	bool effect; /* FAULT_STATUS: execute nevertheless */
+	bool store;	 /* FAULT_STATUS: under the idempotency key */
 } FaultPlan;
 
 /* These want the state lock held. */
@@ -56,6 +56,6 @@ extern json_t *fault_report(void);
 extern void faults_clear(void);
 
 extern void fault_plan_free(FaultPlan *plan);
-extern bool faults_present(void);	/* needs no lock */
+extern bool faults_present(void); /* needs no lock */
 
 #endif

@@ -28,15 +28,15 @@ hex_value(char c)
 char *
 url_decode(const char *text, size_t len, bool plus_is_space, size_t *out_len)
 {
-	char	   *out = xmalloc(len + 1);
-	size_t		n = 0;
+	char *out = xmalloc(len + 1);
+	size_t n = 0;
 
 	for (size_t i = 0; i < len; i++)
 	{
 		if (text[i] == '+' && plus_is_space)
 			out[n++] = ' ';
-		else if (text[i] == '%' && i + 2 < len &&
-				 hex_value(text[i + 1]) >= 0 && hex_value(text[i + 2]) >= 0)
+		else if (text[i] == '%' && i + 2 < len && hex_value(text[i + 1]) >= 0 &&
+				 hex_value(text[i + 2]) >= 0)
 		{
 			out[n++] = (char) (hex_value(text[i + 1]) * 16 + hex_value(text[i + 2]));
 			i += 2;
@@ -54,7 +54,7 @@ url_decode(const char *text, size_t len, bool plus_is_space, size_t *out_len)
 static json_t *
 descend(json_t *hash, const char *name)
 {
-	json_t	   *child = json_object_get(hash, name);
+	json_t *child = json_object_get(hash, name);
 
 	if (child == NULL)
 	{
@@ -68,16 +68,16 @@ descend(json_t *hash, const char *name)
 static bool
 store_value(json_t *hash, char *name, const char *value, size_t value_len)
 {
-	char	   *bracket = strchr(name, '[');
+	char *bracket = strchr(name, '[');
 	const char *part = name;
-	char		next[24];
-	json_t	   *leaf;
+	char next[24];
+	json_t *leaf;
 
 	if (bracket != NULL)
 		*bracket++ = '\0';
 	for (int depth = 0; bracket != NULL; depth++)
 	{
-		char	   *end = strchr(bracket, ']');
+		char *end = strchr(bracket, ']');
 
 		if (end == NULL || depth == MAX_DEPTH || (end[1] != '\0' && end[1] != '['))
 			return false;
@@ -102,12 +102,13 @@ static bool
 decode_pair(json_t *into, const char *pair, size_t len)
 {
 	const char *equals = memchr(pair, '=', len);
-	size_t		name_len = equals ? (size_t) (equals - pair) : len;
-	size_t		decoded_len;
-	char	   *name = url_decode(pair, name_len, true, &decoded_len);
-	size_t		value_len = 0;
-	char	   *value = equals ? url_decode(equals + 1, len - name_len - 1, true, &value_len) : xstrdup("");
-	bool		ok = strlen(name) == decoded_len && *name != '\0';
+	size_t name_len = equals ? (size_t) (equals - pair) : len;
+	size_t decoded_len;
+	char *name = url_decode(pair, name_len, true, &decoded_len);
+	size_t value_len = 0;
+	char *value =
+		equals ? url_decode(equals + 1, len - name_len - 1, true, &value_len) : xstrdup("");
+	bool ok = strlen(name) == decoded_len && *name != '\0';
 
 	ok = ok && store_value(into, name, value, value_len);
 	free(name);
@@ -121,7 +122,7 @@ form_decode(json_t *into, const char *text, size_t len)
 	while (len > 0)
 	{
 		const char *amp = memchr(text, '&', len);
-		size_t		part = amp ? (size_t) (amp - text) : len;
+		size_t part = amp ? (size_t) (amp - text) : len;
 
 		if (part > 0 && !decode_pair(into, text, part))
 			return false;
@@ -136,8 +137,8 @@ form_decode(json_t *into, const char *text, size_t len)
 static int
 compare_index(const void *a, const void *b)
 {
-	long		x = strtol(*(const char *const *) a, NULL, 10);
-	long		y = strtol(*(const char *const *) b, NULL, 10);
+	long x = strtol(*(const char *const *) a, NULL, 10);
+	long y = strtol(*(const char *const *) b, NULL, 10);
 
 	return (x > y) - (x < y);
 }
@@ -145,18 +146,18 @@ compare_index(const void *a, const void *b)
 json_t *
 form_list(const json_t *object)
 {
-	json_t	   *copy = (json_t *) object;	/* jansson iterates over non-const only */
-	size_t		count = json_object_size(object);
+	json_t *copy = (json_t *) object; /* jansson iterates over non-const only */
+	size_t count = json_object_size(object);
 	const char **names;
 	const char *name;
-	json_t	   *value;
-	json_t	   *list;
-	size_t		n = 0;
+	json_t *value;
+	json_t *list;
+	size_t n = 0;
 
 	if (!json_is_object(object))
 		return NULL;
 	names = xcalloc(count, sizeof(*names));
-	json_object_foreach(copy, name, value)
+	json_object_foreach (copy, name, value)
 	{
 		if (*name == '\0' || name[strspn(name, "0123456789")] != '\0')
 		{

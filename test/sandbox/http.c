@@ -12,9 +12,9 @@
 #include "http.h"
 #include "pipeline.h"
 
-#define MAX_BODY (64u * 1024 * 1024)
+#define MAX_BODY		(64u * 1024 * 1024)
 #define MAX_CONNECTIONS 8192
-#define THREAD_STACK (512u * 1024)
+#define THREAD_STACK	(512u * 1024)
 
 const char *
 request_header(const Request *req, const char *lower_name)
@@ -25,7 +25,7 @@ request_header(const Request *req, const char *lower_name)
 Request *
 request_copy(const Request *req)
 {
-	Request    *copy = xcalloc(1, sizeof(*copy));
+	Request *copy = xcalloc(1, sizeof(*copy));
 
 	*copy = *req;
 	copy->method = xstrdup(req->method);
@@ -52,7 +52,7 @@ request_free(Request *req)
 json_t *
 request_query(const Request *req)
 {
-	json_t	   *params = json_object();
+	json_t *params = json_object();
 
 	(void) form_decode(params, req->query, strlen(req->query));
 	return params;
@@ -62,7 +62,7 @@ request_query(const Request *req)
 json_t *
 request_json(const Request *req)
 {
-	json_t	   *body;
+	json_t *body;
 
 	if (req->body.len == 0)
 		return json_object();
@@ -116,9 +116,9 @@ reply_clear(Reply *reply)
 static void *
 on_target(void *cls, const char *uri, struct MHD_Connection *conn)
 {
-	Request    *req = xcalloc(1, sizeof(*req));
+	Request *req = xcalloc(1, sizeof(*req));
 	const char *question = strchr(uri, '?');
-	size_t		path_len = question ? (size_t) (question - uri) : strlen(uri);
+	size_t path_len = question ? (size_t) (question - uri) : strlen(uri);
 
 	(void) cls;
 	(void) conn;
@@ -132,9 +132,9 @@ on_target(void *cls, const char *uri, struct MHD_Connection *conn)
 static enum MHD_Result
 on_header(void *cls, enum MHD_ValueKind kind, const char *name, const char *value)
 {
-	Request    *req = cls;
-	char		lower[128];
-	size_t		i;
+	Request *req = cls;
+	char lower[128];
+	size_t i;
 
 	(void) kind;
 	for (i = 0; name[i] != '\0' && i + 1 < sizeof(lower); i++)
@@ -148,7 +148,7 @@ static enum MHD_Result
 on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *method,
 		   const char *version, const char *upload, size_t *upload_size, void **con_cls)
 {
-	Request    *req = *con_cls;
+	Request *req = *con_cls;
 
 	(void) cls;
 	(void) url;
@@ -191,8 +191,7 @@ on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
 struct MHD_Daemon *
 http_start(const ServerOptions *options)
 {
-	unsigned	flags = MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD |
-		MHD_USE_POLL;
+	unsigned flags = MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL;
 	struct sockaddr_in address = {
 		.sin_family = AF_INET,
 		.sin_port = htons(options->port),
@@ -207,14 +206,12 @@ http_start(const ServerOptions *options)
 
 	if (options->tls_cert != NULL)
 		flags |= MHD_USE_TLS;
-	return MHD_start_daemon(flags, 0, NULL, NULL, on_request, NULL,
-							MHD_OPTION_SOCK_ADDR, (struct sockaddr *) &address,
-							MHD_OPTION_URI_LOG_CALLBACK, on_target, NULL,
-							MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
+	return MHD_start_daemon(flags, 0, NULL, NULL, on_request, NULL, MHD_OPTION_SOCK_ADDR,
+							(struct sockaddr *) &address, MHD_OPTION_URI_LOG_CALLBACK, on_target,
+							NULL, MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
 							MHD_OPTION_CONNECTION_LIMIT, (unsigned) MAX_CONNECTIONS,
-							MHD_OPTION_LISTEN_BACKLOG_SIZE, 1024u,
-							MHD_OPTION_THREAD_STACK_SIZE, (size_t) THREAD_STACK,
-							MHD_OPTION_ARRAY, options->tls_cert ? tls : none,
+							MHD_OPTION_LISTEN_BACKLOG_SIZE, 1024u, MHD_OPTION_THREAD_STACK_SIZE,
+							(size_t) THREAD_STACK, MHD_OPTION_ARRAY, options->tls_cert ? tls : none,
 							MHD_OPTION_END);
 }
 

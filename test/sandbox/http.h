@@ -13,37 +13,37 @@
 
 typedef struct Request
 {
-	char	   *method;
-	char	   *path;			/* decoded, without the query */
-	char	   *query;			/* raw, never NULL */
-	json_t	   *headers;		/* lower-case names */
-	Buf			body;
-	char		id[32];			/* req_… */
-	int64_t		number;			/* in the journal */
+	char *method;
+	char *path;		 /* decoded, without the query */
+	char *query;	 /* raw, never NULL */
+	json_t *headers; /* lower-case names */
+	Buf body;
+	char id[32];	/* req_… */
+	int64_t number; /* in the journal */
 	/* set by faults */
-	int64_t		slow_ms;		/* time between taking the key and the effect */
-	int64_t		frozen_at;		/* clock to use, 0: the common one */
-	int64_t		hide_newer_ms;	/* lists omit what is younger than this */
+	int64_t slow_ms;	   /* time between taking the key and the effect */
+	int64_t frozen_at;	   /* clock to use, 0: the common one */
+	int64_t hide_newer_ms; /* lists omit what is younger than this */
 	/* reading */
-	bool		started;
-	bool		too_large;
+	bool started;
+	bool too_large;
 } Request;
 
 typedef struct Reply
 {
-	int			status;
-	Buf			body;
-	const char *content_type;	/* NULL: JSON */
-	json_t	   *headers;
-	json_t	   *effect;			/* {object, id, metadata}: something was changed; or an array of these */
-	bool		replayed;
+	int status;
+	Buf body;
+	const char *content_type; /* NULL: JSON */
+	json_t *headers;
+	json_t *effect; /* {object, id, metadata}: something was changed; or an array of these */
+	bool replayed;
 } Reply;
 
 typedef struct ServerOptions
 {
 	unsigned short port;
-	char	   *tls_cert;		/* PEM text, NULL: plain HTTP */
-	char	   *tls_key;
+	char *tls_cert; /* PEM text, NULL: plain HTTP */
+	char *tls_key;
 } ServerOptions;
 
 extern struct MHD_Daemon *http_start(const ServerOptions *options);

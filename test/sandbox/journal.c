@@ -12,7 +12,7 @@
 #include "clock.h"
 #include "journal.h"
 
-Stats		stats;
+Stats stats;
 
 static json_t **ring;
 static size_t ring_size = 5000;
@@ -26,9 +26,9 @@ static size_t effects_cap;
 static json_t *
 redacted_headers(const Request *req)
 {
-	json_t	   *headers = json_copy(req->headers);
+	json_t *headers = json_copy(req->headers);
 	const char *secret = request_header(req, "authorization");
-	char		hash[32];
+	char hash[32];
 
 	if (secret != NULL)
 	{
@@ -43,7 +43,7 @@ redacted_headers(const Request *req)
 static json_t *
 body_text(const Buf *body)
 {
-	json_t	   *text = json_stringn(body->len ? body->data : "", body->len);
+	json_t *text = json_stringn(body->len ? body->data : "", body->len);
 
 	return text ? text : json_sprintf("(%zu bytes, not UTF-8)", body->len);
 }
@@ -51,7 +51,7 @@ body_text(const Buf *body)
 int64_t
 journal_request(const Request *req)
 {
-	json_t	   *entry;
+	json_t *entry;
 
 	stats.requests++;
 	last_request++;
@@ -59,16 +59,10 @@ journal_request(const Request *req)
 		return last_request;
 	if (ring == NULL)
 		ring = xcalloc(ring_size, sizeof(*ring));
-	entry = json_pack("{s:I, s:I, s:s, s:s, s:s, s:s, s:o, s:o, s:n, s:n}",
-					  "n", (json_int_t) last_request,
-					  "time_ms", (json_int_t) clock_ms(),
-					  "id", req->id,
-					  "method", req->method,
-					  "path", req->path,
-					  "query", req->query,
-					  "headers", redacted_headers(req),
-					  "body", body_text(&req->body),
-					  "status", "fault");
+	entry = json_pack("{s:I, s:I, s:s, s:s, s:s, s:s, s:o, s:o, s:n, s:n}", "n",
+					  (json_int_t) last_request, "time_ms", (json_int_t) clock_ms(), "id", req->id,
+					  "method", req->method, "path", req->path, "query", req->query, "headers",
+					  redacted_headers(req), "body", body_text(&req->body), "status", "fault");
 	json_decref(ring[(size_t) last_request % ring_size]);
 	ring[(size_t) last_request % ring_size] = entry;
 	return last_request;
@@ -77,7 +71,7 @@ journal_request(const Request *req)
 void
 journal_answer(int64_t number, int status, const char *fault)
 {
-	json_t	   *entry;
+	json_t *entry;
 
 	if (ring == NULL || number <= 0)
 		return;
@@ -95,13 +89,15 @@ journal_answer(int64_t number, int status, const char *fault)
 json_t *
 journal_requests(size_t limit, const char *path_prefix)
 {
-	json_t	   *newest_first = json_array();
-	json_t	   *list = json_array();
+	json_t *newest_first = json_array();
+	json_t *list = json_array();
 
-	for (int64_t n = last_request; n > 0 && ring != NULL &&
-		 n > last_request - (int64_t) ring_size && json_array_size(newest_first) < limit; n--)
+	for (int64_t n = last_request;
+		 n > 0 && ring != NULL && n > last_request - (int64_t) ring_size &&
+		 json_array_size(newest_first) < limit;
+		 n--)
 	{
-		json_t	   *entry = ring[(size_t) n % ring_size];
+		json_t *entry = ring[(size_t) n % ring_size];
 		const char *path = json_string_value(json_object_get(entry, "path"));
 
 		if (path != NULL && (path_prefix == NULL || starts_with(path, path_prefix)))
@@ -114,16 +110,13 @@ journal_requests(size_t limit, const char *path_prefix)
 }
 
 void
-journal_effect(const char *method, const char *path, const char *key,
-			   const char *request_id, const json_t *effect)
+journal_effect(const char *method, const char *path, const char *key, const char *request_id,
+			   const json_t *effect)
 {
-	json_t	   *entry = json_pack("{s:I, s:I, s:s, s:s, s:s?, s:s?}",
-								  "n", (json_int_t) (effects_count + 1),
-								  "time_ms", (json_int_t) clock_ms(),
-								  "method", method,
-								  "path", path,
-								  "idempotency_key", key,
-								  "request", request_id);
+	json_t *entry =
+		json_pack("{s:I, s:I, s:s, s:s, s:s?, s:s?}", "n", (json_int_t) (effects_count + 1),
+				  "time_ms", (json_int_t) clock_ms(), "method", method, "path", path,
+				  "idempotency_key", key, "request", request_id);
 
 	json_object_update(entry, (json_t *) effect);
 	if (effects_count == effects_cap)
@@ -146,7 +139,7 @@ member_is(const json_t *entry, const char *member, const char *wanted)
 json_t *
 journal_effects(const char *object, const char *id)
 {
-	json_t	   *list = json_array();
+	json_t *list = json_array();
 
 	for (size_t i = 0; i < effects_count; i++)
 	{

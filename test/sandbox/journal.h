@@ -9,16 +9,16 @@
 
 typedef struct Stats
 {
-	int64_t		requests;
-	int64_t		effects;
-	int64_t		replays;
-	int64_t		key_conflicts;
-	int64_t		key_mismatches;
-	int64_t		unauthorized;
-	int64_t		rate_limited;
-	int64_t		faults;
-	int64_t		late_effects_pending;
-	int64_t		events;
+	int64_t requests;
+	int64_t effects;
+	int64_t replays;
+	int64_t key_conflicts;
+	int64_t key_mismatches;
+	int64_t unauthorized;
+	int64_t rate_limited;
+	int64_t faults;
+	int64_t late_effects_pending;
+	int64_t events;
 } Stats;
 
 extern Stats stats;

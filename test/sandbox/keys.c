@@ -21,25 +21,25 @@
 
 typedef struct Key
 {
-	char	   *name;
-	char	   *endpoint;		/* "POST /v1/customers" of the first use */
-	uint64_t	fingerprint;	/* of its parameters */
-	bool		running;
-	bool		stored;
-	int64_t		since_ms;		/* when the key was first used */
-	int			status;
-	Buf			body;
-	json_t	   *headers;
-	char		request_id[32];
-	int64_t		executions;
-	int64_t		replays;
-	int64_t		conflicts;
-	int64_t		mismatches;
-	int64_t		abandoned;
-	json_t	   *objects;
+	char *name;
+	char *endpoint;		  /* "POST /v1/customers" of the first use */
+	uint64_t fingerprint; /* of its parameters */
+	bool running;
+	bool stored;
+	int64_t since_ms; /* when the key was first used */
+	int status;
+	Buf body;
+	json_t *headers;
+	char request_id[32];
+	int64_t executions;
+	int64_t replays;
+	int64_t conflicts;
+	int64_t mismatches;
+	int64_t abandoned;
+	json_t *objects;
 } Key;
 
-static Map	keys;
+static Map keys;
 static Key **in_order;
 static size_t count;
 static size_t cap;
@@ -47,7 +47,7 @@ static size_t cap;
 static Key *
 key_entry(const char *name)
 {
-	Key		   *key = map_get(&keys, name);
+	Key *key = map_get(&keys, name);
 
 	if (key != NULL)
 		return key;
@@ -72,9 +72,9 @@ static uint64_t
 fingerprint(const Request *req)
 {
 	const char *type = request_header(req, "content-type");
-	json_t	   *params = json_object();
-	uint64_t	print;
-	char	   *text;
+	json_t *params = json_object();
+	uint64_t print;
+	char *text;
 
 	if (type != NULL && strstr(type, "json") != NULL)
 	{
@@ -94,7 +94,7 @@ fingerprint(const Request *req)
 static void
 set_identity(Key *key, const Request *req)
 {
-	Buf			endpoint = {0};
+	Buf endpoint = {0};
 
 	buf_printf(&endpoint, "%s %s", req->method, req->path);
 	free(key->endpoint);
@@ -107,10 +107,10 @@ set_identity(Key *key, const Request *req)
 static bool
 same_endpoint(const Key *key, const Request *req)
 {
-	size_t		len = strlen(req->method);
+	size_t len = strlen(req->method);
 
 	return starts_with(key->endpoint, req->method) && key->endpoint[len] == ' ' &&
-		strcmp(key->endpoint + len + 1, req->path) == 0;
+		   strcmp(key->endpoint + len + 1, req->path) == 0;
 }
 
 static void
@@ -135,13 +135,13 @@ replay(Key *key, Reply *reply)
 KeyState
 key_begin(const Request *req, const char *name, Reply *reply)
 {
-	Key		   *key = key_entry(name);
+	Key *key = key_entry(name);
 
 	if (key->stored && clock_ms() - key->since_ms >= config.idempotency_ttl * 1000)
 		key->stored = false;
 	if (key->running || key->stored)
 	{
-		bool		endpoint_differs = !same_endpoint(key, req);
+		bool endpoint_differs = !same_endpoint(key, req);
 
 		if (endpoint_differs || key->fingerprint != fingerprint(req))
 		{
@@ -178,7 +178,7 @@ store_answer(Key *key, const Reply *reply)
 void
 key_finish(const char *name, const Reply *reply)
 {
-	Key		   *key = map_get(&keys, name);
+	Key *key = map_get(&keys, name);
 
 	/* a reset may have happened while the execution slept */
 	if (key != NULL)
@@ -188,7 +188,7 @@ key_finish(const char *name, const Reply *reply)
 void
 key_abandon(const char *name)
 {
-	Key		   *key = map_get(&keys, name);
+	Key *key = map_get(&keys, name);
 
 	if (key == NULL)
 		return;
@@ -199,7 +199,7 @@ key_abandon(const char *name)
 const char *
 key_endpoint(const char *name)
 {
-	const Key  *key = map_get(&keys, name);
+	const Key *key = map_get(&keys, name);
 
 	return key && key->endpoint ? key->endpoint : "";
 }
@@ -207,7 +207,7 @@ key_endpoint(const char *name)
 void
 key_store(const Request *req, const char *name, const Reply *reply)
 {
-	Key		   *key = key_entry(name);
+	Key *key = key_entry(name);
 
 	if (!key->stored)
 		set_identity(key, req);
@@ -217,7 +217,7 @@ key_store(const Request *req, const char *name, const Reply *reply)
 void
 key_count_effect(const char *name, const char *object_id)
 {
-	Key		   *key = key_entry(name);
+	Key *key = key_entry(name);
 
 	key->executions++;
 	json_array_append_new(key->objects, json_string(object_id));
@@ -226,28 +226,26 @@ key_count_effect(const char *name, const char *object_id)
 static json_t *
 key_report(const Key *key)
 {
-	return json_pack("{s:s, s:s?, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:O}",
-					 "key", key->name,
-					 "endpoint", key->endpoint,
-					 "state", key->running ? "running" : key->stored ? "stored" : "free",
-					 "status", key->stored ? key->status : 0,
-					 "since_ms", (json_int_t) key->since_ms,
-					 "executions", (json_int_t) key->executions,
-					 "replays", (json_int_t) key->replays,
-					 "conflicts", (json_int_t) key->conflicts,
-					 "mismatches", (json_int_t) key->mismatches,
-					 "not_executed", (json_int_t) key->abandoned,
-					 "objects", key->objects);
+	return json_pack("{s:s, s:s?, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "key", key->name,
+					 "endpoint", key->endpoint, "state",
+					 key->running  ? "running"
+					 : key->stored ? "stored"
+								   : "free",
+					 "status", key->stored ? key->status : 0, "since_ms",
+					 (json_int_t) key->since_ms, "executions", (json_int_t) key->executions,
+					 "replays", (json_int_t) key->replays, "conflicts", (json_int_t) key->conflicts,
+					 "mismatches", (json_int_t) key->mismatches, "not_executed",
+					 (json_int_t) key->abandoned, "objects", key->objects);
 }
 
 json_t *
 keys_report(const char *only)
 {
-	json_t	   *list = json_array();
+	json_t *list = json_array();
 
 	if (only != NULL)
 	{
-		const Key  *key = map_get(&keys, only);
+		const Key *key = map_get(&keys, only);
 
 		if (key != NULL)
 			json_array_append_new(list, key_report(key));
@@ -261,7 +259,7 @@ keys_report(const char *only)
 static void
 free_key(void *value)
 {
-	Key		   *key = value;
+	Key *key = value;
 
 	free(key->name);
 	free(key->endpoint);

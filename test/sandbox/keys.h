@@ -9,9 +9,9 @@
 
 typedef enum KeyState
 {
-	KEY_NEW,					/* the caller now holds it: finish or abandon it */
-	KEY_REPLAYED,				/* the reply has been filled with the stored answer */
-	KEY_RUNNING,				/* another request under this key is in progress */
+	KEY_NEW,	  /* the caller now holds it: finish or abandon it */
+	KEY_REPLAYED, /* the reply has been filled with the stored answer */
+	KEY_RUNNING,  /* another request under this key is in progress */
 	KEY_OTHER_PARAMETERS,
 	KEY_OTHER_ENDPOINT,
 } KeyState;

@@ -23,10 +23,10 @@ typedef struct Options
 {
 	ServerOptions server;
 	const char *port_file;
-	int64_t		clock_start;	/* 0: the wall clock */
-	int64_t		idempotency_ttl;	/* -1: the default */
-	uint64_t	seed;
-	bool		exit_with_parent;
+	int64_t clock_start;	 /* 0: the wall clock */
+	int64_t idempotency_ttl; /* -1: the default */
+	uint64_t seed;
+	bool exit_with_parent;
 } Options;
 
 static const char *port_file;
@@ -63,10 +63,10 @@ fail(const char *what, const char *name)
 static char *
 read_file(const char *name)
 {
-	FILE	   *file = fopen(name, "r");
-	Buf			text = {0};
-	char		chunk[4096];
-	size_t		n;
+	FILE *file = fopen(name, "r");
+	Buf text = {0};
+	char chunk[4096];
+	size_t n;
 
 	if (file == NULL)
 		fail("cannot read", name);
@@ -80,8 +80,8 @@ read_file(const char *name)
 static void
 write_port_file(const char *name, unsigned port)
 {
-	char		temporary[4096];
-	FILE	   *file;
+	char temporary[4096];
+	FILE *file;
 
 	snprintf(temporary, sizeof(temporary), "%s.new", name);
 	file = fopen(temporary, "w");
@@ -143,7 +143,7 @@ read_options(int argc, char **argv, Options *options)
 		{"help", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0},
 	};
-	int			option;
+	int option;
 
 	while ((option = getopt_long(argc, argv, "", names, NULL)) != -1)
 	{
@@ -187,7 +187,7 @@ wait_for_the_end(bool with_parent)
 {
 	struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
 	struct stat st;
-	char		ignored[256];
+	char ignored[256];
 
 	if (!with_parent || fstat(STDIN_FILENO, &st) != 0 ||
 		!(S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)))
@@ -205,8 +205,8 @@ wait_for_the_end(bool with_parent)
 int
 main(int argc, char **argv)
 {
-	Options		options = {.seed = 1, .idempotency_ttl = -1};
-	pid_t		parent = getppid();
+	Options options = {.seed = 1, .idempotency_ttl = -1};
+	pid_t parent = getppid();
 	struct MHD_Daemon *daemon;
 
 	strcpy(config.api_key, "sk_test_sandbox");
@@ -225,7 +225,7 @@ main(int argc, char **argv)
 	{
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
 		if (getppid() != parent)
-			return 0;			/* it died before we asked */
+			return 0; /* it died before we asked */
 	}
 	daemon = http_start(&options.server);
 	if (daemon == NULL)

@@ -11,8 +11,8 @@
 static MapSlot *
 find_slot(const Map *map, const char *key, uint64_t hash)
 {
-	size_t		mask = map->size - 1;
-	size_t		i = hash & mask;
+	size_t mask = map->size - 1;
+	size_t i = hash & mask;
 
 	while (map->slots[i].key != NULL)
 	{
@@ -26,12 +26,12 @@ find_slot(const Map *map, const char *key, uint64_t hash)
 static void
 grow(Map *map)
 {
-	Map			bigger = {.size = map->size ? map->size * 2 : 64};
+	Map bigger = {.size = map->size ? map->size * 2 : 64};
 
 	bigger.slots = xcalloc(bigger.size, sizeof(MapSlot));
 	for (size_t i = 0; i < map->size; i++)
 	{
-		MapSlot    *old = &map->slots[i];
+		MapSlot *old = &map->slots[i];
 
 		if (old->key == NULL)
 			continue;
@@ -58,8 +58,8 @@ map_get(const Map *map, const char *key)
 void
 map_put(Map *map, const char *key, void *value)
 {
-	uint64_t	hash = hash_bytes(key, strlen(key));
-	MapSlot    *slot;
+	uint64_t hash = hash_bytes(key, strlen(key));
+	MapSlot *slot;
 
 	if ((map->used + 1) * 4 > map->size * 3)
 		grow(map);
@@ -81,7 +81,7 @@ map_remove(Map *map, const char *key)
 }
 
 void
-map_clear(Map *map, void (*free_value) (void *))
+map_clear(Map *map, void (*free_value)(void *))
 {
 	for (size_t i = 0; i < map->size; i++)
 	{

@@ -25,10 +25,10 @@
 
 #define ACTOR_HEADER "x-sandbox-actor"
 
-Config		config;
+Config config;
 
 static pthread_mutex_t state_mutex = PTHREAD_MUTEX_INITIALIZER;
-static atomic_uint generation;	/* counts resets: late effects of an older one die */
+static atomic_uint generation; /* counts resets: late effects of an older one die */
 static uint64_t seed;
 static double tokens;
 static int64_t tokens_at_ms;
@@ -37,7 +37,7 @@ static atomic_int_fast64_t sinks;
 void
 config_defaults(void)
 {
-	char		key[sizeof(config.api_key)];
+	char key[sizeof(config.api_key)];
 
 	memcpy(key, config.api_key, sizeof(key));
 	memset(&config, 0, sizeof(config));
@@ -86,9 +86,9 @@ state_reset(void)
 bool
 rate_limit_exceeded(Reply *reply)
 {
-	int64_t		now = monotonic_ms();
-	double		capacity = config.rate_limit > 1 ? config.rate_limit : 1;
-	char		seconds[24];
+	int64_t now = monotonic_ms();
+	double capacity = config.rate_limit > 1 ? config.rate_limit : 1;
+	char seconds[24];
 
 	if (config.rate_limit <= 0)
 		return false;
@@ -122,7 +122,7 @@ sink_count(void)
 static bool
 is_below(const char *path, const char *folder)
 {
-	size_t		len = strlen(folder);
+	size_t len = strlen(folder);
 
 	return starts_with(path, folder) && (path[len] == '\0' || path[len] == '/');
 }
@@ -130,11 +130,11 @@ is_below(const char *path, const char *folder)
 static void
 answer_sink(const Request *req, Reply *reply)
 {
-	int64_t		n = atomic_fetch_add(&sinks, 1) + 1;
+	int64_t n = atomic_fetch_add(&sinks, 1) + 1;
 
 	if (*req->query != '\0')
 	{
-		json_t	   *params = request_query(req);
+		json_t *params = request_query(req);
 		const char *delay = json_string_value(json_object_get(params, "delay_ms"));
 
 		sleep_ms(delay ? atoll(delay) : 0);
@@ -175,14 +175,14 @@ static void
 execute(Request *req, Reply *reply)
 {
 	const char *key = request_header(req, "idempotency-key");
-	json_t	   *effect;
-	size_t		i;
+	json_t *effect;
+	size_t i;
 
 	clock_override(req->frozen_at);
 	route(req, reply);
 	if (json_is_array(reply->effect))
 	{
-		json_array_foreach(reply->effect, i, effect)
+		json_array_foreach (reply->effect, i, effect)
 			note_effect(req, key, effect);
 	}
 	else if (reply->effect != NULL)
@@ -192,16 +192,16 @@ execute(Request *req, Reply *reply)
 
 typedef struct LateEffect
 {
-	Request    *req;
-	int64_t		ms;
-	unsigned	generation;
+	Request *req;
+	int64_t ms;
+	unsigned generation;
 } LateEffect;
 
 static void *
 late_effect_main(void *arg)
 {
 	LateEffect *late = arg;
-	Reply		unseen = {0};
+	Reply unseen = {0};
 
 	sleep_ms(late->ms);
 	state_lock();
@@ -223,7 +223,7 @@ static void
 start_late_effect(const Request *req, int64_t ms)
 {
 	LateEffect *late = xcalloc(1, sizeof(*late));
-	pthread_t	thread;
+	pthread_t thread;
 
 	late->req = request_copy(req);
 	late->ms = ms;
@@ -238,9 +238,9 @@ static void
 answer_with_status(const Request *req, const FaultPlan *plan, Reply *reply)
 {
 	const char *key = request_header(req, "idempotency-key");
-	int			status = plan->status ? plan->status : 500;
+	int status = plan->status ? plan->status : 500;
 	const char *name;
-	json_t	   *value;
+	json_t *value;
 
 	reply->status = status;
 	reply->body.len = 0;
@@ -248,9 +248,11 @@ answer_with_status(const Request *req, const FaultPlan *plan, Reply *reply)
 	if (plan->body != NULL)
 		buf_puts(&reply->body, plan->body);
 	else
-		buf_printf(&reply->body, "{\"error\":{\"type\":\"api_error\",\"message\":"
-				   "\"An injected error of status %d.\"}}", status);
-	json_object_foreach(plan->headers, name, value)
+		buf_printf(&reply->body,
+				   "{\"error\":{\"type\":\"api_error\",\"message\":"
+				   "\"An injected error of status %d.\"}}",
+				   status);
+	json_object_foreach (plan->headers, name, value)
 	{
 		if (json_is_string(value))
 			reply_header(reply, name, json_string_value(value));
@@ -264,12 +266,12 @@ static void
 spoil_body(Reply *reply, const FaultPlan *plan)
 {
 	const char *fields[] = {plan->field, "name", "description", "email", "id"};
-	bool		nul = plan->kind == FAULT_NUL;
+	bool nul = plan->kind == FAULT_NUL;
 
 	for (size_t i = 0; i < lengthof(fields); i++)
 	{
-		Buf			pattern = {0};
-		char	   *found;
+		Buf pattern = {0};
+		char *found;
 
 		if (fields[i] == NULL || reply->body.len == 0)
 			continue;
@@ -277,7 +279,7 @@ spoil_body(Reply *reply, const FaultPlan *plan)
 		found = memmem(reply->body.data, reply->body.len, pattern.data, pattern.len);
 		if (found != NULL)
 		{
-			size_t		at = (size_t) (found - reply->body.data) + pattern.len;
+			size_t at = (size_t) (found - reply->body.data) + pattern.len;
 
 			buf_insert(&reply->body, at, nul ? "\\u0000" : "\xC3\x28\xFF", nul ? 6 : 3);
 		}
@@ -334,7 +336,7 @@ alter_reply(const Request *req, const FaultPlan *plan, Reply *reply)
 		answer_with_status(req, plan, reply);
 	else if (plan->kind == FAULT_GARBAGE && plan->effect)
 	{
-		reply->status = 200;	/* as promised, whatever came of it */
+		reply->status = 200; /* as promised, whatever came of it */
 		reply->body.len = 0;
 		buf_puts(&reply->body, "<html>not json");
 	}
@@ -368,11 +370,11 @@ wire_mode(const FaultPlan *plan)
 static enum MHD_Result
 serve_vendor(struct MHD_Connection *conn, Request *req)
 {
-	bool		sink = is_below(req->path, "/sink");
-	FaultPlan	plan = {0};
-	Reply		reply = {0};
-	WireMode	mode;
-	int64_t		bytes;
+	bool sink = is_below(req->path, "/sink");
+	FaultPlan plan = {0};
+	Reply reply = {0};
+	WireMode mode;
+	int64_t bytes;
 
 	state_lock();
 	req->number = journal_request(req);
@@ -386,7 +388,7 @@ serve_vendor(struct MHD_Connection *conn, Request *req)
 	{
 		if (sink)
 		{
-			state_unlock();		/* it may sleep */
+			state_unlock(); /* it may sleep */
 			answer_sink(req, &reply);
 			state_lock();
 		}
@@ -412,7 +414,7 @@ serve_vendor(struct MHD_Connection *conn, Request *req)
 enum MHD_Result
 pipeline_serve(struct MHD_Connection *conn, Request *req)
 {
-	Reply		reply = {0};
+	Reply reply = {0};
 
 	if (is_below(req->path, "/_sandbox"))
 	{
@@ -421,7 +423,7 @@ pipeline_serve(struct MHD_Connection *conn, Request *req)
 		state_unlock();
 	}
 	else if (is_below(req->path, "/sink") && !faults_present())
-		answer_sink(req, &reply);	/* benchmarks: no lock, no journal */
+		answer_sink(req, &reply); /* benchmarks: no lock, no journal */
 	else
 		return serve_vendor(conn, req);
 	return wire_send(conn, &reply, WIRE_INTACT, 0);

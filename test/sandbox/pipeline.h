@@ -10,21 +10,21 @@
 
 typedef struct Config
 {
-	char		api_key[128];
-	int64_t		search_lag_ms;	/* how long a search misses a write */
-	double		rate_limit;		/* requests a second, 0: none */
-	int64_t		retry_after;	/* Retry-After of a 429 in seconds, -1: none */
-	int64_t		idempotency_ttl;	/* seconds */
-	bool		replay_header;	/* Idempotent-Replayed */
-	bool		should_retry_header;	/* Stripe-Should-Retry */
-	double		tax_percent;	/* on every invoice line */
-	bool		rest_honours_keys;
-	bool		rest_unique_external;	/* POST of a known external id is 409 */
-	bool		rest_require_if_match;
-	char		rest_token[128];	/* "": no credentials wanted */
-	char		rest_refuse[128];	/* records whose name holds this are refused; "": none */
-	char		rest_forget[128];	/* the answer to a batch leaves these out; "": none */
-	bool		rest_all_or_nothing;	/* a batch with one refused record is refused */
+	char api_key[128];
+	int64_t search_lag_ms;	  /* how long a search misses a write */
+	double rate_limit;		  /* requests a second, 0: none */
+	int64_t retry_after;	  /* Retry-After of a 429 in seconds, -1: none */
+	int64_t idempotency_ttl;  /* seconds */
+	bool replay_header;		  /* Idempotent-Replayed */
+	bool should_retry_header; /* Stripe-Should-Retry */
+	double tax_percent;		  /* on every invoice line */
+	bool rest_honours_keys;
+	bool rest_unique_external; /* POST of a known external id is 409 */
+	bool rest_require_if_match;
+	char rest_token[128];	  /* "": no credentials wanted */
+	char rest_refuse[128];	  /* records whose name holds this are refused; "": none */
+	char rest_forget[128];	  /* the answer to a batch leaves these out; "": none */
+	bool rest_all_or_nothing; /* a batch with one refused record is refused */
 } Config;
 
 extern Config config;

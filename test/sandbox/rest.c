@@ -18,41 +18,41 @@
 
 typedef struct Record
 {
-	char	   *id;
-	json_int_t	seq;
-	char	   *external_id;	/* NULL: none */
-	json_t	   *data;			/* the caller's members */
-	int64_t		created_ms;
-	int64_t		updated_ms;
-	json_int_t	version;
-	bool		deleted;
+	char *id;
+	json_int_t seq;
+	char *external_id; /* NULL: none */
+	json_t *data;	   /* the caller's members */
+	int64_t created_ms;
+	int64_t updated_ms;
+	json_int_t version;
+	bool deleted;
 } Record;
 
 typedef struct RestCollection
 {
-	char	   *name;
-	Record	  **rows;
-	size_t		count;
-	size_t		cap;
-	bool		sorted;			/* by (updated_ms, seq) */
-	json_int_t	last_seq;
-	Map			by_id;
-	Map			by_external;	/* the newest live record with that external id */
+	char *name;
+	Record **rows;
+	size_t count;
+	size_t cap;
+	bool sorted; /* by (updated_ms, seq) */
+	json_int_t last_seq;
+	Map by_id;
+	Map by_external; /* the newest live record with that external id */
 } RestCollection;
 
 typedef struct RestCall
 {
-	Request    *req;
-	Reply	   *reply;
-	json_t	   *query;
-	json_t	   *body;
+	Request *req;
+	Reply *reply;
+	json_t *query;
+	json_t *body;
 	RestCollection *coll;
-	char		text[512];		/* the path, cut up */
+	char text[512]; /* the path, cut up */
 	const char *id;
 	const char *external_id;
 } RestCall;
 
-static Map	collections;
+static Map collections;
 
 static void
 refuse(RestCall *call, int status, const char *code, const char *message)
@@ -63,16 +63,16 @@ refuse(RestCall *call, int status, const char *code, const char *message)
 static json_t *
 shown(const Record *rec)
 {
-	json_t	   *json = json_copy(rec->data);
-	char		created[40];
-	char		updated[40];
-	json_t	   *own;
+	json_t *json = json_copy(rec->data);
+	char created[40];
+	char updated[40];
+	json_t *own;
 
 	clock_format(rec->created_ms, created, sizeof(created));
 	clock_format(rec->updated_ms, updated, sizeof(updated));
 	own = json_pack("{s:s, s:s?, s:s, s:s, s:I, s:b}", "id", rec->id, "external_id",
-					rec->external_id, "created_at", created, "updated_at", updated,
-					"version", rec->version, "deleted", (int) rec->deleted);
+					rec->external_id, "created_at", created, "updated_at", updated, "version",
+					rec->version, "deleted", (int) rec->deleted);
 	json_object_update(json, own);
 	json_decref(own);
 	return json;
@@ -81,7 +81,7 @@ shown(const Record *rec)
 static void
 answer_record(RestCall *call, int status, const Record *rec)
 {
-	char		tag[32];
+	char tag[32];
 
 	snprintf(tag, sizeof(tag), "\"v%lld\"", (long long) rec->version);
 	reply_header(call->reply, "ETag", tag);
@@ -92,8 +92,8 @@ static void
 note_effect(RestCall *call, const Record *rec)
 {
 	json_decref(call->reply->effect);
-	call->reply->effect = json_pack("{s:s, s:s, s:s?, s:I, s:o}", "object", call->coll->name,
-									"id", rec->id, "external_id", rec->external_id, "version",
+	call->reply->effect = json_pack("{s:s, s:s, s:s?, s:I, s:o}", "object", call->coll->name, "id",
+									rec->id, "external_id", rec->external_id, "version",
 									rec->version, "metadata", json_deep_copy(rec->data));
 }
 
@@ -101,10 +101,9 @@ note_effect(RestCall *call, const Record *rec)
 static json_t *
 caller_data(const json_t *body)
 {
-	static const char *const own[] = {
-		"id", "external_id", "created_at", "updated_at", "version", "deleted"
-	};
-	json_t	   *data = json_deep_copy(body);
+	static const char *const own[] = {"id",			"external_id", "created_at",
+									  "updated_at", "version",	   "deleted"};
+	json_t *data = json_deep_copy(body);
 
 	for (size_t i = 0; i < lengthof(own); i++)
 		json_object_del(data, own[i]);
@@ -136,8 +135,8 @@ static Record *
 insert_record(RestCall *call, const char *external_id)
 {
 	RestCollection *coll = call->coll;
-	Record	   *rec = xcalloc(1, sizeof(*rec));
-	char		id[40];
+	Record *rec = xcalloc(1, sizeof(*rec));
+	char id[40];
 
 	rec->seq = ++coll->last_seq;
 	snprintf(id, sizeof(id), "%lld", (long long) rec->seq);
@@ -161,7 +160,7 @@ static bool
 tag_matches(RestCall *call, const Record *rec)
 {
 	const char *given = request_header(call->req, "if-match");
-	char		tag[32];
+	char tag[32];
 
 	if (given == NULL && config.rest_require_if_match)
 	{
@@ -190,7 +189,7 @@ create_record(RestCall *call)
 static void
 write_record(RestCall *call, Record *rec, bool merge)
 {
-	json_t	   *data = caller_data(call->body);
+	json_t *data = caller_data(call->body);
 
 	if (!tag_matches(call, rec))
 	{
@@ -235,8 +234,8 @@ static json_t *
 batch_result(RestCall *call, json_t *item, json_t *effects)
 {
 	const char *external_id = json_string_value(json_object_get(item, "external_id"));
-	Record	   *rec = external_id ? map_get(&call->coll->by_external, external_id) : NULL;
-	bool		made = rec == NULL;
+	Record *rec = external_id ? map_get(&call->coll->by_external, external_id) : NULL;
+	bool made = rec == NULL;
 
 	if (external_id == NULL || name_holds(item, config.rest_refuse))
 		return json_pack("{s:s?, s:i, s:{s:s, s:s}}", "external_id", external_id, "status", 422,
@@ -258,15 +257,15 @@ batch_result(RestCall *call, json_t *item, json_t *effects)
 static bool
 batch_acceptable(RestCall *call, const json_t *items)
 {
-	json_t	   *item;
-	size_t		i;
+	json_t *item;
+	size_t i;
 
 	if (!json_is_array(items) || json_array_size(items) > 100)
 	{
 		refuse(call, 400, "bad_batch", "items must be an array of at most 100 records");
 		return false;
 	}
-	json_array_foreach((json_t *) items, i, item)
+	json_array_foreach ((json_t *) items, i, item)
 	{
 		if (config.rest_all_or_nothing && name_holds(item, config.rest_refuse))
 		{
@@ -281,19 +280,19 @@ batch_acceptable(RestCall *call, const json_t *items)
 static void
 serve_batch(RestCall *call)
 {
-	json_t	   *whole = call->body;
-	json_t	   *items = json_object_get(whole, "items");
-	json_t	   *results = json_array();
-	json_t	   *effects = json_array();
-	bool		partial = false;
-	json_t	   *item;
-	size_t		i;
+	json_t *whole = call->body;
+	json_t *items = json_object_get(whole, "items");
+	json_t *results = json_array();
+	json_t *effects = json_array();
+	bool partial = false;
+	json_t *item;
+	size_t i;
 
 	if (batch_acceptable(call, items))
 	{
-		json_array_foreach(items, i, item)
+		json_array_foreach (items, i, item)
 		{
-			json_t	   *result = batch_result(call, item, effects);
+			json_t *result = batch_result(call, item, effects);
 
 			partial |= json_object_get(result, "error") != NULL;
 			if (!name_holds(item, config.rest_forget))
@@ -323,12 +322,12 @@ compare_age(const void *a, const void *b)
 static size_t
 first_since(const RestCollection *coll, int64_t since_ms)
 {
-	size_t		low = 0;
-	size_t		high = coll->count;
+	size_t low = 0;
+	size_t high = coll->count;
 
 	while (low < high)
 	{
-		size_t		middle = low + (high - low) / 2;
+		size_t middle = low + (high - low) / 2;
 
 		if (coll->rows[middle]->updated_ms < since_ms)
 			low = middle + 1;
@@ -359,13 +358,13 @@ list_records(RestCall *call)
 	RestCollection *coll = call->coll;
 	const char *since = query_string(call, "updated_since");
 	const char *external_id = query_string(call, "external_id");
-	bool		with_deleted = query_number(call, "include_deleted", 0) != 0;
-	int64_t		page = query_number(call, "page", 1);
-	int64_t		per_page = query_number(call, "per_page", 50);
-	int64_t		visible_until = clock_ms() - call->req->hide_newer_ms;
-	int64_t		since_ms = INT64_MIN;
-	int64_t		total = 0;
-	json_t	   *data;
+	bool with_deleted = query_number(call, "include_deleted", 0) != 0;
+	int64_t page = query_number(call, "page", 1);
+	int64_t per_page = query_number(call, "per_page", 50);
+	int64_t visible_until = clock_ms() - call->req->hide_newer_ms;
+	int64_t since_ms = INT64_MIN;
+	int64_t total = 0;
+	json_t *data;
 
 	if (page < 1 || per_page < 1 || per_page > 1000 || (since && !clock_parse(since, &since_ms)))
 	{
@@ -390,14 +389,15 @@ list_records(RestCall *call)
 	}
 	reply_json(call->reply, 200,
 			   json_pack("{s:o, s:I, s:I, s:I, s:o}", "data", data, "page", (json_int_t) page,
-						 "per_page", (json_int_t) per_page, "total", (json_int_t) total, "next_page",
+						 "per_page", (json_int_t) per_page, "total", (json_int_t) total,
+						 "next_page",
 						 total > page * per_page ? json_integer(page + 1) : json_null()));
 }
 
 static void
 serve_by_external(RestCall *call)
 {
-	Record	   *rec = map_get(&call->coll->by_external, call->external_id);
+	Record *rec = map_get(&call->coll->by_external, call->external_id);
 	const char *method = call->req->method;
 
 	if (strcmp(method, "PUT") == 0 && rec == NULL)
@@ -415,13 +415,13 @@ serve_by_external(RestCall *call)
 static void
 serve_record(RestCall *call)
 {
-	Record	   *rec = map_get(&call->coll->by_id, call->id);
+	Record *rec = map_get(&call->coll->by_id, call->id);
 	const char *method = call->req->method;
 
 	if (rec == NULL)
 		refuse(call, 404, "not_found", "no such record");
-	else if (rec->deleted && !(strcmp(method, "GET") == 0 &&
-							   query_number(call, "include_deleted", 0) != 0))
+	else if (rec->deleted &&
+			 !(strcmp(method, "GET") == 0 && query_number(call, "include_deleted", 0) != 0))
 		refuse(call, 410, "gone", "the record has been deleted");
 	else if (strcmp(method, "GET") == 0)
 		answer_record(call, 200, rec);
@@ -457,7 +457,7 @@ serve(RestCall *call)
 static bool
 split_path(RestCall *call)
 {
-	char	   *rest = call->text;
+	char *rest = call->text;
 	const char *name;
 
 	snprintf(call->text, sizeof(call->text), "%s", call->req->path + strlen("/rest"));
@@ -473,7 +473,7 @@ split_path(RestCall *call)
 		map_put(&collections, name, call->coll);
 	}
 	if (rest != NULL && starts_with(rest, "by_ext/"))
-		call->external_id = rest + strlen("by_ext/");	/* may itself contain slashes */
+		call->external_id = rest + strlen("by_ext/"); /* may itself contain slashes */
 	else if (rest != NULL && *rest != '\0')
 		call->id = rest;
 	return call->external_id == NULL || *call->external_id != '\0';
@@ -484,8 +484,8 @@ authorized(const Request *req)
 {
 	const char *given = request_header(req, "authorization");
 
-	return config.rest_token[0] == '\0' ||
-		(given != NULL && starts_with(given, "Bearer ") && strcmp(given + 7, config.rest_token) == 0);
+	return config.rest_token[0] == '\0' || (given != NULL && starts_with(given, "Bearer ") &&
+											strcmp(given + 7, config.rest_token) == 0);
 }
 
 static void
@@ -523,7 +523,7 @@ serve_with_key(RestCall *call)
 void
 rest_handle(Request *req, Reply *reply)
 {
-	RestCall	call = {.req = req, .reply = reply};
+	RestCall call = {.req = req, .reply = reply};
 
 	reply_header(reply, "X-Request-Id", req->id);
 	if (!authorized(req))

@@ -15,7 +15,7 @@
 static Obj *
 add_row(Collection *coll, const char *id)
 {
-	Obj		   *obj = xcalloc(1, sizeof(*obj));
+	Obj *obj = xcalloc(1, sizeof(*obj));
 
 	obj->id = xstrdup(id);
 	obj->created_ms = clock_ms();
@@ -34,7 +34,7 @@ add_row(Collection *coll, const char *id)
 Obj *
 store_add(Collection *coll, const char *id, json_t *json)
 {
-	Obj		   *obj = add_row(coll, id);
+	Obj *obj = add_row(coll, id);
 
 	obj->json = json;
 	return obj;
@@ -44,7 +44,7 @@ store_add(Collection *coll, const char *id, json_t *json)
 Obj *
 store_add_event(Collection *coll, const char *id, const char *type, char *text)
 {
-	Obj		   *obj = add_row(coll, id);
+	Obj *obj = add_row(coll, id);
 
 	obj->type = type;
 	obj->text = text;
@@ -60,7 +60,7 @@ store_get(const Collection *coll, const char *id)
 void
 store_before_change(Obj *obj, int64_t lag_ms)
 {
-	int64_t		now = clock_ms();
+	int64_t now = clock_ms();
 
 	if (lag_ms <= 0)
 		return;
@@ -75,7 +75,7 @@ store_before_change(Obj *obj, int64_t lag_ms)
 static char *
 metadata_key(const char *key, const char *value)
 {
-	Buf			buf = {0};
+	Buf buf = {0};
 
 	buf_printf(&buf, "%s=%s", key, value);
 	return buf.data;
@@ -85,12 +85,12 @@ void
 store_after_change(Collection *coll, Obj *obj)
 {
 	const char *key;
-	json_t	   *value;
+	json_t *value;
 
-	json_object_foreach(json_object_get(obj->json, "metadata"), key, value)
+	json_object_foreach (json_object_get(obj->json, "metadata"), key, value)
 	{
-		char	   *pair = metadata_key(key, json_string_value(value));
-		Hits	   *hits = map_get(&coll->by_metadata, pair);
+		char *pair = metadata_key(key, json_string_value(value));
+		Hits *hits = map_get(&coll->by_metadata, pair);
 
 		if (hits == NULL)
 		{
@@ -118,7 +118,7 @@ store_search_view(const Obj *obj)
 const Hits *
 store_by_metadata(const Collection *coll, const char *key, const char *value)
 {
-	char	   *pair = metadata_key(key, value);
+	char *pair = metadata_key(key, value);
 	const Hits *hits = map_get(&coll->by_metadata, pair);
 
 	free(pair);
@@ -128,7 +128,7 @@ store_by_metadata(const Collection *coll, const char *key, const char *value)
 static void
 free_hits(void *value)
 {
-	Hits	   *hits = value;
+	Hits *hits = value;
 
 	free(hits->rows);
 	free(hits);
@@ -139,7 +139,7 @@ store_clear(Collection *coll)
 {
 	for (size_t i = 0; i < coll->count; i++)
 	{
-		Obj		   *obj = coll->rows[i];
+		Obj *obj = coll->rows[i];
 
 		free(obj->id);
 		json_decref(obj->json);

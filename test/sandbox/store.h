@@ -13,34 +13,34 @@
 
 typedef struct Obj
 {
-	char	   *id;
-	json_t	   *json;			/* NULL for an event, which is kept as text */
-	char	   *text;
-	const char *type;			/* of an event, a constant string */
-	json_t	   *hidden;			/* what the API does not show */
-	int64_t		created;		/* seconds, as shown */
-	int64_t		created_ms;
-	size_t		pos;
-	bool		deleted;
+	char *id;
+	json_t *json; /* NULL for an event, which is kept as text */
+	char *text;
+	const char *type; /* of an event, a constant string */
+	json_t *hidden;	  /* what the API does not show */
+	int64_t created;  /* seconds, as shown */
+	int64_t created_ms;
+	size_t pos;
+	bool deleted;
 	/* what a search still sees while its index lags; NULL: not there yet */
-	json_t	   *stale;
-	int64_t		stale_until_ms;
+	json_t *stale;
+	int64_t stale_until_ms;
 } Obj;
 
 typedef struct Collection
 {
-	Obj		  **rows;
-	size_t		count;
-	size_t		cap;
-	Map			by_id;
-	Map			by_metadata;	/* "key=value" -> Hits, see store.c */
+	Obj **rows;
+	size_t count;
+	size_t cap;
+	Map by_id;
+	Map by_metadata; /* "key=value" -> Hits, see store.c */
 } Collection;
 
 typedef struct Hits
 {
-	Obj		  **rows;
-	size_t		count;
-	size_t		cap;
+	Obj **rows;
+	size_t count;
+	size_t cap;
 } Hits;
 
 /* Takes over the reference to json. */

@@ -14,18 +14,18 @@
 #include "stripe.h"
 
 static Resource *const resources[] = {
-	&customers, &products, &prices, &subscriptions, &invoices, &invoiceitems,
-	&invoice_payments, &payment_intents, &charges, &refunds,
+	&customers,	   &products,		  &prices,			&subscriptions, &invoices,
+	&invoiceitems, &invoice_payments, &payment_intents, &charges,		&refunds,
 };
 
 /* The parts of /v1/<resource>/<id>/<action>. */
 typedef struct Target
 {
-	char		text[512];
+	char text[512];
 	const char *resource;
 	const char *id;
 	const char *action;
-	bool		too_deep;
+	bool too_deep;
 } Target;
 
 const char *
@@ -71,12 +71,12 @@ add_missing(json_t *json, json_t *defaults)
 
 /* Always false, so that callers can return it. */
 bool
-stripe_error(Call *call, int status, const char *type, const char *code,
-			 const char *param, const char *fmt,...)
+stripe_error(Call *call, int status, const char *type, const char *code, const char *param,
+			 const char *fmt, ...)
 {
-	json_t	   *error = json_object();
-	char	   *message = NULL;
-	va_list		ap;
+	json_t *error = json_object();
+	char *message = NULL;
+	va_list ap;
 
 	va_start(ap, fmt);
 	if (vasprintf(&message, fmt, ap) < 0)
@@ -108,7 +108,7 @@ stripe_missing(Call *call, const char *object, const char *param, const char *id
 void
 stripe_effect(Call *call, const char *object, const Obj *obj)
 {
-	json_t	   *metadata = json_object_get(obj->json, "metadata");
+	json_t *metadata = json_object_get(obj->json, "metadata");
 
 	json_decref(call->reply->effect);
 	call->reply->effect = json_pack("{s:s, s:s, s:o}", "object", object, "id", obj->id, "metadata",
@@ -119,7 +119,7 @@ stripe_effect(Call *call, const char *object, const Obj *obj)
 Obj *
 stripe_find(Call *call, Resource *res, const char *param, const char *id)
 {
-	Obj		   *obj = id ? store_get(&res->coll, id) : NULL;
+	Obj *obj = id ? store_get(&res->coll, id) : NULL;
 
 	if (obj != NULL && !obj->deleted)
 		return obj;
@@ -133,7 +133,7 @@ stripe_find(Call *call, Resource *res, const char *param, const char *id)
 json_t *
 stripe_new_json(const Resource *res)
 {
-	char		id[64];
+	char id[64];
 
 	make_id(id, sizeof(id), res->prefix, res->digits);
 	return json_pack("{s:s, s:s, s:b}", "id", id, "object", res->object, "livemode", 0);
@@ -143,8 +143,8 @@ stripe_new_json(const Resource *res)
 Obj *
 stripe_insert(Call *call, Resource *res, json_t *json)
 {
-	Obj		   *obj = store_add(&res->coll, get_string(json, "id"), NULL);
-	char		type[80];
+	Obj *obj = store_add(&res->coll, get_string(json, "id"), NULL);
+	char type[80];
 
 	/* with no JSON yet, a lagging search finds nothing */
 	store_before_change(obj, config.search_lag_ms);
@@ -165,7 +165,7 @@ Obj *
 stripe_create(Call *call, Resource *res)
 {
 	const char *own_id = res->own_ids ? param_string(call, "id") : NULL;
-	json_t	   *json;
+	json_t *json;
 
 	if (own_id != NULL && store_get(&res->coll, own_id) != NULL)
 	{
@@ -197,7 +197,7 @@ answer_object(Call *call, const Obj *obj)
 static void
 run_create(Call *call, Resource *res)
 {
-	Obj		   *obj;
+	Obj *obj;
 
 	if (!params_check(call, res->params, true))
 		return;
@@ -214,8 +214,8 @@ run_create(Call *call, Resource *res)
 static void
 run_update(Call *call, Resource *res, const char *id)
 {
-	Obj		   *obj;
-	json_t	   *before;
+	Obj *obj;
+	json_t *before;
 
 	if (!params_check(call, res->params, false))
 		return;
@@ -238,7 +238,7 @@ run_update(Call *call, Resource *res, const char *id)
 static void
 run_remove(Call *call, Resource *res, const char *id)
 {
-	Obj		   *obj = stripe_find(call, res, "id", id);
+	Obj *obj = stripe_find(call, res, "id", id);
 
 	call->executed = true;
 	if (obj == NULL || !res->remove(call, obj))
@@ -250,7 +250,7 @@ run_remove(Call *call, Resource *res, const char *id)
 static void
 run_get(Call *call, Resource *res, const char *id)
 {
-	Obj		   *obj = store_get(&res->coll, id);
+	Obj *obj = store_get(&res->coll, id);
 
 	if (obj == NULL)
 		(void) stripe_missing(call, res->object, "id", id);
@@ -263,7 +263,7 @@ run_action(Call *call, Resource *res, const Target *target)
 {
 	static const Param no_params[] = {{.name = NULL}};
 	const Action *action = res->actions;
-	Obj		   *obj;
+	Obj *obj;
 
 	while (action != NULL && action->verb != NULL && strcmp(action->verb, target->action) != 0)
 		action++;
@@ -283,7 +283,7 @@ run_action(Call *call, Resource *res, const Target *target)
 static void
 split_target(const char *path, Target *target)
 {
-	char	   *rest = target->text;
+	char *rest = target->text;
 
 	memset(target, 0, sizeof(*target));
 	snprintf(target->text, sizeof(target->text), "%s", path + strlen("/v1"));
@@ -310,7 +310,7 @@ find_resource(const char *path)
 static bool
 run_read(Call *call, Resource *res, const Target *target)
 {
-	Obj		   *obj;
+	Obj *obj;
 
 	if (target->id == NULL)
 		stripe_list(call, res);
@@ -354,7 +354,7 @@ run_on_resource(Call *call, Resource *res, const Target *target)
 static bool
 run_on_events(Call *call, const Target *target)
 {
-	Obj		   *obj;
+	Obj *obj;
 
 	if (strcmp(call->req->method, "GET") != 0 || target->action != NULL)
 		return false;
@@ -374,9 +374,9 @@ run_on_events(Call *call, const Target *target)
 static void
 dispatch(Call *call)
 {
-	Target		target;
-	Resource   *res;
-	bool		found = false;
+	Target target;
+	Resource *res;
+	bool found = false;
 
 	split_target(call->req->path, &target);
 	res = find_resource(target.resource);
@@ -394,18 +394,19 @@ dispatch(Call *call)
 	else if (res != NULL)
 		found = run_on_resource(call, res, &target);
 	if (!found)
-		(void) stripe_error(call, 404, "invalid_request_error", NULL, NULL,
-							"Unrecognized request URL (%s: %s). If you are trying to list objects, "
-							"remove the trailing slash. If you are trying to retrieve an object, make "
-							"sure you passed a valid (non-empty) identifier in your code.",
-							call->req->method, call->req->path);
+		(void)
+			stripe_error(call, 404, "invalid_request_error", NULL, NULL,
+						 "Unrecognized request URL (%s: %s). If you are trying to list objects, "
+						 "remove the trailing slash. If you are trying to retrieve an object, make "
+						 "sure you passed a valid (non-empty) identifier in your code.",
+						 call->req->method, call->req->path);
 }
 
 static bool
 key_is_valid(const Request *req)
 {
 	const char *given = request_header(req, "authorization");
-	char		user[256];
+	char user[256];
 
 	if (given == NULL)
 		return false;
@@ -426,10 +427,11 @@ authorize(Call *call)
 	stats.unauthorized++;
 	reply_header(call->reply, "WWW-Authenticate", "Bearer realm=\"Stripe\"");
 	if (request_header(call->req, "authorization") == NULL)
-		return stripe_error(call, 401, "invalid_request_error", NULL, NULL,
-							"You did not provide an API key. You need to provide your API key in the "
-							"Authorization header, using Bearer auth (e.g. 'Authorization: Bearer "
-							"YOUR_SECRET_KEY').");
+		return stripe_error(
+			call, 401, "invalid_request_error", NULL, NULL,
+			"You did not provide an API key. You need to provide your API key in the "
+			"Authorization header, using Bearer auth (e.g. 'Authorization: Bearer "
+			"YOUR_SECRET_KEY').");
 	return stripe_error(call, 401, "invalid_request_error", NULL, NULL,
 						"Invalid API Key provided: ****");
 }
@@ -465,24 +467,27 @@ take_key(Call *call)
 			return false;
 		case KEY_RUNNING:
 			should_retry(call, true);
-			return stripe_error(call, 409, "idempotency_error", "idempotency_key_in_use", NULL,
-								"There is currently another in-progress request using this "
-								"Idempotency Key (that probably means you submitted twice, and the "
-								"other request is still going through): %s. Please try again later.",
-								call->key);
+			return stripe_error(
+				call, 409, "idempotency_error", "idempotency_key_in_use", NULL,
+				"There is currently another in-progress request using this "
+				"Idempotency Key (that probably means you submitted twice, and the "
+				"other request is still going through): %s. Please try again later.",
+				call->key);
 		case KEY_OTHER_PARAMETERS:
 			should_retry(call, false);
 			return stripe_error(call, 400, "idempotency_error", NULL, NULL,
 								"Keys for idempotent requests can only be used with the same "
 								"parameters they were first used with. Try using a key other than "
-								"'%s' if you meant to execute a different request.", call->key);
+								"'%s' if you meant to execute a different request.",
+								call->key);
 		case KEY_OTHER_ENDPOINT:
 			should_retry(call, false);
-			return stripe_error(call, 400, "idempotency_error", NULL, NULL,
-								"Keys for idempotent requests can only be used for the same endpoint "
-								"they were first used for ('%s'). Try using a key other than '%s' if "
-								"you meant to execute a different request.",
-								key_endpoint(call->key), call->key);
+			return stripe_error(
+				call, 400, "idempotency_error", NULL, NULL,
+				"Keys for idempotent requests can only be used for the same endpoint "
+				"they were first used for ('%s'). Try using a key other than '%s' if "
+				"you meant to execute a different request.",
+				key_endpoint(call->key), call->key);
 	}
 	return false;
 }
@@ -501,7 +506,7 @@ sleep_unlocked(int64_t ms)
 static void
 run_with_key(Call *call)
 {
-	bool		keyed = call->key != NULL && strcmp(call->req->method, "POST") == 0;
+	bool keyed = call->key != NULL && strcmp(call->req->method, "POST") == 0;
 
 	if (keyed && strlen(call->key) > 255)
 	{
@@ -524,7 +529,7 @@ run_with_key(Call *call)
 void
 stripe_handle(const Request *req, Reply *reply)
 {
-	Call		call = {
+	Call call = {
 		.req = req,
 		.reply = reply,
 		.params = json_object(),
@@ -565,7 +570,7 @@ stripe_reset(void)
 json_t *
 stripe_counts(void)
 {
-	json_t	   *counts = json_object();
+	json_t *counts = json_object();
 
 	for (size_t i = 0; i < lengthof(resources); i++)
 		set_int(counts, resources[i]->object, (int64_t) resources[i]->coll.count);

@@ -14,11 +14,11 @@
 typedef struct Call
 {
 	const Request *req;
-	Reply	   *reply;
-	json_t	   *params;
-	const char *key;			/* Idempotency-Key, if given */
-	const char *version;		/* Stripe-Version, or our own */
-	bool		executed;		/* past the checks that Stripe does not store */
+	Reply *reply;
+	json_t *params;
+	const char *key;	 /* Idempotency-Key, if given */
+	const char *version; /* Stripe-Version, or our own */
+	bool executed;		 /* past the checks that Stripe does not store */
 } Call;
 
 typedef enum ParamType
@@ -27,7 +27,7 @@ typedef enum ParamType
 	P_TEXT,
 	P_EMAIL,
 	P_INT,
-	P_AMOUNT,					/* a non-negative integer of minor units */
+	P_AMOUNT, /* a non-negative integer of minor units */
 	P_DECIMAL,
 	P_BOOL,
 	P_CURRENCY,
@@ -38,48 +38,48 @@ typedef enum ParamType
 	P_LIST,
 } ParamType;
 
-#define PF_REQUIRED	1			/* on creation */
-#define PF_STORE	2			/* goes into the object under the same name */
-#define PF_CREATE	4			/* only on creation */
-#define PF_UPDATE	8			/* only on update */
+#define PF_REQUIRED 1 /* on creation */
+#define PF_STORE	2 /* goes into the object under the same name */
+#define PF_CREATE	4 /* only on creation */
+#define PF_UPDATE	8 /* only on update */
 
 typedef struct Param
 {
-	const char *name;			/* NULL ends the list */
-	ParamType	type;
-	unsigned	flags;
-	const char *choices;		/* P_ENUM: values; P_HASH, P_LIST: members. "a,b,c" */
+	const char *name; /* NULL ends the list */
+	ParamType type;
+	unsigned flags;
+	const char *choices; /* P_ENUM: values; P_HASH, P_LIST: members. "a,b,c" */
 } Param;
 
 typedef struct Action
 {
-	const char *verb;			/* NULL ends the list */
+	const char *verb; /* NULL ends the list */
 	const Param *params;
-	bool		(*run) (Call *call, Obj *obj);
+	bool (*run)(Call *call, Obj *obj);
 } Action;
 
 typedef struct Resource
 {
-	const char *object;			/* "customer" */
-	const char *path;			/* "customers" */
-	const char *prefix;			/* "cus_" */
-	int			digits;
-	const char *event;			/* "customer" of "customer.created"; NULL: silent */
-	const Param *params;		/* NULL: cannot be created or updated by a call */
-	const char *filters;		/* of lists, "a,b,c" */
-	bool		searchable;
-	bool		own_ids;		/* the client may choose the id */
-	bool		silent_creation;	/* there is no "<event>.created" */
+	const char *object; /* "customer" */
+	const char *path;	/* "customers" */
+	const char *prefix; /* "cus_" */
+	int digits;
+	const char *event;	 /* "customer" of "customer.created"; NULL: silent */
+	const Param *params; /* NULL: cannot be created or updated by a call */
+	const char *filters; /* of lists, "a,b,c" */
+	bool searchable;
+	bool own_ids;		  /* the client may choose the id */
+	bool silent_creation; /* there is no "<event>.created" */
 	/* completes a new object; false: an error has been answered */
-	bool		(*create) (Call *call, json_t *json);
+	bool (*create)(Call *call, json_t *json);
 	/* what follows from a creation, after its event */
-	bool		(*created) (Call *call, Obj *obj);
+	bool (*created)(Call *call, Obj *obj);
 	/* completes an update whose plain parameters are already stored */
-	bool		(*update) (Call *call, Obj *obj);
+	bool (*update)(Call *call, Obj *obj);
 	/* deletes or cancels, with its own events */
-	bool		(*remove) (Call *call, Obj *obj);
+	bool (*remove)(Call *call, Obj *obj);
 	const Action *actions;
-	Collection	coll;
+	Collection coll;
 } Resource;
 
 /* stripe.c */
@@ -87,7 +87,8 @@ extern void stripe_handle(const Request *req, Reply *reply);
 extern void stripe_reset(void);
 extern json_t *stripe_counts(void);
 extern bool stripe_error(Call *call, int status, const char *type, const char *code,
-						 const char *param, const char *fmt,...) __attribute__((format(printf, 6, 7)));
+						 const char *param, const char *fmt, ...)
+	__attribute__((format(printf, 6, 7)));
 extern bool stripe_missing(Call *call, const char *object, const char *param, const char *id);
 extern void stripe_effect(Call *call, const char *object, const Obj *obj);
 extern Obj *stripe_find(Call *call, Resource *res, const char *param, const char *id);
@@ -126,14 +127,14 @@ extern Collection *stripe_events(void);
  * Whoever wants to hear of events as they happen (a sender of webhooks) sets
  * this. It is called with the state lock held and must not block.
  */
-extern void (*stripe_event_listener) (const char *type, const char *json, size_t len);
+extern void (*stripe_event_listener)(const char *type, const char *json, size_t len);
 
 /* the resources */
-extern Resource customers, products, prices;	/* stripe_catalog.c */
-extern Resource subscriptions;	/* stripe_subscription.c */
-extern Resource invoices, invoice_payments;	/* stripe_invoice.c */
-extern Resource invoiceitems;	/* stripe_invoiceitem.c */
-extern Resource payment_intents, charges, refunds;	/* stripe_payment.c */
+extern Resource customers, products, prices;	   /* stripe_catalog.c */
+extern Resource subscriptions;					   /* stripe_subscription.c */
+extern Resource invoices, invoice_payments;		   /* stripe_invoice.c */
+extern Resource invoiceitems;					   /* stripe_invoiceitem.c */
+extern Resource payment_intents, charges, refunds; /* stripe_payment.c */
 
 /* stripe_subscription.c */
 extern int64_t subscription_next(const json_t *subscription, int64_t from);

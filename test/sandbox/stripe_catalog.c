@@ -15,20 +15,20 @@ static const char address_members[] = "city,country,line1,line2,postal_code,stat
 static bool
 create_customer(Call *call, json_t *json)
 {
-	char		prefix[16];
+	char prefix[16];
 
 	(void) call;
 	make_id(prefix, sizeof(prefix), "", 8);
 	for (char *c = prefix; *c; c++)
 		*c = (char) (*c >= 'a' && *c <= 'z' ? *c - 32 : *c);
-	add_missing(json, json_pack("{s:n, s:i, s:n, s:n, s:b, s:n, s:n, s:n}",
-								 "address", "balance", 0, "currency", "default_source",
-								 "delinquent", 0, "description", "discount", "email"));
+	add_missing(json, json_pack("{s:n, s:i, s:n, s:n, s:b, s:n, s:n, s:n}", "address", "balance", 0,
+								"currency", "default_source", "delinquent", 0, "description",
+								"discount", "email"));
 	add_missing(json, json_pack("{s:s, s:{s:n, s:n, s:n, s:n}, s:n, s:i, s:n, s:[], s:n, s:s, s:n}",
-								 "invoice_prefix", prefix, "invoice_settings", "custom_fields",
-								 "default_payment_method", "footer", "rendering_options", "name",
-								 "next_invoice_sequence", 1, "phone", "preferred_locales", "shipping",
-								 "tax_exempt", "none", "test_clock"));
+								"invoice_prefix", prefix, "invoice_settings", "custom_fields",
+								"default_payment_method", "footer", "rendering_options", "name",
+								"next_invoice_sequence", 1, "phone", "preferred_locales",
+								"shipping", "tax_exempt", "none", "test_clock"));
 	return true;
 }
 
@@ -54,10 +54,10 @@ create_product(Call *call, json_t *json)
 {
 	(void) call;
 	add_missing(json, json_pack("{s:b, s:n, s:n, s:[], s:[], s:n, s:n, s:n, s:s, s:n, s:n, s:I}",
-								 "active", 1, "default_price", "description", "images",
-								 "marketing_features", "package_dimensions", "shippable",
-								 "statement_descriptor", "type", "service", "unit_label", "url",
-								 "updated", (json_int_t) clock_seconds()));
+								"active", 1, "default_price", "description", "images",
+								"marketing_features", "package_dimensions", "shippable",
+								"statement_descriptor", "type", "service", "unit_label", "url",
+								"updated", (json_int_t) clock_seconds()));
 	return true;
 }
 
@@ -89,8 +89,8 @@ remove_product(Call *call, Obj *obj)
 static bool
 attach_product(Call *call, json_t *json)
 {
-	json_t	   *data = json_object_get(call->params, "product_data");
-	json_t	   *product;
+	json_t *data = json_object_get(call->params, "product_data");
+	json_t *product;
 	const char *name = get_string(data, "name");
 
 	if (data == NULL)
@@ -121,8 +121,9 @@ set_recurring(Call *call, json_t *json)
 		return true;
 	}
 	if (interval == NULL || !in_list("day,week,month,year", interval))
-		return stripe_error(call, 400, "invalid_request_error", NULL, "recurring[interval]",
-							"Invalid recurring[interval]: must be one of day, month, week, or year");
+		return stripe_error(
+			call, 400, "invalid_request_error", NULL, "recurring[interval]",
+			"Invalid recurring[interval]: must be one of day, month, week, or year");
 	json_object_set_new(json, "recurring",
 						json_pack("{s:s, s:i, s:n, s:n, s:s}", "interval", interval,
 								  "interval_count", count ? atoi(count) : 1, "meter",
@@ -139,8 +140,8 @@ set_amount(Call *call, json_t *json)
 	const char *point;
 
 	if ((amount == NULL) == (decimal == NULL))
-		return stripe_error(call, 400, "invalid_request_error",
-							amount ? NULL : "parameter_missing", "unit_amount",
+		return stripe_error(call, 400, "invalid_request_error", amount ? NULL : "parameter_missing",
+							"unit_amount",
 							"Exactly one of unit_amount and unit_amount_decimal must be given.");
 	if (decimal == NULL)
 		decimal = amount;
@@ -158,11 +159,12 @@ create_price(Call *call, json_t *json)
 {
 	if (!set_amount(call, json) || !set_recurring(call, json) || !attach_product(call, json))
 		return false;
-	add_missing(json, json_pack("{s:b, s:s, s:n, s:n, s:n, s:s, s:n, s:n, s:s}",
-								 "active", 1, "billing_scheme", "per_unit", "custom_unit_amount",
-								 "lookup_key", "nickname", "tax_behavior", "unspecified", "tiers_mode",
-								 "transform_quantity", "type",
-								 json_is_object(json_object_get(json, "recurring")) ? "recurring" : "one_time"));
+	add_missing(json, json_pack("{s:b, s:s, s:n, s:n, s:n, s:s, s:n, s:n, s:s}", "active", 1,
+								"billing_scheme", "per_unit", "custom_unit_amount", "lookup_key",
+								"nickname", "tax_behavior", "unspecified", "tiers_mode",
+								"transform_quantity", "type",
+								json_is_object(json_object_get(json, "recurring")) ? "recurring"
+																				   : "one_time"));
 	return true;
 }
 
@@ -193,20 +195,13 @@ static const Param customer_params[] = {
 };
 
 static const Param product_params[] = {
-	{"active", P_BOOL, PF_STORE, NULL},
-	{"default_price", P_TEXT, PF_STORE | PF_UPDATE, NULL},
-	{"description", P_TEXT, PF_STORE, NULL},
-	{"id", P_TEXT, PF_CREATE, NULL},
-	{"images", P_LIST, PF_STORE, NULL},
-	{"marketing_features", P_LIST, PF_STORE, "name"},
-	{"metadata", P_METADATA, PF_STORE, NULL},
-	{"name", P_TEXT, PF_STORE | PF_REQUIRED, NULL},
-	{"shippable", P_BOOL, PF_STORE, NULL},
-	{"statement_descriptor", P_TEXT, PF_STORE, NULL},
-	{"tax_code", P_TEXT, PF_STORE, NULL},
-	{"unit_label", P_TEXT, PF_STORE, NULL},
-	{"url", P_TEXT, PF_STORE, NULL},
-	{.name = NULL},
+	{"active", P_BOOL, PF_STORE, NULL},		  {"default_price", P_TEXT, PF_STORE | PF_UPDATE, NULL},
+	{"description", P_TEXT, PF_STORE, NULL},  {"id", P_TEXT, PF_CREATE, NULL},
+	{"images", P_LIST, PF_STORE, NULL},		  {"marketing_features", P_LIST, PF_STORE, "name"},
+	{"metadata", P_METADATA, PF_STORE, NULL}, {"name", P_TEXT, PF_STORE | PF_REQUIRED, NULL},
+	{"shippable", P_BOOL, PF_STORE, NULL},	  {"statement_descriptor", P_TEXT, PF_STORE, NULL},
+	{"tax_code", P_TEXT, PF_STORE, NULL},	  {"unit_label", P_TEXT, PF_STORE, NULL},
+	{"url", P_TEXT, PF_STORE, NULL},		  {.name = NULL},
 };
 
 static const Param price_params[] = {
@@ -217,7 +212,8 @@ static const Param price_params[] = {
 	{"metadata", P_METADATA, PF_STORE, NULL},
 	{"nickname", P_TEXT, PF_STORE, NULL},
 	{"product", P_TEXT, PF_STORE | PF_CREATE, NULL},
-	{"product_data", P_HASH, PF_CREATE, "active,id,metadata,name,statement_descriptor,tax_code,unit_label"},
+	{"product_data", P_HASH, PF_CREATE,
+	 "active,id,metadata,name,statement_descriptor,tax_code,unit_label"},
 	{"recurring", P_HASH, PF_CREATE, "interval,interval_count,meter,trial_period_days,usage_type"},
 	{"tax_behavior", P_ENUM, PF_STORE, "exclusive,inclusive,unspecified"},
 	{"transfer_lookup_key", P_BOOL, 0, NULL},
@@ -226,21 +222,42 @@ static const Param price_params[] = {
 	{.name = NULL},
 };
 
-Resource	customers = {
-	.object = "customer", .path = "customers", .prefix = "cus_", .digits = 14,
-	.event = "customer", .params = customer_params, .filters = "email,test_clock",
-	.searchable = true, .create = create_customer, .remove = remove_customer,
+Resource customers = {
+	.object = "customer",
+	.path = "customers",
+	.prefix = "cus_",
+	.digits = 14,
+	.event = "customer",
+	.params = customer_params,
+	.filters = "email,test_clock",
+	.searchable = true,
+	.create = create_customer,
+	.remove = remove_customer,
 };
 
-Resource	products = {
-	.object = "product", .path = "products", .prefix = "prod_", .digits = 14,
-	.event = "product", .params = product_params, .filters = "active,url,type",
-	.searchable = true, .own_ids = true, .create = create_product, .update = update_product,
+Resource products = {
+	.object = "product",
+	.path = "products",
+	.prefix = "prod_",
+	.digits = 14,
+	.event = "product",
+	.params = product_params,
+	.filters = "active,url,type",
+	.searchable = true,
+	.own_ids = true,
+	.create = create_product,
+	.update = update_product,
 	.remove = remove_product,
 };
 
-Resource	prices = {
-	.object = "price", .path = "prices", .prefix = "price_1", .digits = 23,
-	.event = "price", .params = price_params, .filters = "active,currency,product,type,lookup_key",
-	.searchable = true, .create = create_price,
+Resource prices = {
+	.object = "price",
+	.path = "prices",
+	.prefix = "price_1",
+	.digits = 23,
+	.event = "price",
+	.params = price_params,
+	.filters = "active,currency,product,type,lookup_key",
+	.searchable = true,
+	.create = create_price,
 };

@@ -10,10 +10,10 @@
 #include "pipeline.h"
 #include "stripe.h"
 
-void		(*stripe_event_listener) (const char *type, const char *json, size_t len);
+void (*stripe_event_listener)(const char *type, const char *json, size_t len);
 
 static Collection events;
-static Map	type_names;
+static Map type_names;
 
 Collection *
 stripe_events(void)
@@ -25,7 +25,7 @@ stripe_events(void)
 static const char *
 intern(const char *type)
 {
-	char	   *known = map_get(&type_names, type);
+	char *known = map_get(&type_names, type);
 
 	if (known == NULL)
 	{
@@ -42,13 +42,13 @@ intern(const char *type)
 static json_t *
 old_values(const json_t *before, const json_t *after)
 {
-	json_t	   *diff = json_object();
+	json_t *diff = json_object();
 	const char *name;
-	json_t	   *value;
+	json_t *value;
 
-	json_object_foreach((json_t *) before, name, value)
+	json_object_foreach ((json_t *) before, name, value)
 	{
-		json_t	   *now = json_object_get(after, name);
+		json_t *now = json_object_get(after, name);
 
 		if (now != NULL && json_equal(value, now))
 			continue;
@@ -57,7 +57,7 @@ old_values(const json_t *before, const json_t *after)
 		else
 			json_object_set_new(diff, name, json_deep_copy(value));
 	}
-	json_object_foreach((json_t *) after, name, value)
+	json_object_foreach ((json_t *) after, name, value)
 	{
 		if (json_object_get(before, name) == NULL)
 			json_object_set_new(diff, name, json_null());
@@ -83,9 +83,9 @@ change_undo(Obj *obj, json_t *before)
 void
 change_end(Call *call, Resource *res, Obj *obj, json_t *before, const char *verb)
 {
-	bool		update = strcmp(verb, "updated") == 0;
-	bool		changed = !json_equal(before, obj->json);
-	char		type[80];
+	bool update = strcmp(verb, "updated") == 0;
+	bool changed = !json_equal(before, obj->json);
+	char type[80];
 
 	store_after_change(&res->coll, obj);
 	if (res->event != NULL && (changed || !update))
@@ -110,18 +110,18 @@ change_remove(Call *call, Resource *res, Obj *obj)
 void
 stripe_emit(Call *call, const char *type, const Obj *obj, json_t *previous)
 {
-	char		id[64];
-	Buf			text = {0};
-	char	   *previous_text = previous ? json_dumps(previous, JSON_COMPACT) : NULL;
-	json_t	   *request = json_pack("{s:s?, s:s?}",
-									"id", call->req ? call->req->id : NULL,
-									"idempotency_key", call->key);
-	char	   *request_text = json_dumps(request, JSON_COMPACT);
-	Obj		   *event;
+	char id[64];
+	Buf text = {0};
+	char *previous_text = previous ? json_dumps(previous, JSON_COMPACT) : NULL;
+	json_t *request = json_pack("{s:s?, s:s?}", "id", call->req ? call->req->id : NULL,
+								"idempotency_key", call->key);
+	char *request_text = json_dumps(request, JSON_COMPACT);
+	Obj *event;
 
 	make_id(id, sizeof(id), "evt_", 24);
 	event = store_add_event(&events, id, intern(type), NULL);
-	buf_printf(&text, "{\"id\":\"%s\",\"object\":\"event\",\"api_version\":\"%s\",\"created\":%lld,"
+	buf_printf(&text,
+			   "{\"id\":\"%s\",\"object\":\"event\",\"api_version\":\"%s\",\"created\":%lld,"
 			   "\"livemode\":false,\"pending_webhooks\":0,\"type\":\"%s\",\"data\":{\"object\":",
 			   id, STRIPE_VERSION, (long long) event->created, type);
 	stripe_render(obj, &text);

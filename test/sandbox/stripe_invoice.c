@@ -32,21 +32,20 @@ json_t *
 invoice_line(const json_t *price, int64_t quantity, int64_t start, int64_t end)
 {
 	const char *decimal = get_string(price, "unit_amount_decimal");
-	int64_t		amount = multiply_decimal(decimal, quantity);
-	char		id[64];
+	int64_t amount = multiply_decimal(decimal, quantity);
+	char id[64];
 
 	make_id(id, sizeof(id), "il_1", 23);
 	return json_pack("{s:s, s:s, s:I, s:s, s:n, s:[], s:b, s:[], s:b, s:{}, s:{s:I, s:I}, s:[],"
 					 " s:{s:{s:s?, s:s?}, s:s, s:s}, s:I, s:I, s:[]}",
-					 "id", id, "object", "line_item", "amount", (json_int_t) amount,
-					 "currency", get_string(price, "currency"), "description", "discount_amounts",
-					 "discountable", 1, "discounts", "livemode", 0, "metadata",
-					 "period", "start", (json_int_t) start, "end", (json_int_t) end,
-					 "pretax_credit_amounts",
-					 "pricing", "price_details", "price", get_string(price, "id"),
-					 "product", get_string(price, "product"), "type", "price_details",
-					 "unit_amount_decimal", decimal,
-					 "quantity", (json_int_t) quantity, "subtotal", (json_int_t) amount, "taxes");
+					 "id", id, "object", "line_item", "amount", (json_int_t) amount, "currency",
+					 get_string(price, "currency"), "description", "discount_amounts",
+					 "discountable", 1, "discounts", "livemode", 0, "metadata", "period", "start",
+					 (json_int_t) start, "end", (json_int_t) end, "pretax_credit_amounts",
+					 "pricing", "price_details", "price", get_string(price, "id"), "product",
+					 get_string(price, "product"), "type", "price_details", "unit_amount_decimal",
+					 decimal, "quantity", (json_int_t) quantity, "subtotal", (json_int_t) amount,
+					 "taxes");
 }
 
 void
@@ -60,23 +59,24 @@ invoice_add_line(json_t *invoice, json_t *line)
 static int64_t
 tax_line(json_t *line, double percent)
 {
-	int64_t		amount = get_int(line, "amount");
-	int64_t		tax = llround((double) amount * percent / 100.0);
+	int64_t amount = get_int(line, "amount");
+	int64_t tax = llround((double) amount * percent / 100.0);
 
 	if (percent <= 0)
 		return 0;
 	json_object_set_new(line, "taxes",
-						json_pack("[{s:I, s:s, s:{s:s}, s:s, s:I, s:s}]", "amount", (json_int_t) tax,
-								  "tax_behavior", "exclusive", "tax_rate_details", "tax_rate",
-								  "txr_sandbox", "taxability_reason", "standard_rated",
-								  "taxable_amount", (json_int_t) amount, "type", "tax_rate_details"));
+						json_pack("[{s:I, s:s, s:{s:s}, s:s, s:I, s:s}]", "amount",
+								  (json_int_t) tax, "tax_behavior", "exclusive", "tax_rate_details",
+								  "tax_rate", "txr_sandbox", "taxability_reason", "standard_rated",
+								  "taxable_amount", (json_int_t) amount, "type",
+								  "tax_rate_details"));
 	return tax;
 }
 
 static double
 tax_percent(const json_t *invoice)
 {
-	const Obj  *customer = store_get(&customers.coll, get_string(invoice, "customer"));
+	const Obj *customer = store_get(&customers.coll, get_string(invoice, "customer"));
 	const char *exempt = customer ? get_string(customer->json, "tax_exempt") : NULL;
 
 	return exempt == NULL || strcmp(exempt, "none") == 0 ? config.tax_percent : 0;
@@ -86,25 +86,25 @@ tax_percent(const json_t *invoice)
 void
 invoice_total(json_t *invoice)
 {
-	int64_t		subtotal = 0;
-	int64_t		tax = 0;
-	json_t	   *line;
-	json_t	   *taxes = json_array();
-	double		percent = tax_percent(invoice);
-	size_t		i;
+	int64_t subtotal = 0;
+	int64_t tax = 0;
+	json_t *line;
+	json_t *taxes = json_array();
+	double percent = tax_percent(invoice);
+	size_t i;
 
-	json_array_foreach(lines_of(invoice), i, line)
+	json_array_foreach (lines_of(invoice), i, line)
 	{
 		subtotal += get_int(line, "amount");
 		tax += tax_line(line, percent);
 	}
 	if (percent > 0)
 		json_array_append_new(taxes,
-							  json_pack("{s:I, s:s, s:{s:s}, s:s, s:I, s:s}", "amount", (json_int_t) tax,
-										"tax_behavior", "exclusive", "tax_rate_details", "tax_rate",
-										"txr_sandbox", "taxability_reason", "standard_rated",
-										"taxable_amount", (json_int_t) subtotal, "type",
-										"tax_rate_details"));
+							  json_pack("{s:I, s:s, s:{s:s}, s:s, s:I, s:s}", "amount",
+										(json_int_t) tax, "tax_behavior", "exclusive",
+										"tax_rate_details", "tax_rate", "txr_sandbox",
+										"taxability_reason", "standard_rated", "taxable_amount",
+										(json_int_t) subtotal, "type", "tax_rate_details"));
 	json_object_set_new(invoice, "total_taxes", taxes);
 	set_int(invoice, "subtotal", subtotal);
 	set_int(invoice, "subtotal_excluding_tax", subtotal);
@@ -119,34 +119,34 @@ invoice_total(json_t *invoice)
 static void
 add_defaults(json_t *json)
 {
-	int64_t		now = clock_seconds();
-	char		url[128];
-	json_t	   *defaults = json_pack("{s:s, s:i, s:i, s:b, s:{s:b}, s:s, s:s, s:s, s:n, s:[], s:[], s:n, s:I}",
-									 "account_country", "US", "amount_paid", 0, "attempt_count", 0,
-									 "attempted", 0, "automatic_tax", "enabled", 0,
-									 "billing_reason", "manual", "collection_method",
-									 "charge_automatically", "currency", "usd", "description",
-									 "discounts", "default_tax_rates", "due_date",
-									 "effective_at", (json_int_t) now);
-	json_t	   *more = json_pack("{s:n, s:n, s:b, s:n, s:I, s:I, s:i, s:i, s:s, s:{s:n, s:n, s:n, s:n}, s:{}}",
-								 "next_payment_attempt", "number", "auto_advance", 0, "parent",
-								 "period_start", (json_int_t) now, "period_end", (json_int_t) now,
-								 "starting_balance", 0, "amount_overpaid", 0, "status", "draft",
-								 "status_transitions", "finalized_at", "marked_uncollectible_at",
-								 "paid_at", "voided_at", "metadata");
+	int64_t now = clock_seconds();
+	char url[128];
+	json_t *defaults =
+		json_pack("{s:s, s:i, s:i, s:b, s:{s:b}, s:s, s:s, s:s, s:n, s:[], s:[], s:n, s:I}",
+				  "account_country", "US", "amount_paid", 0, "attempt_count", 0, "attempted", 0,
+				  "automatic_tax", "enabled", 0, "billing_reason", "manual", "collection_method",
+				  "charge_automatically", "currency", "usd", "description", "discounts",
+				  "default_tax_rates", "due_date", "effective_at", (json_int_t) now);
+	json_t *more =
+		json_pack("{s:n, s:n, s:b, s:n, s:I, s:I, s:i, s:i, s:s, s:{s:n, s:n, s:n, s:n}, s:{}}",
+				  "next_payment_attempt", "number", "auto_advance", 0, "parent", "period_start",
+				  (json_int_t) now, "period_end", (json_int_t) now, "starting_balance", 0,
+				  "amount_overpaid", 0, "status", "draft", "status_transitions", "finalized_at",
+				  "marked_uncollectible_at", "paid_at", "voided_at", "metadata");
 
 	snprintf(url, sizeof(url), "/v1/invoices/%s/lines", get_string(json, "id"));
 	add_missing(json, defaults);
 	add_missing(json, more);
-	json_object_set_new(json, "lines", json_pack("{s:s, s:[], s:b, s:i, s:s}", "object", "list", "data",
-												 "has_more", 0, "total_count", 0, "url", url));
+	json_object_set_new(json, "lines",
+						json_pack("{s:s, s:[], s:b, s:i, s:s}", "object", "list", "data",
+								  "has_more", 0, "total_count", 0, "url", url));
 }
 
 /* A draft as the billing engine makes it; not yet in the collection. */
 json_t *
 invoice_new(const char *customer, const char *currency, const char *collection)
 {
-	json_t	   *json = stripe_new_json(&invoices);
+	json_t *json = stripe_new_json(&invoices);
 
 	set_string(json, "customer", customer);
 	set_string(json, "currency", currency);
@@ -164,7 +164,7 @@ set_due_date(json_t *json, int64_t days)
 static bool
 create_invoice(Call *call, json_t *json)
 {
-	const Obj  *customer = stripe_find(call, &customers, "customer", param_string(call, "customer"));
+	const Obj *customer = stripe_find(call, &customers, "customer", param_string(call, "customer"));
 
 	if (customer == NULL)
 		return false;
@@ -191,11 +191,11 @@ created_invoice(Call *call, Obj *obj)
 static bool
 update_invoice(Call *call, Obj *obj)
 {
-	bool		plain = true;
+	bool plain = true;
 	const char *name;
-	json_t	   *value;
+	json_t *value;
 
-	json_object_foreach(call->params, name, value)
+	json_object_foreach (call->params, name, value)
 		plain = plain && in_list("metadata,description,auto_advance,expand", name);
 	if (!has_status(obj, "draft") && !plain)
 		return stripe_error(call, 400, "invalid_request_error", "invoice_not_editable", NULL,
@@ -225,12 +225,12 @@ set_transition(json_t *invoice, const char *name)
 static void
 give_number(json_t *invoice)
 {
-	Obj		   *customer = store_get(&customers.coll, get_string(invoice, "customer"));
+	Obj *customer = store_get(&customers.coll, get_string(invoice, "customer"));
 	const char *prefix = customer ? get_string(customer->json, "invoice_prefix") : NULL;
-	int64_t		next = customer ? get_int(customer->json, "next_invoice_sequence") : 1;
+	int64_t next = customer ? get_int(customer->json, "next_invoice_sequence") : 1;
 
-	json_object_set_new(invoice, "number", json_sprintf("%s-%04lld", prefix ? prefix : "DELETED",
-														(long long) next));
+	json_object_set_new(invoice, "number",
+						json_sprintf("%s-%04lld", prefix ? prefix : "DELETED", (long long) next));
 	if (prefix != NULL)
 		set_int(customer->json, "next_invoice_sequence", next + 1);
 }
@@ -238,7 +238,7 @@ give_number(json_t *invoice)
 static void
 mark_paid(Call *call, Obj *obj)
 {
-	json_t	   *before = change_begin(obj);
+	json_t *before = change_begin(obj);
 
 	set_string(obj->json, "status", "paid");
 	set_int(obj->json, "amount_paid", get_int(obj->json, "amount_due"));
@@ -253,7 +253,7 @@ mark_paid(Call *call, Obj *obj)
 bool
 invoice_finalize(Call *call, Obj *obj)
 {
-	json_t	   *before;
+	json_t *before;
 
 	if (!has_status(obj, "draft"))
 		return stripe_error(call, 400, "invalid_request_error", "invoice_not_editable", NULL,
@@ -276,11 +276,12 @@ invoice_finalize(Call *call, Obj *obj)
 static void
 tell_subscription(Call *call, const json_t *invoice, bool paid)
 {
-	const json_t *details = json_object_get(json_object_get(invoice, "parent"), "subscription_details");
+	const json_t *details =
+		json_object_get(json_object_get(invoice, "parent"), "subscription_details");
 	const char *id = get_string(details, "subscription");
-	Obj		   *sub = id ? store_get(&subscriptions.coll, id) : NULL;
+	Obj *sub = id ? store_get(&subscriptions.coll, id) : NULL;
 	const char *from = paid ? "past_due" : "active";
-	json_t	   *before;
+	json_t *before;
 
 	if (sub == NULL || strcmp(get_string(sub->json, "status"), from) != 0)
 		return;
@@ -292,16 +293,15 @@ tell_subscription(Call *call, const json_t *invoice, bool paid)
 static void
 record_payment(Call *call, const Obj *invoice, const Obj *intent)
 {
-	json_t	   *json = stripe_new_json(&invoice_payments);
-	int64_t		received = get_int(intent->json, "amount_received");
-	Obj		   *payment;
-	json_t	   *rest = json_pack("{s:I, s:I, s:O, s:s, s:b, s:{s:s, s:s}, s:s}",
-								 "amount_paid", (json_int_t) received,
-								 "amount_requested", (json_int_t) get_int(intent->json, "amount"),
-								 "currency", json_object_get(intent->json, "currency"),
-								 "invoice", invoice->id, "is_default", 1,
-								 "payment", "payment_intent", intent->id, "type", "payment_intent",
-								 "status", received > 0 ? "paid" : "open");
+	json_t *json = stripe_new_json(&invoice_payments);
+	int64_t received = get_int(intent->json, "amount_received");
+	Obj *payment;
+	json_t *rest = json_pack("{s:I, s:I, s:O, s:s, s:b, s:{s:s, s:s}, s:s}", "amount_paid",
+							 (json_int_t) received, "amount_requested",
+							 (json_int_t) get_int(intent->json, "amount"), "currency",
+							 json_object_get(intent->json, "currency"), "invoice", invoice->id,
+							 "is_default", 1, "payment", "payment_intent", intent->id, "type",
+							 "payment_intent", "status", received > 0 ? "paid" : "open");
 
 	add_missing(json, rest);
 	payment = stripe_insert(call, &invoice_payments, json);
@@ -313,9 +313,9 @@ record_payment(Call *call, const Obj *invoice, const Obj *intent)
 bool
 invoice_collect_payment(Call *call, Obj *obj)
 {
-	Obj		   *intent = payment_attempt(call, obj->json);
-	bool		paid = strcmp(get_string(intent->json, "status"), "succeeded") == 0;
-	json_t	   *before = change_begin(obj);
+	Obj *intent = payment_attempt(call, obj->json);
+	bool paid = strcmp(get_string(intent->json, "status"), "succeeded") == 0;
+	json_t *before = change_begin(obj);
 
 	record_payment(call, obj, intent);
 	set_int(obj->json, "attempt_count", get_int(obj->json, "attempt_count") + 1);
@@ -354,7 +354,8 @@ run_pay(Call *call, Obj *obj)
 	{
 		/* the attempt itself, with its objects, has happened */
 		stripe_effect(call, "invoice", obj);
-		return stripe_error(call, 402, "card_error", "card_declined", NULL, "Your card was declined.");
+		return stripe_error(call, 402, "card_error", "card_declined", NULL,
+							"Your card was declined.");
 	}
 	return true;
 }
@@ -362,12 +363,12 @@ run_pay(Call *call, Obj *obj)
 static bool
 change_status(Call *call, Obj *obj, const char *status, const char *transition, const char *event)
 {
-	json_t	   *before;
+	json_t *before;
 
 	if (!has_status(obj, "open") && !has_status(obj, "uncollectible"))
 		return stripe_error(call, 400, "invalid_request_error", "invoice_not_open", NULL,
-							"This invoice is %s: it cannot become %s.", get_string(obj->json, "status"),
-							status);
+							"This invoice is %s: it cannot become %s.",
+							get_string(obj->json, "status"), status);
 	before = change_begin(obj);
 	set_string(obj->json, "status", status);
 	set_transition(obj->json, transition);
@@ -424,15 +425,26 @@ static const Action invoice_actions[] = {
 	{.verb = NULL},
 };
 
-Resource	invoices = {
-	.object = "invoice", .path = "invoices", .prefix = "in_1", .digits = 23,
-	.event = "invoice", .params = invoice_params,
-	.filters = "customer,status,subscription,collection_method", .searchable = true,
-	.create = create_invoice, .created = created_invoice, .update = update_invoice,
-	.remove = remove_invoice, .actions = invoice_actions,
+Resource invoices = {
+	.object = "invoice",
+	.path = "invoices",
+	.prefix = "in_1",
+	.digits = 23,
+	.event = "invoice",
+	.params = invoice_params,
+	.filters = "customer,status,subscription,collection_method",
+	.searchable = true,
+	.create = create_invoice,
+	.created = created_invoice,
+	.update = update_invoice,
+	.remove = remove_invoice,
+	.actions = invoice_actions,
 };
 
-Resource	invoice_payments = {
-	.object = "invoice_payment", .path = "invoice_payments", .prefix = "inpay_1", .digits = 23,
+Resource invoice_payments = {
+	.object = "invoice_payment",
+	.path = "invoice_payments",
+	.prefix = "inpay_1",
+	.digits = 23,
 	.filters = "invoice,status",
 };

@@ -11,7 +11,7 @@
 static void
 item_to_line(Obj *item, json_t *invoice)
 {
-	json_t	   *line = json_deep_copy(json_object_get(item->hidden, "line"));
+	json_t *line = json_deep_copy(json_object_get(item->hidden, "line"));
 
 	json_object_set_new(line, "parent",
 						json_pack("{s:{s:s, s:b, s:n}, s:n, s:s}", "invoice_item_details",
@@ -27,16 +27,17 @@ item_to_line(Obj *item, json_t *invoice)
 size_t
 invoice_collect_items(Call *call, Obj *invoice)
 {
-	json_t	   *before = change_begin(invoice);
+	json_t *before = change_begin(invoice);
 	Collection *coll = &invoiceitems.coll;
-	size_t		added = 0;
+	size_t added = 0;
 
 	for (size_t i = 0; i < coll->count; i++)
 	{
-		Obj		   *item = coll->rows[i];
+		Obj *item = coll->rows[i];
 
 		if (item->deleted || !json_is_null(json_object_get(item->json, "invoice")) ||
-			strcmp(get_string(item->json, "customer"), get_string(invoice->json, "customer")) != 0 ||
+			strcmp(get_string(item->json, "customer"), get_string(invoice->json, "customer")) !=
+				0 ||
 			strcmp(get_string(item->json, "currency"), get_string(invoice->json, "currency")) != 0)
 			continue;
 		item_to_line(item, invoice->json);
@@ -53,14 +54,14 @@ item_line(Call *call, const char *currency)
 {
 	const json_t *pricing = json_object_get(call->params, "pricing");
 	const char *price_id = get_string(pricing, "price");
-	int64_t		now = clock_seconds();
-	int64_t		quantity = param_int(call, "quantity", 1);
-	json_t	   *plain;
-	json_t	   *line;
+	int64_t now = clock_seconds();
+	int64_t quantity = param_int(call, "quantity", 1);
+	json_t *plain;
+	json_t *line;
 
 	if (price_id != NULL)
 	{
-		const Obj  *price = stripe_find(call, &prices, "pricing[price]", price_id);
+		const Obj *price = stripe_find(call, &prices, "pricing[price]", price_id);
 
 		return price ? invoice_line(price->json, quantity, now, now) : NULL;
 	}
@@ -72,7 +73,7 @@ item_line(Call *call, const char *currency)
 	}
 	plain = json_pack("{s:s, s:s}", "currency", currency, "unit_amount_decimal",
 					  param_given(call, "amount") ? param_string(call, "amount")
-					  : param_string(call, "unit_amount_decimal"));
+												  : param_string(call, "unit_amount_decimal"));
 	line = invoice_line(plain, param_given(call, "amount") ? 1 : quantity, now, now);
 	json_decref(plain);
 	return line;
@@ -83,8 +84,8 @@ create_invoiceitem(Call *call, json_t *json)
 {
 	const char *currency = param_string(call, "currency");
 	const char *invoice_id = param_string(call, "invoice");
-	const Obj  *invoice = NULL;
-	json_t	   *line;
+	const Obj *invoice = NULL;
+	json_t *line;
 
 	if (stripe_find(call, &customers, "customer", param_string(call, "customer")) == NULL)
 		return false;
@@ -94,8 +95,8 @@ create_invoiceitem(Call *call, json_t *json)
 		if (invoice == NULL)
 			return false;
 		if (strcmp(get_string(invoice->json, "status"), "draft") != 0)
-			return stripe_error(call, 400, "invalid_request_error", "invoice_not_editable", "invoice",
-								"This invoice is no longer editable.");
+			return stripe_error(call, 400, "invalid_request_error", "invoice_not_editable",
+								"invoice", "This invoice is no longer editable.");
 	}
 	if (currency == NULL)
 		currency = invoice ? get_string(invoice->json, "currency") : "usd";
@@ -121,8 +122,8 @@ static bool
 created_invoiceitem(Call *call, Obj *obj)
 {
 	const char *invoice_id = get_string(obj->json, "invoice");
-	Obj		   *invoice = invoice_id ? store_get(&invoices.coll, invoice_id) : NULL;
-	json_t	   *before;
+	Obj *invoice = invoice_id ? store_get(&invoices.coll, invoice_id) : NULL;
+	json_t *before;
 
 	obj->hidden = json_pack("{s:O}", "line", json_object_get(call->params, "line"));
 	if (invoice == NULL)
@@ -157,8 +158,15 @@ static const Param invoiceitem_params[] = {
 	{.name = NULL},
 };
 
-Resource	invoiceitems = {
-	.object = "invoiceitem", .path = "invoiceitems", .prefix = "ii_1", .digits = 23,
-	.event = "invoiceitem", .params = invoiceitem_params, .filters = "customer,invoice",
-	.create = create_invoiceitem, .created = created_invoiceitem, .remove = remove_invoiceitem,
+Resource invoiceitems = {
+	.object = "invoiceitem",
+	.path = "invoiceitems",
+	.prefix = "ii_1",
+	.digits = 23,
+	.event = "invoiceitem",
+	.params = invoiceitem_params,
+	.filters = "customer,invoice",
+	.create = create_invoiceitem,
+	.created = created_invoiceitem,
+	.remove = remove_invoiceitem,
 };

@@ -9,16 +9,16 @@
 #include "form.h"
 #include "stripe.h"
 
-#define LINES_SHOWN 10			/* of an invoice, in the invoice itself */
+#define LINES_SHOWN 10 /* of an invoice, in the invoice itself */
 
 /* What a list is asked for. */
 typedef struct Page
 {
-	int64_t		limit;
-	int64_t		gt, gte, lt, lte;	/* bounds of created */
-	json_t	   *types;			/* events: wanted types, NULL: all */
+	int64_t limit;
+	int64_t gt, gte, lt, lte; /* bounds of created */
+	json_t *types;			  /* events: wanted types, NULL: all */
 	const char *filters;
-	int64_t		visible_until_ms;	/* the fault late_page hides what is younger */
+	int64_t visible_until_ms; /* the fault late_page hides what is younger */
 } Page;
 
 static int
@@ -38,9 +38,9 @@ dump(const json_t *json, Buf *out)
 static json_t *
 with_fewer_lines(const json_t *invoice)
 {
-	json_t	   *copy = json_copy((json_t *) invoice);
-	json_t	   *lines = json_copy(json_object_get(invoice, "lines"));
-	json_t	   *shown = json_array();
+	json_t *copy = json_copy((json_t *) invoice);
+	json_t *lines = json_copy(json_object_get(invoice, "lines"));
+	json_t *shown = json_array();
 
 	for (size_t i = 0; i < LINES_SHOWN; i++)
 		json_array_append(shown, json_array_get(json_object_get(lines, "data"), i));
@@ -53,13 +53,13 @@ with_fewer_lines(const json_t *invoice)
 void
 stripe_render(const Obj *obj, Buf *out)
 {
-	json_t	   *data = json_object_get(json_object_get(obj->json, "lines"), "data");
+	json_t *data = json_object_get(json_object_get(obj->json, "lines"), "data");
 
 	if (obj->text != NULL)
 		buf_puts(out, obj->text);
 	else if (json_array_size(data) > LINES_SHOWN)
 	{
-		json_t	   *copy = with_fewer_lines(obj->json);
+		json_t *copy = with_fewer_lines(obj->json);
 
 		dump(copy, out);
 		json_decref(copy);
@@ -71,18 +71,18 @@ stripe_render(const Obj *obj, Buf *out)
 static bool
 read_created(Call *call, Page *page)
 {
-	json_t	   *created = json_object_get(call->params, "created");
+	json_t *created = json_object_get(call->params, "created");
 	const char *name;
-	json_t	   *value;
+	json_t *value;
 
 	page->gt = page->gte = INT64_MIN;
 	page->lt = page->lte = INT64_MAX;
 	if (json_is_string(created))
 		page->gte = page->lte = param_int(call, "created", 0);
-	json_object_foreach(created, name, value)
+	json_object_foreach (created, name, value)
 	{
 		const char *text = json_string_value(value);
-		int64_t		bound = text ? strtoll(text, NULL, 10) : 0;
+		int64_t bound = text ? strtoll(text, NULL, 10) : 0;
 
 		if (strcmp(name, "gt") == 0)
 			page->gt = bound;
@@ -103,17 +103,18 @@ static bool
 read_page(Call *call, const char *filters, Page *page)
 {
 	const char *name;
-	json_t	   *value;
+	json_t *value;
 
 	memset(page, 0, sizeof(*page));
 	page->filters = filters;
 	page->visible_until_ms = clock_ms() - call->req->hide_newer_ms;
 	page->limit = param_int(call, "limit", 10);
 	if (page->limit < 1 || page->limit > 100)
-		return stripe_error(call, 400, "invalid_request_error", "parameter_invalid_integer", "limit",
+		return stripe_error(call, 400, "invalid_request_error", "parameter_invalid_integer",
+							"limit",
 							"This value must be between 1 and 100 (it currently is '%lld').",
 							(long long) page->limit);
-	json_object_foreach(call->params, name, value)
+	json_object_foreach (call->params, name, value)
 	{
 		if (!in_list("limit,starting_after,ending_before,expand,created", name) &&
 			!in_list(filters, name))
@@ -147,9 +148,9 @@ passes_filters(const Call *call, const Page *page, const Obj *obj)
 {
 	const char *status = param_string(call, "status");
 	const char *name;
-	json_t	   *value;
+	json_t *value;
 
-	json_object_foreach(call->params, name, value)
+	json_object_foreach (call->params, name, value)
 	{
 		const char *wanted = json_string_value(value);
 
@@ -162,21 +163,21 @@ passes_filters(const Call *call, const Page *page, const Obj *obj)
 	}
 	/* Stripe leaves cancelled subscriptions out unless they are asked for */
 	return status != NULL || strcmp(get_string(obj->json, "object"), "subscription") != 0 ||
-		strcmp(get_string(obj->json, "status"), "canceled") != 0;
+		   strcmp(get_string(obj->json, "status"), "canceled") != 0;
 }
 
 static bool
 is_wanted_type(const Page *page, const char *type)
 {
-	size_t		i;
-	json_t	   *wanted;
+	size_t i;
+	json_t *wanted;
 
 	if (page->types == NULL)
 		return true;
-	json_array_foreach(page->types, i, wanted)
+	json_array_foreach (page->types, i, wanted)
 	{
 		const char *pattern = json_string_value(wanted);
-		size_t		len = pattern ? strlen(pattern) : 0;
+		size_t len = pattern ? strlen(pattern) : 0;
 
 		/* "invoice.*" */
 		if (len > 0 && pattern[len - 1] == '*' && strncmp(pattern, type, len - 1) == 0)
@@ -192,8 +193,8 @@ belongs(const Call *call, const Page *page, const Obj *obj)
 {
 	if (obj->deleted || obj->created_ms > page->visible_until_ms)
 		return false;
-	if (obj->created <= page->gt || obj->created < page->gte ||
-		obj->created >= page->lt || obj->created > page->lte)
+	if (obj->created <= page->gt || obj->created < page->gte || obj->created >= page->lt ||
+		obj->created > page->lte)
 		return false;
 	if (obj->text != NULL)
 		return is_wanted_type(page, obj->type);
@@ -202,15 +203,15 @@ belongs(const Call *call, const Page *page, const Obj *obj)
 
 /* One page, newest first. False: a cursor names nothing that we have. */
 static bool
-collect(Call *call, const Collection *coll, const char *object, const Page *page,
-		Obj **rows, size_t *count, bool *has_more)
+collect(Call *call, const Collection *coll, const char *object, const Page *page, Obj **rows,
+		size_t *count, bool *has_more)
 {
 	const char *after = param_string(call, "starting_after");
 	const char *before = param_string(call, "ending_before");
 	const char *anchor_id = after ? after : before;
-	const Obj  *anchor = anchor_id ? store_get(coll, anchor_id) : NULL;
-	int64_t		step = after || !before ? -1 : 1;
-	int64_t		at = anchor ? (int64_t) anchor->pos + step : (int64_t) coll->count - 1;
+	const Obj *anchor = anchor_id ? store_get(coll, anchor_id) : NULL;
+	int64_t step = after || !before ? -1 : 1;
+	int64_t at = anchor ? (int64_t) anchor->pos + step : (int64_t) coll->count - 1;
 
 	if (anchor_id != NULL && anchor == NULL)
 	{
@@ -232,7 +233,7 @@ collect(Call *call, const Collection *coll, const char *object, const Page *page
 	/* walked towards the newest: turn round */
 	for (size_t i = 0; step > 0 && i < *count / 2; i++)
 	{
-		Obj		   *swap = rows[i];
+		Obj *swap = rows[i];
 
 		rows[i] = rows[*count - 1 - i];
 		rows[*count - 1 - i] = swap;
@@ -243,10 +244,10 @@ collect(Call *call, const Collection *coll, const char *object, const Page *page
 static void
 list_collection(Call *call, const Collection *coll, const char *object, const Page *page)
 {
-	Obj		   *rows[100];
-	Buf		   *out = &call->reply->body;
-	size_t		count;
-	bool		has_more;
+	Obj *rows[100];
+	Buf *out = &call->reply->body;
+	size_t count;
+	bool has_more;
 
 	if (!collect(call, coll, object, page, rows, &count, &has_more))
 		return;
@@ -258,13 +259,14 @@ list_collection(Call *call, const Collection *coll, const char *object, const Pa
 			buf_puts(out, ",");
 		stripe_render(rows[i], out);
 	}
-	buf_printf(out, "],\"has_more\":%s,\"url\":\"%s\"}", has_more ? "true" : "false", call->req->path);
+	buf_printf(out, "],\"has_more\":%s,\"url\":\"%s\"}", has_more ? "true" : "false",
+			   call->req->path);
 }
 
 void
 stripe_list(Call *call, Resource *res)
 {
-	Page		page;
+	Page page;
 
 	if (read_page(call, res->filters, &page))
 		list_collection(call, &res->coll, res->object, &page);
@@ -273,7 +275,7 @@ stripe_list(Call *call, Resource *res)
 void
 stripe_list_events(Call *call)
 {
-	Page		page;
+	Page page;
 	const char *type = param_string(call, "type");
 
 	if (!read_page(call, "type,types,delivery_success", &page))
@@ -290,20 +292,20 @@ stripe_list_events(Call *call)
 void
 stripe_list_lines(Call *call, const Obj *invoice)
 {
-	json_t	   *data = json_object_get(json_object_get(invoice->json, "lines"), "data");
+	json_t *data = json_object_get(json_object_get(invoice->json, "lines"), "data");
 	const char *after = param_string(call, "starting_after");
-	json_t	   *shown = json_array();
-	size_t		from = 0;
-	size_t		i;
-	json_t	   *line;
-	Page		page;
+	json_t *shown = json_array();
+	size_t from = 0;
+	size_t i;
+	json_t *line;
+	Page page;
 
 	if (!read_page(call, "", &page))
 	{
 		json_decref(shown);
 		return;
 	}
-	json_array_foreach(data, i, line)
+	json_array_foreach (data, i, line)
 	{
 		if (after != NULL && strcmp(get_string(line, "id"), after) == 0)
 			from = i + 1;
@@ -311,6 +313,6 @@ stripe_list_lines(Call *call, const Obj *invoice)
 	for (i = from; i < json_array_size(data) && json_array_size(shown) < (size_t) page.limit; i++)
 		json_array_append(shown, json_array_get(data, i));
 	reply_json(call->reply, 200,
-			   json_pack("{s:s, s:o, s:b, s:s}", "object", "list", "data", shown,
-						 "has_more", i < json_array_size(data), "url", call->req->path));
+			   json_pack("{s:s, s:o, s:b, s:s}", "object", "list", "data", shown, "has_more",
+						 i < json_array_size(data), "url", call->req->path));
 }

@@ -23,7 +23,7 @@ static const char currencies[] =
 bool
 in_list(const char *choices, const char *name)
 {
-	size_t		len = strlen(name);
+	size_t len = strlen(name);
 
 	for (const char *p = choices; p != NULL && *p != '\0';)
 	{
@@ -48,10 +48,10 @@ currency_decimals(const char *currency)
 static bool
 parse_decimal(const char *text, __int128 *out)
 {
-	bool		negative = *text == '-';
-	int			fraction = -1;
-	__int128	value = 0;
-	int			digits = 0;
+	bool negative = *text == '-';
+	int fraction = -1;
+	__int128 value = 0;
+	int digits = 0;
 
 	for (text += negative; *text != '\0'; text++)
 	{
@@ -76,7 +76,7 @@ int64_t
 multiply_decimal(const char *decimal, int64_t quantity)
 {
 	const __int128 one = (__int128) 1000000000000;
-	__int128	value = 0;
+	__int128 value = 0;
 
 	(void) parse_decimal(decimal, &value);
 	value *= quantity;
@@ -86,7 +86,7 @@ multiply_decimal(const char *decimal, int64_t quantity)
 static bool
 parse_int(const char *text, int64_t *out)
 {
-	char	   *end;
+	char *end;
 
 	errno = 0;
 	*out = strtoll(text, &end, 10);
@@ -99,15 +99,14 @@ is_email(const char *text)
 	const char *at = strchr(text, '@');
 
 	return at != NULL && at != text && at[1] != '\0' && strchr(at + 1, '@') == NULL &&
-		strpbrk(text, " \t\r\n,;<>") == NULL && at[1] != '.' &&
-		text[strlen(text) - 1] != '.';
+		   strpbrk(text, " \t\r\n,;<>") == NULL && at[1] != '.' && text[strlen(text) - 1] != '.';
 }
 
 static bool
 check_metadata(Call *call, const json_t *value)
 {
 	const char *key;
-	json_t	   *member;
+	json_t *member;
 
 	if (json_is_string(value) && json_string_length(value) == 0)
 		return true;
@@ -116,20 +115,26 @@ check_metadata(Call *call, const json_t *value)
 	if (json_object_size(value) > 50)
 		return stripe_error(call, 400, "invalid_request_error", NULL, "metadata",
 							"Metadata can have up to 50 keys.");
-	json_object_foreach((json_t *) value, key, member)
+	json_object_foreach ((json_t *) value, key, member)
 	{
 		if (!json_is_string(member))
-			return stripe_error(call, 400, "invalid_request_error", NULL, "metadata",
-								"Metadata values must be strings, but for key %s you passed in a value "
-								"of type hash", key);
+			return stripe_error(
+				call, 400, "invalid_request_error", NULL, "metadata",
+				"Metadata values must be strings, but for key %s you passed in a value "
+				"of type hash",
+				key);
 		if (strlen(key) > 40)
-			return stripe_error(call, 400, "invalid_request_error", NULL, "metadata",
-								"Metadata keys can have up to 40 characters, but you passed in one that "
-								"is %zu characters.", strlen(key));
+			return stripe_error(
+				call, 400, "invalid_request_error", NULL, "metadata",
+				"Metadata keys can have up to 40 characters, but you passed in one that "
+				"is %zu characters.",
+				strlen(key));
 		if (json_string_length(member) > 500)
-			return stripe_error(call, 400, "invalid_request_error", NULL, "metadata",
-								"Metadata values can have up to 500 characters, but you passed in a "
-								"value that is %zu characters.", json_string_length(member));
+			return stripe_error(
+				call, 400, "invalid_request_error", NULL, "metadata",
+				"Metadata values can have up to 500 characters, but you passed in a "
+				"value that is %zu characters.",
+				json_string_length(member));
 	}
 	return true;
 }
@@ -138,14 +143,14 @@ static bool
 check_members(Call *call, const Param *p, const json_t *hash, const char *prefix)
 {
 	const char *name;
-	json_t	   *value;
-	char		full[200];
+	json_t *value;
+	char full[200];
 
 	if (p->choices == NULL)
 		return true;
 	if (!json_is_object(hash))
 		return stripe_error(call, 400, "invalid_request_error", NULL, prefix, "Invalid object");
-	json_object_foreach((json_t *) hash, name, value)
+	json_object_foreach ((json_t *) hash, name, value)
 	{
 		snprintf(full, sizeof(full), "%s[%s]", prefix, name);
 		if (!in_list(p->choices, name))
@@ -158,15 +163,15 @@ check_members(Call *call, const Param *p, const json_t *hash, const char *prefix
 static bool
 check_list(Call *call, const Param *p, const json_t *value)
 {
-	json_t	   *list = form_list(value);
-	char		prefix[100];
-	size_t		i;
-	json_t	   *item;
-	bool		ok = list != NULL;
+	json_t *list = form_list(value);
+	char prefix[100];
+	size_t i;
+	json_t *item;
+	bool ok = list != NULL;
 
 	if (!ok)
 		return stripe_error(call, 400, "invalid_request_error", NULL, p->name, "Invalid array");
-	json_array_foreach(list, i, item)
+	json_array_foreach (list, i, item)
 	{
 		snprintf(prefix, sizeof(prefix), "%s[%zu]", p->name, i);
 		ok = ok && check_members(call, p, item, prefix);
@@ -178,28 +183,28 @@ check_list(Call *call, const Param *p, const json_t *value)
 static bool
 check_number(Call *call, const Param *p, const char *text)
 {
-	int64_t		number;
+	int64_t number;
 
 	if (!parse_int(text, &number))
-		return stripe_error(call, 400, "invalid_request_error", "parameter_invalid_integer", p->name,
-							"Invalid integer: %s", text);
+		return stripe_error(call, 400, "invalid_request_error", "parameter_invalid_integer",
+							p->name, "Invalid integer: %s", text);
 	if (p->type == P_AMOUNT && number < 0)
-		return stripe_error(call, 400, "invalid_request_error", "parameter_invalid_integer", p->name,
-							"This value must be greater than or equal to 0.");
+		return stripe_error(call, 400, "invalid_request_error", "parameter_invalid_integer",
+							p->name, "This value must be greater than or equal to 0.");
 	return true;
 }
 
 static bool
 check_text(Call *call, const Param *p, const char *text)
 {
-	__int128	decimal;
+	__int128 decimal;
 
 	switch (p->type)
 	{
 		case P_EMAIL:
 			return is_email(text) ||
-				stripe_error(call, 400, "invalid_request_error", "email_invalid", p->name,
-							 "Invalid email address: %s", text);
+				   stripe_error(call, 400, "invalid_request_error", "email_invalid", p->name,
+								"Invalid email address: %s", text);
 		case P_INT:
 		case P_AMOUNT:
 			return check_number(call, p, text);
@@ -207,25 +212,27 @@ check_text(Call *call, const Param *p, const char *text)
 			return strcmp(text, "now") == 0 || check_number(call, p, text);
 		case P_DECIMAL:
 			return parse_decimal(text, &decimal) ||
-				stripe_error(call, 400, "invalid_request_error", NULL, p->name,
-							 "Invalid decimal: %s; must contain at maximum twelve decimal places.", text);
+				   stripe_error(
+					   call, 400, "invalid_request_error", NULL, p->name,
+					   "Invalid decimal: %s; must contain at maximum twelve decimal places.", text);
 		case P_BOOL:
 			return in_list("true,false", text) ||
-				stripe_error(call, 400, "invalid_request_error", NULL, p->name,
-							 "Invalid boolean: %s", text);
+				   stripe_error(call, 400, "invalid_request_error", NULL, p->name,
+								"Invalid boolean: %s", text);
 		case P_CURRENCY:
 			return in_list(currencies, text) ||
-				stripe_error(call, 400, "invalid_request_error", NULL, p->name,
-							 "Invalid currency: %s. Stripe currently supports these currencies: %s",
-							 text, currencies);
+				   stripe_error(
+					   call, 400, "invalid_request_error", NULL, p->name,
+					   "Invalid currency: %s. Stripe currently supports these currencies: %s", text,
+					   currencies);
 		case P_ENUM:
 			return in_list(p->choices, text) ||
-				stripe_error(call, 400, "invalid_request_error", NULL, p->name,
-							 "Invalid %s: must be one of %s", p->name, p->choices);
+				   stripe_error(call, 400, "invalid_request_error", NULL, p->name,
+								"Invalid %s: must be one of %s", p->name, p->choices);
 		default:
 			return strlen(text) <= 5000 ||
-				stripe_error(call, 400, "invalid_request_error", "parameter_invalid_string", p->name,
-							 "Invalid string: must be at most 5000 characters");
+				   stripe_error(call, 400, "invalid_request_error", "parameter_invalid_string",
+								p->name, "Invalid string: must be at most 5000 characters");
 	}
 }
 
@@ -239,15 +246,18 @@ check_param(Call *call, const Param *p, const json_t *value)
 	/* the empty string unsets, where something may be unset */
 	if (json_is_string(value) && json_string_length(value) == 0)
 		return !(p->flags & PF_REQUIRED) ||
-			stripe_error(call, 400, "invalid_request_error", "parameter_invalid_empty", p->name,
-						 "You passed an empty string for '%s'. We assume empty values are an attempt "
-						 "to unset a parameter; however '%s' cannot be unset.", p->name, p->name);
+			   stripe_error(
+				   call, 400, "invalid_request_error", "parameter_invalid_empty", p->name,
+				   "You passed an empty string for '%s'. We assume empty values are an attempt "
+				   "to unset a parameter; however '%s' cannot be unset.",
+				   p->name, p->name);
 	if (p->type == P_LIST)
 		return check_list(call, p, value);
 	if (p->type == P_HASH)
 		return check_members(call, p, value, p->name);
 	if (!json_is_string(value))
-		return stripe_error(call, 400, "invalid_request_error", NULL, p->name, "Invalid string: {}");
+		return stripe_error(call, 400, "invalid_request_error", NULL, p->name,
+							"Invalid string: {}");
 	return check_text(call, p, json_string_value(value));
 }
 
@@ -266,9 +276,9 @@ bool
 params_check(Call *call, const Param *spec, bool creating)
 {
 	const char *name;
-	json_t	   *value;
+	json_t *value;
 
-	json_object_foreach(call->params, name, value)
+	json_object_foreach (call->params, name, value)
 	{
 		const Param *p = find_param(spec, name, creating);
 
@@ -280,7 +290,7 @@ params_check(Call *call, const Param *spec, bool creating)
 		/* Stripe reads currencies in any case and shows them in lower case */
 		if (p->type == P_CURRENCY && json_is_string(value))
 		{
-			char	   *lower = xstrdup(json_string_value(value));
+			char *lower = xstrdup(json_string_value(value));
 
 			for (char *c = lower; *c; c++)
 				*c = (char) (*c >= 'A' && *c <= 'Z' ? *c + 32 : *c);
@@ -302,16 +312,16 @@ params_check(Call *call, const Param *spec, bool creating)
 static void
 merge_metadata(json_t *json, const json_t *given)
 {
-	json_t	   *metadata = json_object_get(json, "metadata");
+	json_t *metadata = json_object_get(json, "metadata");
 	const char *key;
-	json_t	   *value;
+	json_t *value;
 
 	if (json_is_string(given))
 	{
 		json_object_clear(metadata);
 		return;
 	}
-	json_object_foreach((json_t *) given, key, value)
+	json_object_foreach ((json_t *) given, key, value)
 	{
 		if (json_string_length(value) == 0)
 			json_object_del(metadata, key);
@@ -348,7 +358,7 @@ params_store(Call *call, const Param *spec, json_t *json)
 {
 	for (; spec->name != NULL; spec++)
 	{
-		json_t	   *value = json_object_get(call->params, spec->name);
+		json_t *value = json_object_get(call->params, spec->name);
 
 		if (value == NULL || !(spec->flags & PF_STORE))
 			continue;
@@ -394,7 +404,7 @@ param_bool(const Call *call, const char *name)
 json_t *
 param_list(const Call *call, const char *name)
 {
-	json_t	   *list = form_list(json_object_get(call->params, name));
+	json_t *list = form_list(json_object_get(call->params, name));
 
 	return list ? list : json_array();
 }

@@ -14,12 +14,13 @@
 static bool
 declines(const char *customer_id, const char *method)
 {
-	const Obj  *customer = customer_id ? store_get(&customers.coll, customer_id) : NULL;
-	const char *wish = customer ? get_string(json_object_get(customer->json, "metadata"),
-											 "sandbox_payment") : NULL;
+	const Obj *customer = customer_id ? store_get(&customers.coll, customer_id) : NULL;
+	const char *wish =
+		customer ? get_string(json_object_get(customer->json, "metadata"), "sandbox_payment")
+				 : NULL;
 
 	return (wish != NULL && strcmp(wish, "fail") == 0) ||
-		(method != NULL && strstr(method, "Declined") != NULL);
+		   (method != NULL && strstr(method, "Declined") != NULL);
 }
 
 static void
@@ -27,9 +28,9 @@ complete_charge(json_t *json, bool succeeded)
 {
 	add_missing(json, json_pack("{s:i, s:b, s:n, s:n, s:b, s:n, s:n, s:b, s:n, s:n, s:b}",
 								"amount_refunded", 0, "captured", (int) succeeded, "customer",
-								"description", "disputed", 0, "payment_intent",
-								"payment_method", "refunded", 0, "failure_code", "failure_message",
-								"paid", (int) succeeded));
+								"description", "disputed", 0, "payment_intent", "payment_method",
+								"refunded", 0, "failure_code", "failure_message", "paid",
+								(int) succeeded));
 	set_string(json, "status", succeeded ? "succeeded" : "failed");
 	set_int(json, "amount_captured", succeeded ? get_int(json, "amount") : 0);
 	if (!succeeded)
@@ -42,7 +43,7 @@ complete_charge(json_t *json, bool succeeded)
 static Obj *
 insert_charge(Call *call, json_t *json, bool succeeded)
 {
-	Obj		   *charge;
+	Obj *charge;
 
 	complete_charge(json, succeeded);
 	charge = stripe_insert(call, &charges, json);
@@ -54,11 +55,11 @@ insert_charge(Call *call, json_t *json, bool succeeded)
 static bool
 try_intent(Call *call, Obj *intent)
 {
-	json_t	   *json = intent->json;
-	bool		succeeds = !declines(get_string(json, "customer"), get_string(json, "payment_method"));
-	json_t	   *charge_json = stripe_new_json(&charges);
-	json_t	   *before;
-	Obj		   *charge;
+	json_t *json = intent->json;
+	bool succeeds = !declines(get_string(json, "customer"), get_string(json, "payment_method"));
+	json_t *charge_json = stripe_new_json(&charges);
+	json_t *before;
+	Obj *charge;
 
 	json_object_set(charge_json, "amount", json_object_get(json, "amount"));
 	json_object_set(charge_json, "currency", json_object_get(json, "currency"));
@@ -76,9 +77,9 @@ try_intent(Call *call, Obj *intent)
 	}
 	else
 		json_object_set_new(json, "last_payment_error",
-							json_pack("{s:s, s:s, s:s, s:s, s:s}", "type", "card_error",
-									  "code", "card_declined", "decline_code", "generic_decline",
-									  "message", "Your card was declined.", "charge", charge->id));
+							json_pack("{s:s, s:s, s:s, s:s, s:s}", "type", "card_error", "code",
+									  "card_declined", "decline_code", "generic_decline", "message",
+									  "Your card was declined.", "charge", charge->id));
 	change_end(call, &payment_intents, intent, before, succeeds ? "succeeded" : "payment_failed");
 	return succeeds;
 }
@@ -86,7 +87,7 @@ try_intent(Call *call, Obj *intent)
 static void
 complete_intent(json_t *json)
 {
-	char		secret[80];
+	char secret[80];
 
 	make_id(secret, sizeof(secret), "", 25);
 	add_missing(json, json_pack("{s:i, s:i, s:n, s:s, s:s, s:n, s:n, s:n, s:n, s:[s], s:n}",
@@ -96,16 +97,17 @@ complete_intent(json_t *json)
 								"payment_method_types", "card", "payment_method"));
 	json_object_set_new(json, "client_secret",
 						json_sprintf("%s_secret_%s", get_string(json, "id"), secret));
-	set_string(json, "status", json_is_string(json_object_get(json, "payment_method"))
-			   ? "requires_confirmation" : "requires_payment_method");
+	set_string(json, "status",
+			   json_is_string(json_object_get(json, "payment_method")) ? "requires_confirmation"
+																	   : "requires_payment_method");
 }
 
 /* For an invoice: intent and charge, whatever becomes of them. */
 Obj *
 payment_attempt(Call *call, const json_t *invoice)
 {
-	json_t	   *json = stripe_new_json(&payment_intents);
-	Obj		   *intent;
+	json_t *json = stripe_new_json(&payment_intents);
+	Obj *intent;
 
 	json_object_set(json, "amount", json_object_get(invoice, "amount_remaining"));
 	json_object_set(json, "currency", json_object_get(invoice, "currency"));
@@ -122,15 +124,16 @@ payment_attempt(Call *call, const json_t *invoice)
 static bool
 check_amount(Call *call)
 {
-	int64_t		amount = param_int(call, "amount", 0);
+	int64_t amount = param_int(call, "amount", 0);
 
 	if (amount < 1)
-		return stripe_error(call, 400, "invalid_request_error", "parameter_invalid_integer", "amount",
-							"This value must be greater than or equal to 1.");
+		return stripe_error(call, 400, "invalid_request_error", "parameter_invalid_integer",
+							"amount", "This value must be greater than or equal to 1.");
 	/* cards settle in hundredths even where the currency has thousandths */
 	if (currency_decimals(param_string(call, "currency")) == 3 && amount % 10 != 0)
-		return stripe_error(call, 400, "invalid_request_error", "parameter_invalid_integer", "amount",
-							"Amounts in three-decimal currencies must be rounded to the nearest ten.");
+		return stripe_error(
+			call, 400, "invalid_request_error", "parameter_invalid_integer", "amount",
+			"Amounts in three-decimal currencies must be rounded to the nearest ten.");
 	return true;
 }
 
@@ -138,7 +141,7 @@ static bool
 check_customer(Call *call)
 {
 	return !param_given(call, "customer") ||
-		stripe_find(call, &customers, "customer", param_string(call, "customer")) != NULL;
+		   stripe_find(call, &customers, "customer", param_string(call, "customer")) != NULL;
 }
 
 static bool
@@ -153,8 +156,8 @@ create_intent(Call *call, json_t *json)
 static bool
 card_declined(Call *call, const Obj *obj)
 {
-	json_t	   *body;
-	json_t	   *error;
+	json_t *body;
+	json_t *error;
 
 	(void) stripe_error(call, 402, "card_error", "card_declined", NULL, "Your card was declined.");
 	body = json_loadb(call->reply->body.data, call->reply->body.len, 0, NULL);
@@ -171,13 +174,16 @@ run_confirm(Call *call, Obj *obj)
 	const char *status = get_string(obj->json, "status");
 
 	if (strcmp(status, "succeeded") == 0 || strcmp(status, "canceled") == 0)
-		return stripe_error(call, 400, "invalid_request_error", "payment_intent_unexpected_state", NULL,
-							"This PaymentIntent's status is %s: it cannot be confirmed.", status);
+		return stripe_error(call, 400, "invalid_request_error", "payment_intent_unexpected_state",
+							NULL, "This PaymentIntent's status is %s: it cannot be confirmed.",
+							status);
 	if (param_given(call, "payment_method"))
-		json_object_set(obj->json, "payment_method", json_object_get(call->params, "payment_method"));
+		json_object_set(obj->json, "payment_method",
+						json_object_get(call->params, "payment_method"));
 	if (!json_is_string(json_object_get(obj->json, "payment_method")))
-		return stripe_error(call, 400, "invalid_request_error", "payment_intent_unexpected_state", NULL,
-							"You cannot confirm this PaymentIntent because it's missing a payment method.");
+		return stripe_error(
+			call, 400, "invalid_request_error", "payment_intent_unexpected_state", NULL,
+			"You cannot confirm this PaymentIntent because it's missing a payment method.");
 	if (try_intent(call, obj))
 		return true;
 	stripe_effect(call, "payment_intent", obj);
@@ -188,11 +194,12 @@ static bool
 run_cancel(Call *call, Obj *obj)
 {
 	const char *status = get_string(obj->json, "status");
-	json_t	   *before;
+	json_t *before;
 
 	if (strcmp(status, "succeeded") == 0 || strcmp(status, "canceled") == 0)
-		return stripe_error(call, 400, "invalid_request_error", "payment_intent_unexpected_state", NULL,
-							"This PaymentIntent's status is %s: it cannot be canceled.", status);
+		return stripe_error(call, 400, "invalid_request_error", "payment_intent_unexpected_state",
+							NULL, "This PaymentIntent's status is %s: it cannot be canceled.",
+							status);
 	before = change_begin(obj);
 	set_string(obj->json, "status", "canceled");
 	set_int(obj->json, "canceled_at", clock_seconds());
@@ -209,7 +216,7 @@ created_intent(Call *call, Obj *obj)
 static bool
 create_charge(Call *call, json_t *json)
 {
-	bool		succeeds = !declines(param_string(call, "customer"), param_string(call, "source"));
+	bool succeeds = !declines(param_string(call, "customer"), param_string(call, "source"));
 
 	if (!check_amount(call) || !check_customer(call))
 		return false;
@@ -220,7 +227,7 @@ create_charge(Call *call, json_t *json)
 static bool
 created_charge(Call *call, Obj *obj)
 {
-	bool		succeeded = json_is_true(json_object_get(obj->json, "paid"));
+	bool succeeded = json_is_true(json_object_get(obj->json, "paid"));
 
 	stripe_emit(call, succeeded ? "charge.succeeded" : "charge.failed", obj, NULL);
 	return succeeded || card_declined(call, obj);
@@ -231,7 +238,7 @@ charge_to_refund(Call *call)
 {
 	const char *charge = param_string(call, "charge");
 	const char *intent_id = param_string(call, "payment_intent");
-	Obj		   *intent;
+	Obj *intent;
 
 	if (charge == NULL && intent_id == NULL)
 	{
@@ -253,9 +260,9 @@ charge_to_refund(Call *call)
 static bool
 create_refund(Call *call, json_t *json)
 {
-	Obj		   *charge = charge_to_refund(call);
-	int64_t		left;
-	int64_t		amount;
+	Obj *charge = charge_to_refund(call);
+	int64_t left;
+	int64_t amount;
 
 	if (charge == NULL)
 		return false;
@@ -265,9 +272,10 @@ create_refund(Call *call, json_t *json)
 		return stripe_error(call, 400, "invalid_request_error", "charge_already_refunded", NULL,
 							"Charge %s has already been refunded.", charge->id);
 	if (amount > left || amount < 1)
-		return stripe_error(call, 400, "invalid_request_error", "amount_too_large", "amount",
-							"Refund amount (%lld) is greater than unrefunded amount on charge (%lld)",
-							(long long) amount, (long long) left);
+		return stripe_error(
+			call, 400, "invalid_request_error", "amount_too_large", "amount",
+			"Refund amount (%lld) is greater than unrefunded amount on charge (%lld)",
+			(long long) amount, (long long) left);
 	set_int(json, "amount", amount);
 	set_string(json, "charge", charge->id);
 	json_object_set(json, "currency", json_object_get(charge->json, "currency"));
@@ -280,9 +288,9 @@ create_refund(Call *call, json_t *json)
 static bool
 created_refund(Call *call, Obj *obj)
 {
-	Obj		   *charge = store_get(&charges.coll, get_string(obj->json, "charge"));
-	json_t	   *before = change_begin(charge);
-	int64_t		refunded = get_int(charge->json, "amount_refunded") + get_int(obj->json, "amount");
+	Obj *charge = store_get(&charges.coll, get_string(obj->json, "charge"));
+	json_t *before = change_begin(charge);
+	int64_t refunded = get_int(charge->json, "amount_refunded") + get_int(obj->json, "amount");
 
 	set_int(charge->json, "amount_refunded", refunded);
 	json_object_set_new(charge->json, "refunded",
@@ -347,23 +355,43 @@ static const Action intent_actions[] = {
 	{.verb = NULL},
 };
 
-Resource	payment_intents = {
-	.object = "payment_intent", .path = "payment_intents", .prefix = "pi_3", .digits = 23,
-	.event = "payment_intent", .params = intent_params, .filters = "customer",
-	.searchable = true, .create = create_intent, .created = created_intent,
+Resource payment_intents = {
+	.object = "payment_intent",
+	.path = "payment_intents",
+	.prefix = "pi_3",
+	.digits = 23,
+	.event = "payment_intent",
+	.params = intent_params,
+	.filters = "customer",
+	.searchable = true,
+	.create = create_intent,
+	.created = created_intent,
 	.actions = intent_actions,
 };
 
 /* Charges tell of themselves as succeeded or failed, never as created. */
-Resource	charges = {
-	.object = "charge", .path = "charges", .prefix = "ch_3", .digits = 23,
-	.event = "charge", .params = charge_params, .filters = "customer,payment_intent",
-	.searchable = true, .silent_creation = true, .create = create_charge,
+Resource charges = {
+	.object = "charge",
+	.path = "charges",
+	.prefix = "ch_3",
+	.digits = 23,
+	.event = "charge",
+	.params = charge_params,
+	.filters = "customer,payment_intent",
+	.searchable = true,
+	.silent_creation = true,
+	.create = create_charge,
 	.created = created_charge,
 };
 
-Resource	refunds = {
-	.object = "refund", .path = "refunds", .prefix = "re_3", .digits = 23,
-	.event = "refund", .params = refund_params, .filters = "charge,payment_intent",
-	.create = create_refund, .created = created_refund,
+Resource refunds = {
+	.object = "refund",
+	.path = "refunds",
+	.prefix = "re_3",
+	.digits = 23,
+	.event = "refund",
+	.params = refund_params,
+	.filters = "charge,payment_intent",
+	.create = create_refund,
+	.created = created_refund,
 };

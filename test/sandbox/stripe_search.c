@@ -17,18 +17,18 @@
 
 typedef struct Clause
 {
-	char		field[64];
-	char		key[64];		/* of metadata */
-	char		value[512];
-	char		op;				/* ':' equals, '~' contains, '<', '>', and 'l', 'g' with '=' */
-	bool		negated;
+	char field[64];
+	char key[64]; /* of metadata */
+	char value[512];
+	char op; /* ':' equals, '~' contains, '<', '>', and 'l', 'g' with '=' */
+	bool negated;
 } Clause;
 
 typedef struct Query
 {
-	Clause		clauses[MAX_CLAUSES];
-	size_t		count;
-	bool		any;			/* joined by OR */
+	Clause clauses[MAX_CLAUSES];
+	size_t count;
+	bool any; /* joined by OR */
 } Query;
 
 static const char *
@@ -43,8 +43,8 @@ skip_space(const char *p)
 static const char *
 read_word(const char *p, const char *stop, char *out, size_t size)
 {
-	char		quote = *p == '\'' || *p == '"' ? *p++ : '\0';
-	size_t		n = 0;
+	char quote = *p == '\'' || *p == '"' ? *p++ : '\0';
+	size_t n = 0;
 
 	while (*p != '\0' && (quote ? *p != quote : strchr(stop, *p) == NULL))
 	{
@@ -94,7 +94,7 @@ parse_query(const char *p, Query *q)
 	{
 		if (q->count > 0)
 		{
-			bool		any = strncasecmp(p, "OR ", 3) == 0;
+			bool any = strncasecmp(p, "OR ", 3) == 0;
 
 			if (!any && strncasecmp(p, "AND ", 4) != 0)
 				return false;
@@ -116,7 +116,7 @@ parse_query(const char *p, Query *q)
 static bool
 compare_number(const Clause *c, int64_t have)
 {
-	int64_t		want = strtoll(c->value, NULL, 10);
+	int64_t want = strtoll(c->value, NULL, 10);
 
 	switch (c->op)
 	{
@@ -137,7 +137,7 @@ static bool
 clause_holds(const Clause *c, const json_t *json)
 {
 	const json_t *value = json_object_get(json, c->field);
-	bool		holds;
+	bool holds;
 
 	if (c->key[0] != '\0')
 		value = json_object_get(value, c->key);
@@ -184,11 +184,11 @@ static void
 search_rows(Obj *const *rows, size_t count, const Query *q, int64_t limit, size_t skip,
 			json_t *found, bool *has_more)
 {
-	const Obj  *last = NULL;
+	const Obj *last = NULL;
 
 	for (size_t i = count; i > 0 && !*has_more; i--)
 	{
-		const Obj  *obj = rows[i - 1];
+		const Obj *obj = rows[i - 1];
 		const json_t *seen = store_search_view(obj);
 
 		/* the index may name an object twice, but only in succession or outdated */
@@ -213,20 +213,20 @@ stripe_search(Call *call, Resource *res)
 		{"page", P_TEXT, 0, NULL},
 		{.name = NULL},
 	};
-	json_t	   *found;
-	json_t	   *next;
-	bool		has_more = false;
-	int64_t		limit = param_int(call, "limit", 10);
-	size_t		skip = (size_t) param_int(call, "page", 0);
+	json_t *found;
+	json_t *next;
+	bool has_more = false;
+	int64_t limit = param_int(call, "limit", 10);
+	size_t skip = (size_t) param_int(call, "page", 0);
 	const Clause *indexed;
-	Query		q;
+	Query q;
 
 	if (!params_check(call, spec, true))
 		return;
 	if (limit < 1 || limit > 100)
 	{
-		(void) stripe_error(call, 400, "invalid_request_error", "parameter_invalid_integer", "limit",
-							"This value must be between 1 and 100.");
+		(void) stripe_error(call, 400, "invalid_request_error", "parameter_invalid_integer",
+							"limit", "This value must be between 1 and 100.");
 		return;
 	}
 	if (!parse_query(param_string(call, "query"), &q))

@@ -21,7 +21,7 @@ static int
 days_in_month(int year, int month)
 {
 	static const int days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
-	bool		leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+	bool leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
 
 	return days[month] + (month == 1 && leap);
 }
@@ -30,11 +30,11 @@ days_in_month(int year, int month)
 static int64_t
 add_months(int64_t from, int64_t anchor, int months)
 {
-	time_t		t = (time_t) from;
-	time_t		a = (time_t) anchor;
-	struct tm	tm;
-	struct tm	anchor_tm;
-	int			last;
+	time_t t = (time_t) from;
+	time_t a = (time_t) anchor;
+	struct tm tm;
+	struct tm anchor_tm;
+	int last;
 
 	gmtime_r(&t, &tm);
 	gmtime_r(&a, &anchor_tm);
@@ -52,8 +52,8 @@ subscription_next(const json_t *subscription, int64_t from)
 	const json_t *price = json_object_get(json_array_get(items_of(subscription), 0), "price");
 	const json_t *recurring = json_object_get(price, "recurring");
 	const char *interval = get_string(recurring, "interval");
-	int			count = (int) get_int(recurring, "interval_count");
-	int64_t		anchor = get_int(subscription, "billing_cycle_anchor");
+	int count = (int) get_int(recurring, "interval_count");
+	int64_t anchor = get_int(subscription, "billing_cycle_anchor");
 
 	if (count < 1)
 		count = 1;
@@ -70,7 +70,7 @@ subscription_next(const json_t *subscription, int64_t from)
 static Obj *
 usable_price(Call *call, const json_t *subscription, const char *id)
 {
-	Obj		   *price = stripe_find(call, &prices, "items[price]", id);
+	Obj *price = stripe_find(call, &prices, "items[price]", id);
 	const char *currency = get_string(subscription, "currency");
 
 	if (price == NULL)
@@ -79,9 +79,10 @@ usable_price(Call *call, const json_t *subscription, const char *id)
 		(void) stripe_error(call, 400, "invalid_request_error", "price_inactive", "items[price]",
 							"The price specified is inactive.");
 	else if (!json_is_object(json_object_get(price->json, "recurring")))
-		(void) stripe_error(call, 400, "invalid_request_error", NULL, "items[price]",
-							"The price specified is set to `type=one_time` but this field only accepts "
-							"prices with `type=recurring`.");
+		(void) stripe_error(
+			call, 400, "invalid_request_error", NULL, "items[price]",
+			"The price specified is set to `type=one_time` but this field only accepts "
+			"prices with `type=recurring`.");
 	else if (currency != NULL && strcmp(currency, get_string(price->json, "currency")) != 0)
 		(void) stripe_error(call, 400, "invalid_request_error", NULL, "items[price]",
 							"All prices on a subscription must have the same currency.");
@@ -94,25 +95,25 @@ static json_t *
 new_item(const json_t *subscription, const json_t *price, int64_t quantity)
 {
 	const json_t *sibling = json_array_get(items_of(subscription), 0);
-	char		id[64];
+	char id[64];
 
 	make_id(id, sizeof(id), "si_", 14);
-	return json_pack("{s:s, s:s, s:n, s:I, s:I, s:I, s:[], s:{}, s:O, s:I, s:O, s:[]}",
-					 "id", id, "object", "subscription_item", "billing_thresholds",
-					 "created", (json_int_t) clock_seconds(),
-					 "current_period_start", (json_int_t) get_int(sibling, "current_period_start"),
-					 "current_period_end", (json_int_t) get_int(sibling, "current_period_end"),
-					 "discounts", "metadata", "price", price, "quantity", (json_int_t) quantity,
-					 "subscription", json_object_get(subscription, "id"), "tax_rates");
+	return json_pack("{s:s, s:s, s:n, s:I, s:I, s:I, s:[], s:{}, s:O, s:I, s:O, s:[]}", "id", id,
+					 "object", "subscription_item", "billing_thresholds", "created",
+					 (json_int_t) clock_seconds(), "current_period_start",
+					 (json_int_t) get_int(sibling, "current_period_start"), "current_period_end",
+					 (json_int_t) get_int(sibling, "current_period_end"), "discounts", "metadata",
+					 "price", price, "quantity", (json_int_t) quantity, "subscription",
+					 json_object_get(subscription, "id"), "tax_rates");
 }
 
 static json_t *
 find_item(json_t *subscription, const char *id, size_t *index)
 {
-	json_t	   *item;
-	size_t		i;
+	json_t *item;
+	size_t i;
 
-	json_array_foreach(items_of(subscription), i, item)
+	json_array_foreach (items_of(subscription), i, item)
 	{
 		*index = i;
 		if (strcmp(get_string(item, "id"), id) == 0)
@@ -128,9 +129,9 @@ change_item(Call *call, json_t *subscription, const json_t *given)
 	const char *price_id = get_string(given, "price");
 	const char *quantity = get_string(given, "quantity");
 	const char *deleted = get_string(given, "deleted");
-	size_t		index;
-	json_t	   *item = find_item(subscription, id, &index);
-	Obj		   *price;
+	size_t index;
+	json_t *item = find_item(subscription, id, &index);
+	Obj *price;
 
 	if (item == NULL)
 		return stripe_missing(call, "subscription_item", "items[id]", id);
@@ -155,8 +156,8 @@ static bool
 add_item(Call *call, json_t *subscription, const json_t *given)
 {
 	const char *quantity = get_string(given, "quantity");
-	Obj		   *price = usable_price(call, subscription, get_string(given, "price"));
-	json_t	   *item;
+	Obj *price = usable_price(call, subscription, get_string(given, "price"));
+	json_t *item;
 
 	if (price == NULL)
 		return false;
@@ -171,17 +172,17 @@ add_item(Call *call, json_t *subscription, const json_t *given)
 static bool
 apply_items(Call *call, json_t *subscription)
 {
-	json_t	   *given = param_list(call, "items");
-	json_t	   *item;
-	bool		ok = true;
-	size_t		i;
+	json_t *given = param_list(call, "items");
+	json_t *item;
+	bool ok = true;
+	size_t i;
 
-	json_array_foreach(given, i, item)
+	json_array_foreach (given, i, item)
 	{
 		if (!ok)
 			break;
 		ok = get_string(item, "id") != NULL ? change_item(call, subscription, item)
-			: add_item(call, subscription, item);
+											: add_item(call, subscription, item);
 	}
 	json_decref(given);
 	if (ok && json_array_size(items_of(subscription)) == 0)
@@ -195,10 +196,10 @@ apply_items(Call *call, json_t *subscription)
 static void
 set_period(json_t *subscription, int64_t start, int64_t end)
 {
-	json_t	   *item;
-	size_t		i;
+	json_t *item;
+	size_t i;
 
-	json_array_foreach(items_of(subscription), i, item)
+	json_array_foreach (items_of(subscription), i, item)
 	{
 		set_int(item, "current_period_start", start);
 		set_int(item, "current_period_end", end);
@@ -210,8 +211,8 @@ static void
 apply_trial(Call *call, json_t *subscription, int64_t now)
 {
 	const char *end_text = param_string(call, "trial_end");
-	int64_t		days = param_int(call, "trial_period_days", 0);
-	int64_t		end = days > 0 ? now + days * 86400 : 0;
+	int64_t days = param_int(call, "trial_period_days", 0);
+	int64_t end = days > 0 ? now + days * 86400 : 0;
 
 	if (end_text != NULL)
 		end = strcmp(end_text, "now") == 0 ? now : strtoll(end_text, NULL, 10);
@@ -258,32 +259,33 @@ static bool
 check_collection(Call *call, const json_t *json)
 {
 	const char *method = get_string(json, "collection_method");
-	bool		sends = method != NULL && strcmp(method, "send_invoice") == 0;
+	bool sends = method != NULL && strcmp(method, "send_invoice") == 0;
 
 	if (json_is_integer(json_object_get(json, "days_until_due")) && !sends)
 		return stripe_error(call, 400, "invalid_request_error", NULL, "days_until_due",
 							"You can only set `days_until_due` if the collection method is "
 							"`send_invoice`.");
 	if (sends && !json_is_integer(json_object_get(json, "days_until_due")))
-		return stripe_error(call, 400, "invalid_request_error", "parameter_missing", "days_until_due",
-							"If `collection_method` is `send_invoice`, `days_until_due` must be given.");
+		return stripe_error(
+			call, 400, "invalid_request_error", "parameter_missing", "days_until_due",
+			"If `collection_method` is `send_invoice`, `days_until_due` must be given.");
 	return true;
 }
 
 static void
 add_defaults(json_t *json, int64_t now)
 {
-	json_t	   *defaults = json_pack("{s:n, s:{s:b}, s:I, s:n, s:b, s:n, s:s, s:n, s:n, s:n, s:n, s:[]}",
-									 "application", "automatic_tax", "enabled", 0,
-									 "billing_cycle_anchor", (json_int_t) now,
-									 "cancel_at", "cancel_at_period_end", 0, "canceled_at",
-									 "collection_method", "charge_automatically", "days_until_due",
-									 "default_payment_method", "description", "ended_at", "discounts");
-	json_t	   *more = json_pack("{s:{s:s, s:[], s:b, s:i}, s:n, s:n, s:n, s:I, s:s, s:n, s:n, s:n}",
-								 "items", "object", "list", "data", "has_more", 0, "total_count", 0,
-								 "latest_invoice", "pause_collection", "schedule",
-								 "start_date", (json_int_t) now, "status", "active",
-								 "test_clock", "trial_start", "trial_end");
+	json_t *defaults =
+		json_pack("{s:n, s:{s:b}, s:I, s:n, s:b, s:n, s:s, s:n, s:n, s:n, s:n, s:[]}",
+				  "application", "automatic_tax", "enabled", 0, "billing_cycle_anchor",
+				  (json_int_t) now, "cancel_at", "cancel_at_period_end", 0, "canceled_at",
+				  "collection_method", "charge_automatically", "days_until_due",
+				  "default_payment_method", "description", "ended_at", "discounts");
+	json_t *more =
+		json_pack("{s:{s:s, s:[], s:b, s:i}, s:n, s:n, s:n, s:I, s:s, s:n, s:n, s:n}", "items",
+				  "object", "list", "data", "has_more", 0, "total_count", 0, "latest_invoice",
+				  "pause_collection", "schedule", "start_date", (json_int_t) now, "status",
+				  "active", "test_clock", "trial_start", "trial_end");
 
 	add_missing(json, defaults);
 	add_missing(json, more);
@@ -292,7 +294,7 @@ add_defaults(json_t *json, int64_t now)
 static bool
 create_subscription(Call *call, json_t *json)
 {
-	int64_t		now = clock_seconds();
+	int64_t now = clock_seconds();
 
 	if (stripe_find(call, &customers, "customer", param_string(call, "customer")) == NULL)
 		return false;
@@ -326,8 +328,8 @@ update_subscription(Call *call, Obj *obj)
 bool
 subscription_end(Call *call, Obj *obj)
 {
-	json_t	   *before;
-	int64_t		now = clock_seconds();
+	json_t *before;
+	int64_t now = clock_seconds();
 
 	if (strcmp(get_string(obj->json, "status"), "canceled") == 0)
 		return false;
@@ -356,7 +358,8 @@ static const Param subscription_params[] = {
 	{"days_until_due", P_AMOUNT, PF_STORE, NULL},
 	{"default_payment_method", P_TEXT, PF_STORE, NULL},
 	{"description", P_TEXT, PF_STORE, NULL},
-	{"items", P_LIST, PF_REQUIRED, "id,price,quantity,metadata,deleted,clear_usage,discounts,tax_rates"},
+	{"items", P_LIST, PF_REQUIRED,
+	 "id,price,quantity,metadata,deleted,clear_usage,discounts,tax_rates"},
 	{"metadata", P_METADATA, PF_STORE, NULL},
 	{"off_session", P_BOOL, 0, NULL},
 	{"payment_behavior", P_TEXT, 0, NULL},
@@ -367,9 +370,16 @@ static const Param subscription_params[] = {
 	{.name = NULL},
 };
 
-Resource	subscriptions = {
-	.object = "subscription", .path = "subscriptions", .prefix = "sub_1", .digits = 23,
-	.event = "customer.subscription", .params = subscription_params,
-	.filters = "customer,status,collection_method", .searchable = true,
-	.create = create_subscription, .update = update_subscription, .remove = remove_subscription,
+Resource subscriptions = {
+	.object = "subscription",
+	.path = "subscriptions",
+	.prefix = "sub_1",
+	.digits = 23,
+	.event = "customer.subscription",
+	.params = subscription_params,
+	.filters = "customer,status,collection_method",
+	.searchable = true,
+	.create = create_subscription,
+	.update = update_subscription,
+	.remove = remove_subscription,
 };

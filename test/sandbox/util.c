@@ -60,7 +60,7 @@ xstrndup(const char *s, size_t len)
 static void
 buf_reserve(Buf *buf, size_t more)
 {
-	size_t		need = buf->len + more + 1;
+	size_t need = buf->len + more + 1;
 
 	if (need <= buf->cap)
 		return;
@@ -89,11 +89,11 @@ buf_puts(Buf *buf, const char *s)
 }
 
 void
-buf_printf(Buf *buf, const char *fmt,...)
+buf_printf(Buf *buf, const char *fmt, ...)
 {
-	va_list		ap;
-	char	   *text = NULL;
-	int			len;
+	va_list ap;
+	char *text = NULL;
+	int len;
 
 	va_start(ap, fmt);
 	len = vasprintf(&text, fmt, ap);
@@ -142,7 +142,7 @@ random_seed(uint64_t seed)
 double
 random_unit(void)
 {
-	uint64_t	n = atomic_fetch_add(&random_counter, 1);
+	uint64_t n = atomic_fetch_add(&random_counter, 1);
 
 	return (double) (mix64(seed_value ^ mix64(n)) >> 11) / 9007199254740992.0;
 }
@@ -151,7 +151,7 @@ uint64_t
 hash_bytes(const void *data, size_t len)
 {
 	const unsigned char *p = data;
-	uint64_t	h = 0xcbf29ce484222325u;
+	uint64_t h = 0xcbf29ce484222325u;
 
 	for (size_t i = 0; i < len; i++)
 		h = (h ^ p[i]) * 0x100000001b3u;
@@ -166,11 +166,10 @@ hash_bytes(const void *data, size_t len)
 void
 make_id(char *out, size_t size, const char *prefix, int digits)
 {
-	static const char alphabet[] =
-		"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-	uint64_t	n = mix64(seed_value + atomic_fetch_add(&id_counter, 1));
-	size_t		at = (size_t) snprintf(out, size, "%s", prefix);
-	uint64_t	rest = n;
+	static const char alphabet[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+	uint64_t n = mix64(seed_value + atomic_fetch_add(&id_counter, 1));
+	size_t at = (size_t) snprintf(out, size, "%s", prefix);
+	uint64_t rest = n;
 
 	for (int i = 0; i < digits && at + 1 < size; i++)
 	{
@@ -216,9 +215,9 @@ base64_decode(const char *in, char *out, size_t size)
 {
 	static const char alphabet[] =
 		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-	uint32_t	bits = 0;
-	int			have = 0;
-	size_t		len = 0;
+	uint32_t bits = 0;
+	int have = 0;
+	size_t len = 0;
 
 	for (; *in && len + 1 < size; in++)
 	{

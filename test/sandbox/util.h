@@ -14,9 +14,9 @@
 
 typedef struct Buf
 {
-	char	   *data;			/* always NUL-terminated once something is in */
-	size_t		len;
-	size_t		cap;
+	char *data; /* always NUL-terminated once something is in */
+	size_t len;
+	size_t cap;
 } Buf;
 
 extern void *xmalloc(size_t size);
@@ -27,7 +27,7 @@ extern char *xstrndup(const char *s, size_t len);
 
 extern void buf_append(Buf *buf, const void *data, size_t len);
 extern void buf_puts(Buf *buf, const char *s);
-extern void buf_printf(Buf *buf, const char *fmt,...) __attribute__((format(printf, 2, 3)));
+extern void buf_printf(Buf *buf, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 extern void buf_insert(Buf *buf, size_t at, const void *data, size_t len);
 extern void buf_free(Buf *buf);
 

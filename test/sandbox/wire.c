@@ -11,10 +11,10 @@
 /* What a generated body consists of: head, filler as needed, tail. */
 typedef struct Stream
 {
-	char	   *text;			/* WIRE_HALF, WIRE_TRUNCATED */
-	size_t		available;		/* then the connection closes */
-	uint64_t	total;			/* WIRE_HUGE */
-	WireMode	mode;
+	char *text;		  /* WIRE_HALF, WIRE_TRUNCATED */
+	size_t available; /* then the connection closes */
+	uint64_t total;	  /* WIRE_HUGE */
+	WireMode mode;
 } Stream;
 
 static const char huge_head[] = "{\"padding\":\"";
@@ -40,7 +40,7 @@ send_rst(struct MHD_Connection *conn)
 static ssize_t
 read_prepared(Stream *s, uint64_t pos, char *out, size_t max)
 {
-	size_t		n;
+	size_t n;
 
 	if (pos >= s->available)
 		return MHD_CONTENT_READER_END_WITH_ERROR;
@@ -54,7 +54,7 @@ read_prepared(Stream *s, uint64_t pos, char *out, size_t max)
 static char
 huge_byte(const Stream *s, uint64_t pos)
 {
-	uint64_t	tail_at = s->total - (sizeof(huge_tail) - 1);
+	uint64_t tail_at = s->total - (sizeof(huge_tail) - 1);
 
 	if (pos < sizeof(huge_head) - 1)
 		return huge_head[pos];
@@ -64,7 +64,7 @@ huge_byte(const Stream *s, uint64_t pos)
 static ssize_t
 read_stream(void *cls, uint64_t pos, char *out, size_t max)
 {
-	Stream	   *s = cls;
+	Stream *s = cls;
 
 	if (s->mode == WIRE_HALF || s->mode == WIRE_TRUNCATED)
 		return read_prepared(s, pos, out, max);
@@ -83,7 +83,7 @@ read_stream(void *cls, uint64_t pos, char *out, size_t max)
 static void
 free_stream(void *cls)
 {
-	Stream	   *s = cls;
+	Stream *s = cls;
 
 	free(s->text);
 	free(s);
@@ -92,9 +92,9 @@ free_stream(void *cls)
 static struct MHD_Response *
 broken_response(Reply *reply, WireMode mode, int64_t huge_bytes)
 {
-	Stream	   *s = xcalloc(1, sizeof(*s));
-	uint64_t	declared = MHD_SIZE_UNKNOWN;
-	uint64_t	smallest = sizeof(huge_head) + sizeof(huge_tail);
+	Stream *s = xcalloc(1, sizeof(*s));
+	uint64_t declared = MHD_SIZE_UNKNOWN;
+	uint64_t smallest = sizeof(huge_head) + sizeof(huge_tail);
 
 	s->mode = mode;
 	s->text = reply->body.data;
@@ -121,7 +121,8 @@ intact_response(Reply *reply)
 	struct MHD_Response *response;
 
 	response = MHD_create_response_from_buffer(reply->body.len, reply->body.data,
-											   reply->body.data ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
+											   reply->body.data ? MHD_RESPMEM_MUST_FREE
+																: MHD_RESPMEM_PERSISTENT);
 	memset(&reply->body, 0, sizeof(reply->body));
 	return response;
 }
@@ -132,7 +133,7 @@ wire_send(struct MHD_Connection *conn, Reply *reply, WireMode mode, int64_t huge
 	struct MHD_Response *response;
 	enum MHD_Result result;
 	const char *name;
-	json_t	   *value;
+	json_t *value;
 
 	if (mode == WIRE_RESET)
 	{
@@ -146,7 +147,7 @@ wire_send(struct MHD_Connection *conn, Reply *reply, WireMode mode, int64_t huge
 		response = broken_response(reply, mode, huge_bytes);
 	MHD_add_response_header(response, "Content-Type",
 							reply->content_type ? reply->content_type : "application/json");
-	json_object_foreach(reply->headers, name, value)
+	json_object_foreach (reply->headers, name, value)
 		MHD_add_response_header(response, name, json_string_value(value));
 	result = MHD_queue_response(conn, (unsigned) reply->status, response);
 	MHD_destroy_response(response);
