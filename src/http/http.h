@@ -51,6 +51,7 @@ typedef struct SeHttpRequest
 	const char *proxy;		/* http:// or https:// URL, or NULL */
 	const char *ca_file;	/* PEM bundle, or NULL for the system's */
 	bool http2;				/* try HTTP/2 over TLS and multiplex */
+	int max_active; /* requests on the wire of its lane, more wait; 0: the loop's max_per_host */
 
 	/*
 	 * Whose credentials the request carries: a connection is never used by

@@ -49,6 +49,7 @@ typedef struct SeHttpLane
 	bool nudge;			 /* a request that connects may have nothing that wakes it */
 	int active;			 /* requests given to libcurl */
 	int max_active;
+	int wanted_active;		  /* what the last request allowed; 0: max_active */
 	SeHttpCall *waiting_head; /* requests not yet given to it, oldest first */
 	SeHttpCall *waiting_tail;
 	SeHttpCall *idle_calls;
@@ -145,6 +146,7 @@ extern SeHttpLane *se_http_lane_get(SeHttpLoop *loop, const SeHttpRequest *reque
 									const char *host, int port, bool tls);
 extern void se_http_lane_free(SeHttpLane *lane);
 extern void se_http_lane_enqueue(SeHttpLane *lane, SeHttpCall *call);
+extern bool se_http_lane_has_room(const SeHttpLane *lane);
 extern bool se_http_lane_start_one(SeHttpLane *lane);
 extern void se_http_lane_collect(SeHttpLane *lane);
 extern void se_http_call_detach(SeHttpCall *call);

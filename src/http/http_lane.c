@@ -80,6 +80,7 @@ lane_create(SeHttpLoop *loop, const SeHttpRequest *request, const char *host, in
 	lane->deadline_us = -1;
 	lane->idle_since_us = se_http_now_us();
 	lane->max_active = loop->max_per_host * (lane->http2 ? SE_HTTP_STREAMS : 1);
+	lane->wanted_active = request->max_active;
 	if (!ok || !set_up_multi(lane))
 	{
 		se_http_lane_free(lane);
@@ -115,7 +116,10 @@ se_http_lane_get(SeHttpLoop *loop, const SeHttpRequest *request, const char *hos
 			lane->tls == tls && lane->http2 == http2 && same_text(lane->host, host) &&
 			same_text(lane->proxy, request->proxy) && same_text(lane->ca_file, request->ca_file) &&
 			se_egress_equal(lane->egress, request->egress))
+		{
+			lane->wanted_active = request->max_active;
 			return lane;
+		}
 	}
 	return lane_create(loop, request, host, port, tls, hash);
 }
@@ -209,6 +213,13 @@ se_http_call_detach(SeHttpCall *call)
 		lane->idle_since_us = se_http_now_us();
 }
 
+bool
+se_http_lane_has_room(const SeHttpLane *lane)
+{
+	return lane->active < lane->max_active &&
+		   (lane->wanted_active <= 0 || lane->active < lane->wanted_active);
+}
+
 /*
  * Give the oldest waiting request to libcurl if the lane has room; the caller
  * has checked the loop.  Returns whether one left the queue.
@@ -219,7 +230,7 @@ se_http_lane_start_one(SeHttpLane *lane)
 	SeHttpCall *call = lane->waiting_head;
 	int64_t left_us;
 
-	if (call == NULL || lane->active >= lane->max_active)
+	if (call == NULL || !se_http_lane_has_room(lane))
 		return false;
 
 	/* The time spent in the queue counts; libcurl gets what is left. */

@@ -216,7 +216,7 @@ can_start(const SeHttpLoop *loop)
 		return false;
 	for (SeHttpLane *lane = loop->lanes; lane != NULL; lane = lane->next)
 	{
-		if (lane->waiting_head != NULL && lane->active < lane->max_active)
+		if (lane->waiting_head != NULL && se_http_lane_has_room(lane))
 			return true;
 	}
 	return false;

@@ -214,7 +214,7 @@ void
 se_delivery_begin_attempt(SeDelivery *d)
 {
 	if (d->attempt_cxt == NULL)
-		d->attempt_cxt = AllocSetContextCreate(d->cxt, "sync_ext attempt", ALLOCSET_SMALL_SIZES);
+		d->attempt_cxt = AllocSetContextCreate(d->cxt, "sync_ext attempt", ALLOCSET_DEFAULT_SIZES);
 	else
 		MemoryContextReset(d->attempt_cxt);
 }

@@ -24,8 +24,9 @@
 #include "worker/system.h"
 #include "worker/system_build.h"
 
-#define AHEAD_MS		   50
-#define MAX_AHEAD		   500
+#define AHEAD_MS		   60
+#define HAND_OVER_MS	   30
+#define MAX_AHEAD		   1000
 #define RATE_WINDOW_MS	   50
 #define MAX_PER_HOST_SHARE 2 /* one host gets at most half of the connections … */
 
@@ -205,13 +206,28 @@ se_system_speaks(SeSystem *system, TimestampTz now)
 		   system->blocked_until <= now;
 }
 
-/* Requests that may be claimed before there is room to send them. */
+/*
+ * Requests that may be claimed before there is room to send them. Before anything is known of the
+ * system: as many again as may be in flight.
+ */
 static int
 claim_ahead(SeSystem *system)
 {
 	if (system->manifest->idempotency.header == NULL)
 		return 0;
-	return Min((int) (system->answer_rate * AHEAD_MS / 1000), MAX_AHEAD);
+	return Min(Max((int) (system->answer_rate * AHEAD_MS / 1000), system->max_in_flight),
+			   MAX_AHEAD);
+}
+
+/*
+ * Requests that the HTTP thread gets beyond those that may be on the wire, so that it goes on while
+ * this one is busy with the database. They leave even when an answer before them says 'too many': no
+ * more than what the system answers in a few milliseconds.
+ */
+static int
+hand_over_ahead(SeSystem *system)
+{
+	return Min((int) (system->answer_rate * HAND_OVER_MS / 1000), MAX_AHEAD);
 }
 
 int
@@ -321,6 +337,7 @@ send_exchange(SeExchange *exchange, List *auth)
 	request.proxy = system->proxy;
 	request.ca_file = system->ca_file;
 	request.http2 = system->http2;
+	request.max_active = system->max_in_flight;
 	request.connection_group = (uint64) system->id;
 	request.owner = exchange;
 
@@ -369,7 +386,7 @@ send_waiting(SeSystem *system, TimestampTz now)
 	bool sent = false;
 
 	while (has_waiting(system) && se_system_speaks(system, now) &&
-		   system->in_flight < system->max_in_flight &&
+		   system->in_flight < system->max_in_flight + hand_over_ahead(system) &&
 		   se_limit_available(&system->limit, now) > 0 &&
 		   se_breaker_allows(&system->breaker, now) > 0)
 	{
