@@ -230,6 +230,21 @@ hand_over_ahead(SeSystem *system)
 	return Min((int) (system->answer_rate * HAND_OVER_MS / 1000), MAX_AHEAD);
 }
 
+/*
+ * Writing requests that the rate limit lets in. Where readers wait for every token, one of ours stands
+ * in line with them, and then they take turns: else it would never find one.
+ */
+static int
+within_limit(SeSystem *system, TimestampTz now)
+{
+	int unsent = system->unsent[SE_WRITING];
+	int room = se_limit_available(&system->limit, now) - unsent;
+
+	if (room <= 0 && unsent == 0 && system->unsent[SE_READING] > 0)
+		return 1;
+	return room;
+}
+
 int
 se_system_capacity(SeSystem *system, int wanted, TimestampTz now)
 {
@@ -247,8 +262,7 @@ se_system_capacity(SeSystem *system, int wanted, TimestampTz now)
 		return 0;
 	room = Min(room, se_max_in_flight + ahead - se_exchange_in_flight());
 	if (system->limit.rate > 0)
-		room =
-			Min(room, se_limit_available(&system->limit, now) - (outstanding - system->in_flight));
+		room = Min(room, within_limit(system, now));
 	if (room <= 0)
 		return 0;
 	room = Min(room, se_breaker_allows(&system->breaker, now));
@@ -358,6 +372,7 @@ se_exchange_submit(SeExchange *exchange)
 	exchange->priority = exchange->op->kind == SE_OP_READ ? SE_READING : SE_WRITING;
 	exchange->submitted = true;
 	system->outstanding[exchange->priority]++;
+	system->unsent[exchange->priority]++;
 	dlist_push_tail(&system->waiting[exchange->priority], &exchange->node);
 }
 
@@ -377,6 +392,7 @@ pop_waiting(SeSystem *system)
 	if (dlist_is_empty(&system->waiting[priority]))
 		priority = priority == SE_WRITING ? SE_READING : SE_WRITING;
 	system->last_sent = priority;
+	system->unsent[priority]--;
 	return dlist_container(SeExchange, node, dlist_pop_head_node(&system->waiting[priority]));
 }
 
@@ -544,6 +560,7 @@ relogin(SeExchange *exchange, SeReply *reply)
 		se_credentials_forget(system);
 		exchange->relogged = true;
 		dlist_push_head(&system->waiting[exchange->priority], &exchange->node);
+		system->unsent[exchange->priority]++;
 		return true;
 	}
 	login_failed(system, reply->verdict.message ? reply->verdict.message : "not authorized");

@@ -40,7 +40,7 @@ se_system_init_queues(SeSystem *system)
 	for (int i = 0; i < 2; i++)
 	{
 		dlist_init(&system->waiting[i]);
-		system->outstanding[i] = 0;
+		system->outstanding[i] = system->unsent[i] = 0;
 	}
 	system->pins = 0;
 }

@@ -77,6 +77,7 @@ typedef struct SeSystem
 	int auth_failures;	   /* in a row */
 	int outstanding[2];	   /* by SePriority: handed in and not yet called back */
 	dlist_head waiting[2]; /* by SePriority: SeExchange, not yet sent */
+	int unsent[2];		   /* how many these are */
 	SePriority last_sent;  /* the two take turns */
 	int pins;			   /* answers in hand that still need what made their requests */
 	List *retired;		   /* MemoryContext: configurations that requests and answers still use */
