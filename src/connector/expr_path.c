@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "connector/expr.h"
+#include "core/json.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -311,24 +312,6 @@ literal(JsonPathItem *item, JsonbValue *v)
 	}
 }
 
-static bool
-same_scalar(const JsonbValue *a, const JsonbValue *b)
-{
-	switch (a->type)
-	{
-		case jbvNull:
-			return true;
-		case jbvBool:
-			return a->val.boolean == b->val.boolean;
-		case jbvString:
-			return a->val.string.len == b->val.string.len &&
-				   memcmp(a->val.string.val, b->val.string.val, a->val.string.len) == 0;
-		default:
-			return DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(a->val.numeric),
-													NumericGetDatum(b->val.numeric)));
-	}
-}
-
 /* path == literal, path != literal, also of path.type(); false: ask the interpreter. */
 static bool
 plain_predicate(SeEval *ev, JsonPath *path, bool *result)
@@ -372,7 +355,7 @@ plain_predicate(SeEval *ev, JsonPath *path, bool *result)
 		return false;
 	/* Values of two types are neither equal nor unequal, unless one of them is null. */
 	if (left.type == right.type)
-		*result = same_scalar(&left, &right) == equal;
+		*result = se_json_equal(&left, &right) == equal;
 	else
 		*result = !equal && (left.type == jbvNull || right.type == jbvNull);
 	return true;

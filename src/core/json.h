@@ -32,6 +32,9 @@ extern Jsonb *se_obj_get(const Jsonb *object, const char *key);
 extern char *se_obj_get_text(const Jsonb *object, const char *key);
 extern int64 se_obj_get_int(const Jsonb *object, const char *key, int64 fallback);
 
+/* As JSON: 1.0 equals 1.00, the order of members does not matter. NULL equals NULL only. */
+extern bool se_json_equal(const JsonbValue *a, const JsonbValue *b);
+
 /* Array of the member names of an object, as an array of texts. */
 extern Jsonb *se_obj_keys(const Jsonb *object);
 

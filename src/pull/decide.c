@@ -11,33 +11,8 @@
 
 #include "connector/expr.h"
 #include "connector/money.h"
+#include "core/json.h"
 #include "pull/internal.h"
-
-bool
-se_json_equal(const JsonbValue *a, const JsonbValue *b)
-{
-	if (a == NULL || b == NULL)
-		return a == b;
-	if (a->type != b->type)
-		return false;
-	switch (a->type)
-	{
-		case jbvNull:
-			return true;
-		case jbvBool:
-			return a->val.boolean == b->val.boolean;
-		case jbvString:
-			return a->val.string.len == b->val.string.len &&
-				   memcmp(a->val.string.val, b->val.string.val, a->val.string.len) == 0;
-		case jbvNumeric:
-			return DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(a->val.numeric),
-													NumericGetDatum(b->val.numeric)));
-		case jbvBinary:
-			return compareJsonbContainers(a->val.binary.data, b->val.binary.data) == 0;
-		default:
-			return false;
-	}
-}
 
 static char *
 scalar_text(const JsonbValue *v)

@@ -172,7 +172,6 @@ extern void se_page_apply(SeTarget *target, SeItem *items, int n, bool full, SeP
 /* ---- decide.c ---- */
 #define SE_REASON_READ_AGAIN "may be older than our last push; it is read again by id"
 extern void se_decide(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight);
-extern bool se_json_equal(const JsonbValue *a, const JsonbValue *b);
 /* Also equal: a number and its text, two ways to write one instant. */
 extern bool se_json_same(const JsonbValue *a, const JsonbValue *b);
 extern Jsonb *se_fields_with_lines(Jsonb *fields, Jsonb *lines);
