@@ -89,17 +89,26 @@ sub grow_old
 }
 
 my $session;
+
+# One that may sit idle for ten minutes: the time-out counts from its last query.
+sub open_session
+{
+	$session = $small->node->background_psql('hub');
+	$session->set_query_timer_restart;
+	return;
+}
+
 my $alone = 10_000_000;
 
 sub begin_event { return "BEGIN; INSERT INTO app.item VALUES (" . ++$alone . ", 'alone', 0);" }
 
 my %form = (
 	transaction => [
-		sub { $session = $small->node->background_psql('hub'); $session->query_safe(begin_event()) },
+		sub { open_session(); $session->query_safe(begin_event()) },
 		sub { $session->query_safe('COMMIT'); $session->quit } ],
 	snapshot => [
 		sub {
-			$session = $small->node->background_psql('hub');
+			open_session();
 			$session->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM sync.hub');
 		},
 		sub { $session->quit } ],
