@@ -69,6 +69,7 @@ BEGIN
         on_truncate = excluded.on_truncate, financial = excluded.financial, captured = excluded.captured,
         line_schema = excluded.line_schema, line_table = excluded.line_table,
         line_parent_columns = excluded.line_parent_columns, line_key_columns = excluded.line_key_columns;
+    PERFORM sync._note_event_schema(o.id) FROM sync.object o WHERE o.name = def.name;
     RETURN to_jsonb(old);
 END
 $$;

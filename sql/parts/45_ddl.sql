@@ -149,6 +149,10 @@ BEGIN
     END IF;
     IF TG_TAG IN ('ALTER TABLE', 'ALTER SCHEMA') THEN
         PERFORM sync._follow_tables();
+        PERFORM sync._note_event_schema(o.id)
+           FROM sync.object o
+          WHERE EXISTS (SELECT FROM pg_event_trigger_ddl_commands() d
+                         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid IN (o.table_oid, o.line_oid));
     ELSIF TG_TAG = 'ALTER SERVER' THEN
         PERFORM sync._follow_systems();
     ELSE

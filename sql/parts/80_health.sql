@@ -97,6 +97,11 @@ AS $$
            'It is tried again by itself.'
       FROM sync.stream_status t WHERE t.failures > 0
     UNION ALL
+    SELECT format('drift %s %s', d.system, d.object), 'warning',
+           format('%s: expected %s, got %s (%s records since %s)', d.path, coalesce(d.expected, 'what the mapping takes'), d.got, d.records, date_trunc('second', d.first_at)),
+           'The records wait in the inbox. Register a manifest that fits (sync.drift, sync.manifest_preview), or have the other side corrected.'
+      FROM sync.drift d WHERE d.state = 'open'
+    UNION ALL
     SELECT 'partitions ' || l.name,
            CASE WHEN u.used OR p.ahead IS NULL OR p.ahead < clock_timestamp() THEN 'error'
                 WHEN p.ahead < clock_timestamp() + interval '1 day' THEN 'warning' ELSE 'ok' END,

@@ -29,15 +29,18 @@ BEGIN
           FROM (VALUES
             ('sync_admin', ARRAY[
                 'adopt_cluster', 'start_workers', 'create_route', 'drop_route', 'create_stream', 'drop_stream',
-                'forget_system', 'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull',
-                'wait_for', 'wait_idle', 'remote_id', 'find', 'health', 'hub_status', 'check_invariants',
+                'forget_system', 'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull', 'activate_connector',
+                'manifest_preview', 'set_event_compatibility', 'event_schema', 'wait_for', 'wait_idle', 'remote_id', 'find', 'health', 'hub_status', 'check_invariants',
                 -- what create_route calls with its caller's rights
                 '_system_id', '_object_id', '_manifest_object', '_manifest', '_system_options', '_condition_check',
                 '_condition_sql', '_check_expression', '_first_checkpoint', '_route_id', '_pending_id', '_record_number', '_sees_all',
+                '_preview_push', '_preview_pull', '_preview_targets', '_preview_with', '_differences', '_connector_id', '_current_connector',
                 '_condition_type', '_connector_names', '_queued', '_partitions', '_hub_slots', '_incarnation']),
             ('sync_operator', ARRAY[
                 'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull', 'wait_for', 'wait_idle',
                 'remote_id', 'find', 'health', 'hub_status', 'check_invariants', '_pending_id', '_record_number', '_sees_all',
+                'manifest_preview', 'event_schema', '_preview_push', '_preview_pull', '_preview_targets', '_preview_with', '_differences',
+                '_connector_id', '_current_connector', '_object_id',
                 '_hub_slots', '_queued', '_system_options', '_manifest']),
             ('sync_approver', ARRAY['find', '_record_number', '_sees_all']),
             ('sync_auditor', ARRAY['find', 'health', 'hub_status', 'check_invariants', 'remote_id', '_record_number', '_sees_all',
@@ -47,7 +50,7 @@ BEGIN
             ('sync_worker', ARRAY[
                 '_incarnation', '_identity', '_condition_sql', '_condition_type', '_check_expression', '_system_options', '_system_secrets', '_manifest',
                 '_manifest_object', '_connector_names', '_release_behind', '_open_claim', '_queued', '_record_number', '_sees_all', '_partitions',
-                '_library_version', '_preloaded', '_change', '_wake', '_object_id'])) g (role, functions)
+                '_library_version', '_preloaded', '_change', '_wake', '_object_id', '_drift', '_audit'])) g (role, functions)
     LOOP
         FOREACH function_name IN ARRAY grantee.functions LOOP
             signature := NULL;
@@ -85,6 +88,7 @@ GRANT INSERT ON sync.outbox, sync.claim, sync.outcome, sync.checkpoint TO sync_w
 GRANT DELETE ON sync.checkpoint TO sync_worker;
 GRANT INSERT, UPDATE, DELETE ON sync.pending, sync.external_id, sync.mirror, sync.inbox, sync.stream_cursor,
     sync.api_call, sync.notice TO sync_worker;
+GRANT INSERT, UPDATE ON sync.drift_entry TO sync_worker;
 GRANT UPDATE (timeline, suspect_before) ON sync.hub TO sync_worker;
 GRANT UPDATE (name, server_oid) ON sync.system TO sync_worker;
 GRANT UPDATE (state) ON sync.route TO sync_worker;

@@ -25,6 +25,8 @@ struct SeClassifySpec;
 struct SePageSpec;
 struct SeBatchSpec;
 
+typedef struct SeContract SeContract; /* private, see contract.c */
+
 /* ---- the compiled manifest: read-only, lives in the context given ---- */
 
 typedef enum SeChange
@@ -104,6 +106,8 @@ typedef struct SePull
 	struct SePageSpec *list_page;
 	struct SePageSpec *events_page;
 	struct SeRecordSpec *record;
+	const char *contract_version; /* of the vendor's records; NULL: no contract */
+	SeContract *contract;		  /* NULL: none, or one without a schema */
 } SePull;
 
 typedef struct SeManifestObject
@@ -347,6 +351,18 @@ typedef enum SeMapStatus
 	SE_MAP_INVALID
 } SeMapStatus;
 
+/* Where a record does not fit what its manifest says of it. */
+typedef struct SeDrift
+{
+	char *path;		  /* JSON pointer into the record, * for any item; of the manifest for a mapping */
+	const char *kind; /* missing, type, value; mapping: the expression at path could not use it */
+	char *expected;	  /* NULL for a mapping */
+	char *got;
+} SeDrift;
+
+/* Whether a record fits; else drift says where it first does not. */
+extern bool se_contract_check(const SeContract *contract, Jsonb *record, SeDrift *drift);
+
 typedef struct SeMapped
 {
 	SeMapStatus status;
@@ -366,11 +382,14 @@ typedef struct SeMapped
 	bool wait_fetch; /* worth fetching that record now instead of waiting for its stream */
 	char *code;
 	char *reason; /* WAIT and INVALID, for people */
+	SeDrift drift; /* INVALID: path is NULL when it is not the record's fault */
 } SeMapped;
 
 /* vars: {"param": {...}, "entity": {...}}; other members are visible to paths too. */
 extern void se_map_record(const SeManifest *m, const SePull *pull, Jsonb *record, Jsonb *vars,
 						  const SeRefs *refs, SeMapped *out);
+/* {"status", "remote_id", "fields", …}: what sync.test_map() shows */
+extern Jsonb *se_mapped_json(const SeMapped *mapped);
 
 /*
  * Paging. A cursor is a small object that the caller stores with the page it

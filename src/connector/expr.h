@@ -253,6 +253,7 @@ extern SeBatch *se_compile_batch(SeCompiler *c, const char *at, JsonbValue *node
 								 const SeOperation *op);
 extern SePull *se_compile_pull(SeCompiler *c, const char *at, JsonbValue *node, const char *object,
 							   SeEncoding encoding);
+extern SeContract *se_compile_contract(const char *at, JsonbValue *schema);
 extern SeOperation *se_compile_read(SeCompiler *c, const char *at, JsonbValue *node,
 									const char *name, SeEncoding encoding);
 

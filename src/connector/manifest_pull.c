@@ -149,6 +149,16 @@ compile_policies(SePull *p, JsonbValue *node)
 }
 
 static void
+compile_contract(SePull *p, const char *at, JsonbValue *node)
+{
+	JsonbValue *schema = jv_get(node, "schema");
+
+	p->contract_version = jv_get_text(node, "version");
+	if (schema != NULL)
+		p->contract = se_compile_contract(se_pointer(at, "schema"), schema);
+}
+
+static void
 compile_cursor(SePull *p, const char *at, JsonbValue *cursor)
 {
 	JsonbValue *v;
@@ -193,6 +203,7 @@ se_compile_pull(SeCompiler *c, const char *at, JsonbValue *node, const char *obj
 				 jv_get(jv_get(node, "lines"), "more"), encoding);
 	p->match = compile_match(jv_get(node, "match"));
 	compile_policies(p, node);
+	compile_contract(p, se_pointer(at, "contract"), jv_get(node, "contract"));
 	p->scan_deletes = scan != NULL;
 	if (scan)
 		p->scan_every_ms = se_parse_duration(se_pointer(at, "scan_deletes"), jv_get(scan, "every"));

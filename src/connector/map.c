@@ -57,6 +57,19 @@ map_lines(SeEval *ev, const SeRecordSpec *spec)
 	return jv_to_jsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
 }
 
+/* A record that breaks the contract is not mapped at all: what fits of it may mean something else by now. */
+static bool
+keeps_contract(SeEval *ev, const SePull *pull, SeMapped *out)
+{
+	if (pull->contract == NULL || se_contract_check(pull->contract, ev->root, &out->drift))
+		return true;
+	ev->at = psprintf("contract %s", pull->contract_version);
+	se_eval_fail(ev, "contract", "%s: expected %s, got %s",
+				 out->drift.path[0] ? out->drift.path : "the record", out->drift.expected,
+				 out->drift.got);
+	return false;
+}
+
 static void
 map_record(SeEval *ev, const SePull *pull, SeMapped *out)
 {
@@ -83,6 +96,8 @@ map_record(SeEval *ev, const SePull *pull, SeMapped *out)
 		out->status = SE_MAP_SKIP;
 		return;
 	}
+	if (!keeps_contract(ev, pull, out))
+		return;
 	out->fields = jv_to_jsonb(map_fields(ev, spec->fields));
 	if (spec->lines && ev->status == SE_RENDER_OK)
 		out->lines = map_lines(ev, spec);
@@ -120,4 +135,15 @@ se_map_record(const SeManifest *m, const SePull *pull, Jsonb *record, Jsonb *var
 	out->wait_fetch = ev.wait_fetch;
 	out->code = ev.code;
 	out->reason = ev.message;
+	if (out->status == SE_MAP_INVALID && out->drift.path == NULL)
+	{
+		size_t len = strlen(ev.at);
+
+		out->drift.path = pstrdup(ev.at);
+		out->drift.kind = "mapping";
+		out->drift.got = ev.message;
+		/* The message begins with the place. */
+		if (strncmp(ev.message, ev.at, len) == 0 && strncmp(ev.message + len, ": ", 2) == 0)
+			out->drift.got += len + 2;
+	}
 }

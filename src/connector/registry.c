@@ -341,35 +341,42 @@ se_test_render(PG_FUNCTION_ARGS)
 	PG_RETURN_JSONB_P(rendered_json(&r));
 }
 
+Jsonb *
+se_mapped_json(const SeMapped *r)
+{
+	static const char *const names[] = {"ok", "skip", "wait", "invalid"};
+	JsonbParseState *state = begin_result();
+
+	add_text(&state, "status", names[r->status]);
+	add_text(&state, "remote_id", r->remote_id);
+	add_text(&state, "remote_number", r->remote_number);
+	add_text(&state, "version", r->version);
+	add_time(&state, "version_at", r->has_version_at, r->version_at);
+	if (r->deleted)
+		jv_push_member(&state, "deleted", jv_bool(true));
+	add_text(&state, "our_id", r->our_id);
+	add_jsonb(&state, "fields", r->fields);
+	add_jsonb(&state, "lines", r->lines);
+	add_text(&state, "wait_object", r->wait_object);
+	add_text(&state, "wait_remote_id", r->wait_remote_id);
+	if (r->wait_fetch)
+		jv_push_member(&state, "wait_fetch", jv_bool(true));
+	add_text(&state, "code", r->code);
+	add_text(&state, "reason", r->reason);
+	return end_result(&state);
+}
+
 /* sync.test_map(manifest, object, record, vars, refs) */
 Datum
 se_test_map(PG_FUNCTION_ARGS)
 {
-	static const char *const names[] = {"ok", "skip", "wait", "invalid"};
 	SeManifest *m = arg_manifest(fcinfo);
 	const SePull *pull = arg_pull(fcinfo, m);
 	SeRefs refs = {test_to_remote, test_to_ours, arg_jsonb(fcinfo, 4)};
-	JsonbParseState *state = begin_result();
 	SeMapped r;
 
 	se_map_record(m, pull, arg_jsonb(fcinfo, 2), arg_jsonb(fcinfo, 3), &refs, &r);
-	add_text(&state, "status", names[r.status]);
-	add_text(&state, "remote_id", r.remote_id);
-	add_text(&state, "remote_number", r.remote_number);
-	add_text(&state, "version", r.version);
-	add_time(&state, "version_at", r.has_version_at, r.version_at);
-	if (r.deleted)
-		jv_push_member(&state, "deleted", jv_bool(true));
-	add_text(&state, "our_id", r.our_id);
-	add_jsonb(&state, "fields", r.fields);
-	add_jsonb(&state, "lines", r.lines);
-	add_text(&state, "wait_object", r.wait_object);
-	add_text(&state, "wait_remote_id", r.wait_remote_id);
-	if (r.wait_fetch)
-		jv_push_member(&state, "wait_fetch", jv_bool(true));
-	add_text(&state, "code", r.code);
-	add_text(&state, "reason", r.reason);
-	PG_RETURN_JSONB_P(end_result(&state));
+	PG_RETURN_JSONB_P(se_mapped_json(&r));
 }
 
 static void

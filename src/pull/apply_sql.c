@@ -1,5 +1,6 @@
 /*
- * apply_sql.c: sync._apply_page(), the way a page is applied, without a hub and without HTTP.
+ * apply_sql.c: sync._apply_page(), the way a page is applied, without a hub and without HTTP, and
+ * sync._map_records(), the way its records are mapped.
  *
  * For tests and for whoever writes a manifest: raw remote records go through the very functions
  * that the hub's pages go through.
@@ -19,8 +20,10 @@
 #include "pull/internal.h"
 
 extern PGDLLEXPORT Datum se_apply_page(PG_FUNCTION_ARGS);
+extern PGDLLEXPORT Datum se_map_records(PG_FUNCTION_ARGS);
 
 PG_FUNCTION_INFO_V1(se_apply_page);
+PG_FUNCTION_INFO_V1(se_map_records);
 
 /* The system's legal entity, as a hub reads it: with the rights of its table's owner. */
 static Jsonb *
@@ -86,13 +89,17 @@ with_entity(Jsonb *vars, const char *code)
 		DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(vars), JsonbPGetDatum(addition)));
 }
 
-/* What a stream's records are read by, from the tables; raises when something is missing. */
+/*
+ * What records of an object are read by, from the tables; raises when something is missing.
+ * connector_id: a manifest, 0 for the current one of the system.
+ */
 static void
-read_target(int stream_id, SeTarget *target)
+read_target(int system_id, int object_id, int connector_id, SeTarget *target)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid types[] = {INT4OID};
-	Datum values[] = {Int32GetDatum(stream_id)};
+	Oid types[] = {INT4OID, INT4OID, INT4OID};
+	Datum values[] = {Int32GetDatum(system_id), Int32GetDatum(object_id),
+					  Int32GetDatum(connector_id)};
 	const SeManifestObject *object;
 	char *entity;
 	Datum manifest;
@@ -100,25 +107,25 @@ read_target(int stream_id, SeTarget *target)
 
 	if (se_spi_execute(
 			&plan,
-			"SELECT t.system_id, t.object_id, o.name, sync._manifest(y.name),"
+			"SELECT o.name, CASE WHEN $3 = 0 THEN sync._manifest(y.name)"
+			" ELSE (SELECT c.manifest FROM sync.connector c WHERE c.id = $3) END,"
 			" jsonb_build_object('param', coalesce(sync._system_options(y.name) -> 'param', '{}'),"
 			" 'entity', jsonb '{}'), y.name, sync._system_options(y.name) ->> 'legal_entity'"
-			" FROM sync.stream t JOIN sync.system y ON y.id = t.system_id"
-			" JOIN sync.object o ON o.id = t.object_id WHERE t.id = $1",
-			1, types, values, NULL, true, 0) != 1)
+			" FROM sync.system y, sync.object o WHERE y.id = $1 AND o.id = $2",
+			3, types, values, NULL, true, 0) != 1)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-						errmsg("there is no stream with id %d", stream_id)));
-	target->system_id = DatumGetInt32(se_spi_datum(0, 1, &isnull));
-	target->object_id = DatumGetInt32(se_spi_datum(0, 2, &isnull));
-	target->object = se_spi_text(0, 3);
-	manifest = se_spi_datum(0, 4, &isnull);
+						errmsg("there is no system %d or no object %d", system_id, object_id)));
+	target->system_id = system_id;
+	target->object_id = object_id;
+	target->object = se_spi_text(0, 1);
+	manifest = se_spi_datum(0, 2, &isnull);
 	if (isnull)
 		ereport(ERROR,
 				(errcode(SE_ERRCODE_UNKNOWN_CONNECTOR),
-				 errmsg("the connector of system \"%s\" is not registered", se_spi_text(0, 6))));
+				 errmsg("the connector of system \"%s\" is not registered", se_spi_text(0, 4))));
 	target->manifest = se_manifest_compile(DatumGetJsonbPCopy(manifest), CurrentMemoryContext);
-	target->vars = DatumGetJsonbPCopy(se_spi_datum(0, 5, &isnull));
-	entity = se_spi_text(0, 7);
+	target->vars = DatumGetJsonbPCopy(se_spi_datum(0, 3, &isnull));
+	entity = se_spi_text(0, 5);
 	SPI_freetuptable(SPI_tuptable);
 	if (entity != NULL)
 		target->vars = with_entity(target->vars, entity);
@@ -129,6 +136,35 @@ read_target(int stream_id, SeTarget *target)
 						errmsg("connector \"%s\" does not pull object \"%s\"",
 							   target->manifest->name, target->object)));
 	target->pull = object->pull;
+}
+
+static void
+read_stream_target(int stream_id, SeTarget *target)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[] = {INT4OID};
+	Datum values[] = {Int32GetDatum(stream_id)};
+	int system_id;
+	int object_id;
+	bool isnull;
+
+	if (se_spi_execute(&plan, "SELECT t.system_id, t.object_id FROM sync.stream t WHERE t.id = $1",
+					   1, types, values, NULL, true, 0) != 1)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("there is no stream with id %d", stream_id)));
+	system_id = DatumGetInt32(se_spi_datum(0, 1, &isnull));
+	object_id = DatumGetInt32(se_spi_datum(0, 2, &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	read_target(system_id, object_id, 0, target);
+}
+
+static Jsonb *
+records_arg(Jsonb *records)
+{
+	if (!JB_ROOT_IS_ARRAY(records) || JB_ROOT_IS_SCALAR(records))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("items must be an array of remote records")));
+	return records;
 }
 
 /* {"remote_id": …, "gone": true} stands for a record of which only the end is known. */
@@ -170,13 +206,10 @@ se_apply_page(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	desc = BlessTupleDesc(desc);
-	records = PG_GETARG_JSONB_P(1);
-	if (!JB_ROOT_IS_ARRAY(records) || JB_ROOT_IS_SCALAR(records))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("items must be an array of remote records")));
+	records = records_arg(PG_GETARG_JSONB_P(1));
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	read_target(PG_GETARG_INT32(0), &target);
+	read_stream_target(PG_GETARG_INT32(0), &target);
 	n = JB_ROOT_COUNT(records);
 	items = palloc0(sizeof(SeItem) * Max(n, 1));
 	for (int i = 0; i < n; i++)
@@ -193,4 +226,39 @@ se_apply_page(PG_FUNCTION_ARGS)
 	values[5] = Int32GetDatum(result.read_again);
 	values[6] = BoolGetDatum(result.held);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
+
+/*
+ * sync._map_records(system_id, object_id, connector_id, records): a jsonb for each record, in their
+ * order.
+ */
+Datum
+se_map_records(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Jsonb *records = records_arg(PG_GETARG_JSONB_P(3));
+	int n = JB_ROOT_COUNT(records);
+	SeItem *items = palloc0(sizeof(SeItem) * Max(n, 1));
+	SeItem **all = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeTarget target = {0};
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	read_target(PG_GETARG_INT32(0), PG_GETARG_INT32(1), PG_GETARG_INT32(2), &target);
+	for (int i = 0; i < n; i++)
+	{
+		take_item(&items[i], getIthJsonbValueFromContainer(&records->root, i), 0, true);
+		all[i] = &items[i];
+	}
+	se_map_all(&target, se_ref_cache(target.system_id), all, n);
+	for (int i = 0; i < n; i++)
+	{
+		Datum value = JsonbPGetDatum(se_mapped_json(&items[i].map));
+		bool isnull = false;
+
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &value, &isnull);
+	}
+	SPI_finish();
+	return (Datum) 0;
 }

@@ -13,6 +13,7 @@
  *	 rows.c		their rows, past the executor
  *	 inbox.c	items that wait: applied again, or read again by id
  *	 scan.c		deletes found by a walk over everything
+ *	 drift.c	records that do not fit their manifest any more
  *	 pushed.c	what pushes tell of remote records
  */
 #ifndef SE_PULL_INTERNAL_H
@@ -178,6 +179,10 @@ extern Jsonb *se_fields_with_lines(Jsonb *fields, Jsonb *lines);
 
 /* How far a journal's times are from ours at most, in microseconds. */
 extern int64 se_journal_margin(const SePull *pull);
+
+/* ---- drift.c ---- */
+/* Notes what of the items that go to the inbox does not fit the contract or the mapping. */
+extern void se_drift_note(const SeTarget *target, SeItem **items, int n);
 
 /* ---- refs.c ---- */
 typedef struct SeRefCache SeRefCache;

@@ -422,6 +422,7 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 	se_state_seen(target, seen, nseen);
 	se_state_inbox_clear(target, cleared, ncleared);
 	se_state_inbox_put(target, kept, nkept);
+	se_drift_note(target, kept, nkept);
 	if (result->read_again > 0)
 		se_inbox_wake();
 	if (nlocked > 0)

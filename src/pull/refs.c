@@ -269,6 +269,9 @@ map_one(const SeTarget *target, const SeRefs *refs, MemoryContext scratch, SeIte
 	map->wait_by = text_copy(map->wait_by);
 	map->code = text_copy(map->code);
 	map->reason = text_copy(map->reason);
+	map->drift.path = text_copy(map->drift.path);
+	map->drift.expected = text_copy(map->drift.expected);
+	map->drift.got = text_copy(map->drift.got);
 	MemoryContextReset(scratch);
 }
 

@@ -102,6 +102,24 @@ find_system(const char *name)
 	return system;
 }
 
+/* Another manifest than the system's current one: what a new version would send. */
+static void
+take_manifest(SeSystem *system, int connector_id)
+{
+	Oid types[1] = {INT4OID};
+	Datum values[1];
+	bool isnull;
+
+	values[0] = Int32GetDatum(connector_id);
+	if (SPI_execute_with_args("SELECT manifest FROM sync.connector WHERE id = $1", 1, types, values,
+							  NULL, true, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		ereport(ERROR, (errcode(SE_ERRCODE_UNKNOWN_CONNECTOR),
+						errmsg("there is no manifest with id %d", connector_id)));
+	system->manifest =
+		se_manifest_compile(DatumGetJsonbP(se_spi_datum(0, 1, &isnull)), CurrentMemoryContext);
+}
+
 static void
 put_text(Datum *values, bool *nulls, int i, const char *text)
 {
@@ -215,7 +233,7 @@ put_batch(ReturnSetInfo *rsinfo, int n, SeSystem *system, const SeOperation *op,
 /*
  * sync.preview(system, object, id): a row for each step of the plan that the record's state calls
  * for: create when it is not bound in the system, else update. Later steps are shown as far as they
- * can be rendered without the answers of earlier ones.
+ * can be rendered without the answers of earlier ones. sync._preview_with() names another manifest.
  */
 PGDLLEXPORT Datum
 se_preview(PG_FUNCTION_ARGS)
@@ -252,6 +270,8 @@ se_preview(PG_FUNCTION_ARGS)
 				 errhint("Declare its table with sync.track().")));
 	check_may_read(route.object_id, caller);
 	route.system = find_system(system_name);
+	if (PG_NARGS() > 3)
+		take_manifest(route.system, PG_GETARG_INT32(3));
 	route.object = object;
 	mo = se_manifest_object(route.system->manifest, object);
 	if (mo == NULL || !mo->can_push)
