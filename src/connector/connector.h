@@ -354,7 +354,7 @@ typedef enum SeMapStatus
 /* Where a record does not fit what its manifest says of it. */
 typedef struct SeDrift
 {
-	char *path;		  /* JSON pointer into the record, * for any item; of the manifest for a mapping */
+	char *path; /* JSON pointer into the record, * for any item; of the manifest for a mapping */
 	const char *kind; /* missing, type, value; mapping: the expression at path could not use it */
 	char *expected;	  /* NULL for a mapping */
 	char *got;
@@ -381,7 +381,7 @@ typedef struct SeMapped
 	char *wait_by;	 /* NULL: wait_remote_id is a remote id; else a value of that column */
 	bool wait_fetch; /* worth fetching that record now instead of waiting for its stream */
 	char *code;
-	char *reason; /* WAIT and INVALID, for people */
+	char *reason;  /* WAIT and INVALID, for people */
 	SeDrift drift; /* INVALID: path is NULL when it is not the record's fault */
 } SeMapped;
 

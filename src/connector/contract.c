@@ -239,11 +239,10 @@ types_of(const JsonbValue *v)
 			Datum whole = DirectFunctionCall2(numeric_trunc, NumericGetDatum(v->val.numeric),
 											  Int32GetDatum(0));
 
-			return SE_T_NUMBER |
-				   (DatumGetBool(
-						DirectFunctionCall2(numeric_eq, whole, NumericGetDatum(v->val.numeric)))
-						? SE_T_INTEGER
-						: 0);
+			return SE_T_NUMBER | (DatumGetBool(DirectFunctionCall2(numeric_eq, whole,
+																   NumericGetDatum(v->val.numeric)))
+									  ? SE_T_INTEGER
+									  : 0);
 		}
 		case jbvBinary:
 			return JsonContainerIsArray(v->val.binary.data) ? SE_T_ARRAY : SE_T_OBJECT;
