@@ -11,7 +11,11 @@ SELECT function_returns('sync', f.name::name, f.arguments, f.result)
   FROM (VALUES
     ('track', '{regclass,text,name[],name,name[],text,boolean,regclass,name[],name[],boolean,boolean,boolean}'::text[], 'text'),
     ('untrack', '{text,boolean}', 'void'),
-    ('register_connector', '{jsonb}', 'text'),
+    ('register_connector', '{jsonb,boolean}', 'text'),
+    ('activate_connector', '{text,text}', 'text'),
+    ('manifest_preview', '{text,text,integer}', 'setof record'),
+    ('event_schema', '{text,integer}', 'jsonb'),
+    ('set_event_compatibility', '{text,text}', 'void'),
     ('check_system', '{text}', 'setof record'),
     ('adopt_cluster', '{boolean,uuid}', 'text'),
     ('start_workers', '{}', 'void'),
