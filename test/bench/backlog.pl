@@ -6,8 +6,9 @@
 # One server has a million events waiting, written at once while its system is paused, another ten
 # thousand; of each some thousand deliveries are timed, in turn. Then the second server delivers
 # beside an old transaction with an event that is not committed, an old snapshot, and a prepared
-# transaction with an event; everything must arrive, and the event when its transaction commits.
-# Under LONG=1 they are ten minutes old, during which records are written and delivered.
+# transaction with an event, in turn with a third that has none of them; everything must arrive, and the
+# event when its transaction commits. Under LONG=1 they are ten minutes old, during which records are
+# written and delivered.
 use strict;
 use warnings;
 
@@ -25,14 +26,14 @@ $small->route(1);
 # All that waits, written and delivered; returns the rate.
 sub drain
 {
-	my ($n) = @_;
-	my $before = $small->served;
+	my ($server, $n) = @_;
+	my $before = $server->served;
 
-	$small->pause;
-	$small->write($n);
-	my $rate = $small->rate($SKIPPED, $n - 2 * $SKIPPED);
-	$small->until_served($before + $n);
-	$small->node->wait_idle(60) eq 't' or die 'the hub does not become idle';
+	$server->pause;
+	$server->write($n);
+	my $rate = $server->rate($SKIPPED, $n - 2 * $SKIPPED);
+	$server->until_served($before + $n);
+	$server->node->wait_idle(60) eq 't' or die 'the hub does not become idle';
 	return $rate;
 }
 
@@ -55,7 +56,7 @@ sub flatness
 	$big->write(1_000_000);
 	$big->rate($SKIPPED, $TIMED);
 	$big->pause;
-	drain(2 * $SKIPPED + $TIMED);
+	drain($small, 2 * $SKIPPED + $TIMED);
 	my @pairs = interleave($PAIRS,
 		sub {
 			my $rate = $big->rate($SKIPPED, $TIMED);
@@ -64,7 +65,7 @@ sub flatness
 			$big->pause;
 			return $rate;
 		},
-		sub { return drain(2 * $SKIPPED + $TIMED) });
+		sub { return drain($small, 2 * $SKIPPED + $TIMED) });
 	note('deliveries/s, 1 M / 10 000 waiting: ' . join ', ', map { sprintf '%d/%d', @$_ } @pairs);
 	note(sprintf 'peak of the hub with 1 M waiting: %d MB, %d MB of it its own and not the shared buffers\'',
 		peak_kb($big->pid) / 1024, $own);
@@ -116,30 +117,31 @@ my %form = (
 		sub { $small->node->sql(begin_event() . " PREPARE TRANSACTION 'old'") },
 		sub { $small->node->sql("COMMIT PREPARED 'old'") } ]);
 
+my $free;
+
 sub beside
 {
 	my ($name) = @_;
 	my ($begin, $end) = @{ $form{$name} };
 	my $line = "push.backlog_beside.$name";
 	my $n = 2 * $SKIPPED + $TIMED;
-	my (@free, @beside);
 
 	return if !wanted($line);
-	# One that takes ten minutes to grow old is measured once; young ones in turn with none.
-	my ($rounds, $each) = long() ? (1, $PAIRS) : ($PAIRS, 1);
-	foreach (1 .. $rounds)
+	if (!defined $free)
 	{
-		push @free, map { drain($n) } 1 .. $each;
-		$begin->();
-		grow_old();
-		push @beside, map { drain($n) } 1 .. $each;
-		all_arrived();
-		$end->();
+		$free = SyncExt::Backlog->new('free');
+		$free->route(1);
 	}
+	drain($_, $n) foreach $small, $free;
+	$begin->();
+	grow_old();
+	my @pairs = interleave($PAIRS, sub { return drain($small, $n) }, sub { return drain($free, $n) });
+	all_arrived();
+	$end->();
 	$small->node->wait_idle(60) eq 't' or die 'the hub does not become idle';
 	all_arrived();
-	note('deliveries/s, beside / without: ' . join ', ', map { sprintf '%d/%d', $beside[$_], $free[$_] } 0 .. $#free);
-	report($line, [ map { $beside[$_] / $free[$_] } 0 .. $#free ], '>=', 0.9);
+	note('deliveries/s, beside / without: ' . join ', ', map { sprintf '%d/%d', @$_ } @pairs);
+	report($line, [ ratios(@pairs) ], '>=', 0.9);
 	return;
 }
 
