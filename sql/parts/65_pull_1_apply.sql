@@ -24,10 +24,12 @@ SELECT i.id, y.name AS system, o.name AS object, i.remote_id,
        CASE WHEN i.item = 'null' THEN 'reading'
             WHEN i.wait_remote_id IS NOT NULL THEN 'waiting'
             ELSE 'failed' END AS state,
-       i.reason, i.sqlstate,
+       -- The server's detail shows the whole row.
+       sync._shown_message(i.object_id, CASE WHEN i.sqlstate IS NOT NULL AND sync._hides(i.object_id)
+                                             THEN regexp_replace(i.reason, ' \(.*\)$', '') ELSE i.reason END, i.mapped) AS reason, i.sqlstate,
        w.name AS wait_object, i.wait_remote_id,
        i.attempts, i.received_at, clock_timestamp() - i.received_at AS age, i.retry_at,
-       i.item
+       CASE WHEN i.item <> 'null' AND sync._hides(i.object_id) THEN '"(personal)"' ELSE i.item END AS item
   FROM sync.inbox i
   JOIN sync.system y ON y.id = i.system_id
   JOIN sync.object o ON o.id = i.object_id

@@ -72,7 +72,7 @@ COMMENT ON FUNCTION sync._drift(integer, integer, text, text[], text[], text[], 
 
 CREATE VIEW sync.drift AS
 SELECT e.id, y.name AS system, o.name AS object, CASE WHEN e.resolved_at IS NULL THEN 'open' ELSE 'resolved' END AS state,
-       e.path, e.kind, e.expected, e.got, e.contract_version, e.records, e.first_at, e.last_at, e.resolved_at,
+       e.path, e.kind, e.expected, sync._shown_raw(e.object_id, e.got) AS got, e.contract_version, e.records, e.first_at, e.last_at, e.resolved_at,
        e.sample_remote_id,
        (SELECT count(*) FROM sync.inbox i WHERE i.system_id = e.system_id AND i.object_id = e.object_id) AS inbox
   FROM sync.drift_entry e

@@ -16,11 +16,13 @@ COMMENT ON FUNCTION sync._sees_all() IS 'Whether the caller may see bodies, and 
 
 -- Where row security shows somebody some rows only, a list of all record ids would show him more.
 CREATE VIEW sync._visible_object AS
-SELECT o.id, o.name, o.number_column
+SELECT o.id, o.name, o.number_column,
+       EXISTS (SELECT FROM sync._hidden_field h WHERE h.object_id = o.id) AS hides
   FROM sync.object o
  WHERE (SELECT sync._sees_all())
     OR pg_catalog.has_table_privilege(o.table_oid, 'SELECT') AND NOT pg_catalog.row_security_active(o.table_oid);
 COMMENT ON VIEW sync._visible_object IS 'Objects whose records the caller may list';
+COMMENT ON COLUMN sync._visible_object.hides IS 'Whether it has personal fields that the caller may not see';
 
 CREATE VIEW sync._object_columns AS
 SELECT o.id, o.name, o.schema_name, o.table_name, o.table_oid, o.key_columns, o.number_column
@@ -79,7 +81,8 @@ SELECT o.name AS object, h.record_id,
             THEN concat_ws(' ', w.name, coalesce(sync._record_number(w.id, p.wait_record_id), p.wait_record_id),
                            'to be ' || coalesce(p.wait_state, 'bound'))
             WHEN p.state = 'behind' THEN 'an earlier change of the record' END AS waiting_for,
-       x.remote_id, x.remote_number, p.message AS last_error, p.next_attempt_at,
+       x.remote_id, x.remote_number, CASE WHEN o.hides THEN sync._shown_message(o.id, p.message, p.body) ELSE p.message END AS last_error,
+       p.next_attempt_at,
        h.last_event_at, m.pushed_at AS last_done_at, h.route_id || '/' || h.seq AS delivery
   FROM (SELECT DISTINCT ON (u.route_id, u.record_id)
                u.route_id, u.record_id, u.system_id, u.object_id, u.seq, u.state, u.pending_id,
@@ -107,7 +110,8 @@ COMMENT ON VIEW sync.record_status IS 'Where each record stands in each system: 
 CREATE VIEW sync.delivery WITH (security_barrier) AS
 SELECT d.route_id || '/' || d.seq AS delivery, r.name AS route, y.name AS system, o.name AS object,
        d.record_id, coalesce(e.body ->> o.number_column, sync._record_number(o.id, d.record_id)) AS record_number,
-       d.state, d.issue, d.attempts, d.code, d.message, d.next_attempt_at,
+       d.state, d.issue, d.attempts, d.code,
+       CASE WHEN o.hides THEN sync._shown_message(o.id, d.message, e.body) ELSE d.message END AS message, d.next_attempt_at,
        CASE e.op WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' WHEN 'T' THEN 'truncate'
                  WHEN 'K' THEN 'key only' END AS operation,
        d.event_at, d.ended_at, d.route_id, d.seq
@@ -134,14 +138,18 @@ COMMENT ON VIEW sync.delivery IS 'Deliveries, unfinished and ended, as far as hi
 CREATE VIEW sync.delivery_attempt AS
 SELECT c.route_id || '/' || c.seq AS delivery, r.name AS route, y.name AS system, o.name AS object, c.record_id,
        coalesce(e.body ->> o.number_column, sync._record_number(o.id, c.record_id)) AS record_number,
-       c.attempt_id, c.issue, c.attempt, c.step, c.method, c.target, c.request, c.idempotency_key,
+       c.attempt_id, c.issue, c.attempt, c.step, c.method, CASE WHEN h.hides THEN split_part(c.target, '?', 1) ELSE c.target END AS target,
+       CASE WHEN h.hides THEN sync._shown_raw(o.id, c.request) ELSE c.request END AS request, c.idempotency_key,
        c.at AS sent_at, f.at AS answered_at, coalesce(f.outcome, 'open') AS outcome, f.state, f.status,
-       round(f.latency_us / 1000.0, 3) AS latency_ms, f.code, f.message, f.request_id, f.response,
+       round(f.latency_us / 1000.0, 3) AS latency_ms, f.code,
+       CASE WHEN h.hides THEN sync._shown_message(o.id, f.message, e.body) ELSE f.message END AS message, f.request_id,
+       CASE WHEN h.hides THEN sync._shown_raw(o.id, f.response) ELSE f.response END AS response,
        n.name || ' ' || n.version AS connector, c.batch_id AS batch, c.route_id, c.seq
   FROM sync.claim c
   JOIN sync.route r ON r.id = c.route_id
   JOIN sync.system y ON y.id = r.system_id
   JOIN sync.object o ON o.id = c.object_id
+ CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM sync._hidden_field i WHERE i.object_id = o.id) AS hides) h
   LEFT JOIN sync.connector n ON n.id = c.connector_id
   LEFT JOIN sync.outcome f ON f.route_id = c.route_id AND f.seq = c.seq AND f.attempt_id = c.attempt_id AND f.at >= c.at
   LEFT JOIN LATERAL (SELECT b.body FROM sync.outbox b WHERE b.seq = c.seq AND b.at = c.event_at LIMIT 1) e ON true;
@@ -150,9 +158,10 @@ COMMENT ON VIEW sync.delivery_attempt IS 'Each HTTP try with its request and ans
 CREATE VIEW sync._held WITH (security_barrier) AS
 SELECT p.id, p.route_id || '/' || p.seq AS delivery, r.name AS route, y.name AS system, o.name AS object, p.record_id,
        coalesce(p.body ->> o.number_column, sync._record_number(o.id, p.record_id)) AS record_number,
-       p.state, p.code, p.message, p.step, p.attempts, p.issue,
-       c.method, c.target, CASE WHEN a.sees_all THEN coalesce(c.request, p.frozen ->> 'body') END AS request,
-       f.status, CASE WHEN a.sees_all THEN f.response END AS response, f.request_id,
+       p.state, p.code, CASE WHEN o.hides THEN sync._shown_message(o.id, p.message, p.body) ELSE p.message END AS message,
+       p.step, p.attempts, p.issue, c.method, CASE WHEN o.hides THEN split_part(c.target, '?', 1) ELSE c.target END AS target,
+       CASE WHEN a.sees_all THEN sync._shown_raw(o.id, coalesce(c.request, p.frozen ->> 'body')) END AS request,
+       f.status, CASE WHEN a.sees_all THEN sync._shown_raw(o.id, f.response) END AS response, f.request_id,
        p.event_at, f.at AS failed_at,
        (SELECT count(*) FROM sync.pending b WHERE b.route_id = p.route_id AND b.record_id = p.record_id AND b.id <> p.id)
            AS behind,

@@ -98,9 +98,13 @@ AS $$
       FROM sync.stream_status t WHERE t.failures > 0
     UNION ALL
     SELECT format('drift %s %s', d.system, d.object), 'warning',
-           format('%s: expected %s, got %s (%s records since %s)', d.path, coalesce(d.expected, 'what the mapping takes'), d.got, d.records, date_trunc('second', d.first_at)),
+           format('%s: expected %s, got otherwise (%s records since %s)', d.path, coalesce(d.expected, 'what the mapping takes'), d.records, date_trunc('second', d.first_at)),
            'The records wait in the inbox. Register a manifest that fits (sync.drift, sync.manifest_preview), or have the other side corrected.'
       FROM sync.drift d WHERE d.state = 'open'
+    UNION ALL
+    SELECT 'erasure', 'warning', format('%s records wait to be erased, the first for %s', count(*), date_trunc('second', clock_timestamp() - min(e.requested_at))),
+           'Deliveries of them have not ended: settle what is held (sync.dead_letter, sync.conflict); sync.erasure lists the records.'
+      FROM sync.erasure e WHERE e.done_at IS NULL HAVING min(e.requested_at) < clock_timestamp() - interval '1 hour'
     UNION ALL
     SELECT 'partitions ' || l.name,
            CASE WHEN u.used OR p.ahead IS NULL OR p.ahead < clock_timestamp() THEN 'error'

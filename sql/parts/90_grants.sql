@@ -27,30 +27,30 @@ BEGIN
     FOR grantee IN
         SELECT *
           FROM (VALUES
-            ('sync_admin', ARRAY[
+            ('sync_admin', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 
                 'adopt_cluster', 'start_workers', 'create_route', 'drop_route', 'create_stream', 'drop_stream',
                 'forget_system', 'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull', 'activate_connector',
-                'manifest_preview', 'set_event_compatibility', 'event_schema', 'wait_for', 'wait_idle', 'remote_id', 'find', 'health', 'hub_status', 'check_invariants',
+                'manifest_preview', 'set_event_compatibility', 'event_schema', 'set_personal', 'drop_personal', 'erase', '_erase', '_erase_fields', '_upkeep_personal', 'wait_for', 'wait_idle', 'remote_id', 'find', 'health', 'hub_status', 'check_invariants',
                 -- what create_route calls with its caller's rights
                 '_system_id', '_object_id', '_manifest_object', '_manifest', '_system_options', '_condition_check',
                 '_condition_sql', '_check_expression', '_first_checkpoint', '_route_id', '_pending_id', '_record_number', '_sees_all',
                 '_preview_push', '_preview_pull', '_preview_targets', '_preview_with', '_differences', '_connector_id', '_current_connector',
                 '_condition_type', '_connector_names', '_queued', '_partitions', '_hub_slots', '_incarnation']),
-            ('sync_operator', ARRAY[
+            ('sync_operator', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 
                 'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull', 'wait_for', 'wait_idle',
                 'remote_id', 'find', 'health', 'hub_status', 'check_invariants', '_pending_id', '_record_number', '_sees_all',
                 'manifest_preview', 'event_schema', '_preview_push', '_preview_pull', '_preview_targets', '_preview_with', '_differences',
                 '_connector_id', '_current_connector', '_object_id',
                 '_hub_slots', '_queued', '_system_options', '_manifest']),
-            ('sync_approver', ARRAY['find', '_record_number', '_sees_all']),
-            ('sync_auditor', ARRAY['find', 'health', 'hub_status', 'check_invariants', 'remote_id', '_record_number', '_sees_all',
+            ('sync_approver', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'find', '_record_number', '_sees_all']),
+            ('sync_auditor', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'find', 'health', 'hub_status', 'check_invariants', 'remote_id', '_record_number', '_sees_all',
                 '_hub_slots', '_queued']),
-            ('sync_analyst', ARRAY['find', 'remote_id', '_record_number', '_sees_all']),
-            ('sync_app', ARRAY['wait_for', 'remote_id', '_record_number', '_sees_all']),
+            ('sync_analyst', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'find', 'remote_id', '_record_number', '_sees_all']),
+            ('sync_app', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'wait_for', 'remote_id', '_record_number', '_sees_all']),
             ('sync_worker', ARRAY[
                 '_incarnation', '_identity', '_condition_sql', '_condition_type', '_check_expression', '_system_options', '_system_secrets', '_manifest',
                 '_manifest_object', '_connector_names', '_release_behind', '_open_claim', '_queued', '_record_number', '_sees_all', '_partitions',
-                '_library_version', '_preloaded', '_change', '_wake', '_object_id', '_drift', '_audit'])) g (role, functions)
+                '_library_version', '_preloaded', '_change', '_wake', '_object_id', '_drift', '_audit', '_upkeep_personal'])) g (role, functions)
     LOOP
         FOREACH function_name IN ARRAY grantee.functions LOOP
             signature := NULL;
@@ -68,6 +68,28 @@ $$;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA sync TO sync_admin, sync_operator, sync_auditor;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA sync TO sync_admin, sync_auditor;
+-- Bodies may hold personal data. Operators and auditors read them through views, which show personal fields
+-- to those who may read them in the object's own table; of these tables they see all columns but the bodies.
+DO $$
+DECLARE
+    body record;
+    columns text;
+BEGIN
+    FOR body IN
+        SELECT * FROM (VALUES
+            ('outbox', '{body,old}'::name[]), ('pending', '{body,old,frozen,message}'), ('claim', '{request,target}'),
+            ('outcome', '{response,message}'), ('mirror', '{fields,raw}'), ('inbox', '{item,mapped,reason}'),
+            ('conflict_entry', '{hub_value,remote_value,taken_value,message}'), ('drift_entry', '{got}')) b (name, hidden)
+    LOOP
+        SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) INTO columns
+          FROM pg_catalog.pg_attribute a
+         WHERE a.attrelid = format('sync.%I', body.name)::regclass AND a.attnum > 0 AND NOT a.attisdropped
+           AND a.attname <> ALL (body.hidden);
+        EXECUTE format('REVOKE SELECT ON sync.%I FROM sync_operator, sync_auditor', body.name);
+        EXECUTE format('GRANT SELECT (%s) ON sync.%I TO sync_operator, sync_auditor', columns, body.name);
+    END LOOP;
+END
+$$;
 -- Bodies of requests, answers and remote records are for those above; what a delivery waits for is not.
 GRANT SELECT ON sync.record_status, sync.system_status, sync.route_status, sync.stream_status, sync.delivery,
     sync.dead_letter, sync.conflict, sync.progress, sync.external_id, sync.object, sync.system, sync.route,
