@@ -100,14 +100,32 @@ COMMENT ON COLUMN sync.audit.actor IS 'sync_ext.actor: the person on whose behal
 CREATE FUNCTION sync._audit(action text, object text DEFAULT NULL, record_id text DEFAULT NULL, system text DEFAULT NULL,
                             detail jsonb DEFAULT '{}', reason text DEFAULT NULL)
 RETURNS bigint
-LANGUAGE sql VOLATILE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    personal record;
+    salt bytea;
+    hashed jsonb := coalesce(detail, '{}');
+    made bigint;
+BEGIN
+    -- Rows are never changed, so no value may stand in them that must be erased one day.
+    SELECT p.object_id, array_agg(p.field) AS fields INTO personal
+      FROM sync.personal_field p JOIN sync.object o ON o.id = p.object_id AND o.name = $2 GROUP BY p.object_id;
+    IF FOUND THEN
+        salt := uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid());
+        hashed := sync._hash_personal(hashed, personal.fields, salt);
+    END IF;
     INSERT INTO sync.audit (action, object, record_id, system, detail, reason, role_name, actor, correlation_id, application)
-    VALUES ($1, $2, $3, $4, coalesce($5, '{}'), coalesce($6, nullif(current_setting('sync_ext.reason', true), '')),
+    VALUES ($1, $2, $3, $4, hashed, coalesce($6, nullif(current_setting('sync_ext.reason', true), '')),
             current_setting('role'), nullif(current_setting('sync_ext.actor', true), ''),
             nullif(current_setting('sync_ext.correlation_id', true), ''), nullif(current_setting('application_name'), ''))
-    RETURNING id
+    RETURNING audit.id INTO made;
+    IF hashed IS DISTINCT FROM coalesce(detail, '{}') THEN
+        INSERT INTO sync.audit_salt (audit_id, object_id, record_id, salt) VALUES (made, personal.object_id, $3, salt);
+    END IF;
+    RETURN made;
+END
 $$;
 COMMENT ON FUNCTION sync._audit(text, text, text, text, jsonb, text) IS 'Writes an audit row for an act of this transaction; returns its id';
 

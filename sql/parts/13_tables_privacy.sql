@@ -35,3 +35,16 @@ COMMENT ON COLUMN sync.erasure.requested_by IS 'Who asked';
 COMMENT ON COLUMN sync.erasure.requested_at IS 'When it was asked for';
 COMMENT ON COLUMN sync.erasure.done_at IS 'When history, mirror and inbox were cleared; NULL: deliveries of the record are still on their way';
 COMMENT ON COLUMN sync.erasure.erased IS 'How many rows were cleared, by table';
+
+-- Audit rows are never changed, so they hold salted hashes in place of personal values. Who knows a value can
+-- show that it was the one as long as the salt is here; erasing a record deletes its salts.
+CREATE TABLE sync.audit_salt (
+    audit_id        bigint PRIMARY KEY,
+    object_id       integer NOT NULL,
+    record_id       text COLLATE "C",
+    salt            bytea NOT NULL
+);
+CREATE INDEX audit_salt_record_idx ON sync.audit_salt (object_id, record_id);
+COMMENT ON TABLE sync.audit_salt IS 'Salts of the hashes that stand for personal values in audit rows';
+COMMENT ON COLUMN sync.audit_salt.salt IS 'sha256(salt || value as JSON text) is what the row holds';
+COMMENT ON COLUMN sync.audit_salt.audit_id IS 'Row of sync.audit';

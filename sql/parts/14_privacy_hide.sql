@@ -107,3 +107,28 @@ COMMENT ON COLUMN sync.remote_record.seen_at IS 'When it was last written here';
 COMMENT ON COLUMN sync.remote_record.deleted IS 'Whether it is gone at the other side';
 GRANT SELECT ON sync._hidden_field TO sync_admin, sync_operator, sync_auditor, sync_analyst, sync_approver, sync_app;
 GRANT SELECT ON sync.event, sync.remote_record TO sync_admin, sync_operator, sync_auditor;
+
+-- Members named like a personal field; and where the detail is about one field, what it says of its values.
+CREATE FUNCTION sync._hash_personal(detail jsonb, fields text[], salt bytea)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    about_one constant boolean := coalesce(detail ->> 'field' = ANY (fields), false);
+BEGIN
+    IF jsonb_typeof(detail) = 'array' THEN
+        RETURN (SELECT coalesce(jsonb_agg(sync._hash_personal(e.value, fields, salt) ORDER BY e.n), '[]')
+                  FROM jsonb_array_elements(detail) WITH ORDINALITY e (value, n));
+    ELSIF jsonb_typeof(detail) IS DISTINCT FROM 'object' THEN
+        RETURN detail;
+    END IF;
+    RETURN (SELECT coalesce(jsonb_object_agg(m.key, CASE
+                       WHEN m.value = 'null' THEN m.value
+                       WHEN m.key = ANY (fields) OR about_one AND m.key ~ '(^|_)(value|old|new|hub|remote|wanted|kept)$'
+                       THEN jsonb_build_object('sha256', encode(sha256(salt || convert_to(m.value::text, 'UTF8')), 'hex'))
+                       ELSE sync._hash_personal(m.value, fields, salt) END), '{}')
+              FROM jsonb_each(detail) m);
+END
+$$;
+COMMENT ON FUNCTION sync._hash_personal(jsonb, text[], bytea) IS 'The detail of an audit row with salted hashes in place of personal values';

@@ -227,6 +227,9 @@ BEGIN
      WHERE c.object_id = e.object_id AND c.record_id = e.record_id AND (c.field IS NULL OR c.field = ANY (e.fields));
     GET DIAGNOSTICS n = ROW_COUNT;
     done := done || jsonb_build_object('conflict_entry', n);
+    DELETE FROM sync.audit_salt a WHERE a.object_id = e.object_id AND a.record_id = e.record_id;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    done := done || jsonb_build_object('audit_salt', n);
     UPDATE sync.drift_entry d SET got = '(erased)'
       FROM sync.external_id x
      WHERE x.object_id = e.object_id AND x.record_id = e.record_id

@@ -114,6 +114,15 @@ SELECT at < now() - interval '1 day' AS old, count(*) FILTER (WHERE body ? 'emai
   FROM sync.outbox GROUP BY 1 ORDER BY 1;
 SELECT field, cleared_to < now() - interval '1 day' AS cleared FROM sync.personal ORDER BY field;
 
+-- ---- audit rows hold hashes, and who knows the value can show that it was the one ----
+SELECT sync._audit('test.field', 'customer', '1', 'crm', '{"field": "email", "hub_value": "ada@example.net", "remote_value": null, "policy": "reject"}') AS audit_id,
+       sync._audit('test.row', 'customer', '1', 'crm', '{"before": {"email": "ada@example.net", "status": "new"}, "list": [{"email": "x"}]}') IS NOT NULL AS second,
+       sync._audit('test.other', 'customer', '1', 'crm', '{"field": "status", "hub_value": "new"}') IS NOT NULL AS third \gset
+SELECT action, regexp_replace(detail::text, '[0-9a-f]{64}', '<hash>', 'g') AS detail FROM sync.audit WHERE action LIKE 'test.%' ORDER BY id;
+SELECT a.detail #>> '{hub_value,sha256}' = encode(sha256(s.salt || convert_to('"ada@example.net"', 'UTF8')), 'hex') AS proves
+  FROM sync.audit a JOIN sync.audit_salt s ON s.audit_id = a.id WHERE a.id = :audit_id;
+SELECT count(*) FROM sync.audit_salt;
+
 -- ---- erasing ----
 SELECT sync.erase('customer', '1', ' ');
 SET ROLE own_privacy_operator;
@@ -132,6 +141,7 @@ SELECT record_id, fields, done_at IS NOT NULL AS done, erased FROM sync.erasure;
 SELECT record_id, body, old FROM sync.outbox WHERE at > now() - interval '1 day' ORDER BY seq;
 SELECT remote_id, fields, raw, mapping FROM sync.mirror;
 SELECT action, object, record_id, reason FROM sync.audit WHERE action LIKE 'personal.%' ORDER BY id;
+SELECT count(*) AS salts FROM sync.audit_salt;
 -- Its deliveries are on their way: it waits.
 SELECT FROM sync.create_route('crm', 'customer');
 UPDATE own.customer SET email = 'bob@example.org' WHERE id = 2;
