@@ -7,6 +7,7 @@ CREATE TABLE sync.owner (
     on_violation    text NOT NULL CHECK (on_violation IN ('reject', 'ignore', 'correct', 'quarantine')),
     set_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
     set_by          name NOT NULL DEFAULT session_user,
+    attnum          smallint,
     PRIMARY KEY (object_id, field)
 );
 CREATE INDEX owner_system_idx ON sync.owner (system_id);
@@ -14,6 +15,32 @@ COMMENT ON TABLE sync.owner IS 'Who is authoritative for an object or a field; m
 COMMENT ON COLUMN sync.owner.field IS 'A column, "lines" for the lines of a document, or * for every field that has no row of its own';
 COMMENT ON COLUMN sync.owner.system_id IS 'The owner; NULL is the hub itself, that is the applications that write the table';
 COMMENT ON COLUMN sync.owner.on_violation IS 'What becomes of a change by anybody else: reject, ignore, correct, quarantine';
+COMMENT ON COLUMN sync.owner.attnum IS 'Attribute number of the column, by which it is followed when it is renamed; kept by a trigger';
+
+CREATE TABLE sync.conflict_policy (
+    object_id       integer PRIMARY KEY REFERENCES sync.object ON DELETE CASCADE,
+    policy          text NOT NULL CHECK (policy IN ('newest', 'owner', 'quarantine')),
+    set_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    set_by          name NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE sync.conflict_policy IS 'What decides when hub and system have both changed a field that has no owner; an object without a row: newest';
+COMMENT ON COLUMN sync.conflict_policy.policy IS 'newest: the later change; owner: the object''s owner, the hub if it has none; quarantine: a person';
+COMMENT ON COLUMN sync.conflict_policy.set_at IS 'When it was declared';
+COMMENT ON COLUMN sync.conflict_policy.set_by IS 'Who declared it';
+
+CREATE TABLE sync.correction (
+    object_id       integer NOT NULL REFERENCES sync.object ON DELETE CASCADE,
+    record_id       text COLLATE "C" NOT NULL,
+    field           text NOT NULL,
+    system_id       integer NOT NULL REFERENCES sync.system,
+    at              timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (object_id, record_id, field, system_id)
+);
+CREATE INDEX correction_system_idx ON sync.correction (system_id);
+COMMENT ON TABLE sync.correction IS 'Fields that an application changed against their owner, until the owner''s value is put back';
+COMMENT ON COLUMN sync.correction.field IS 'A column, "lines", or * when the record was deleted';
+COMMENT ON COLUMN sync.correction.system_id IS 'The owner, whose state the hub has asked for';
+COMMENT ON COLUMN sync.correction.at IS 'When the application changed it last';
 
 -- Ids of conflicts and of held deliveries come from one sequence, so that view sync.conflict can show
 -- both under one id.

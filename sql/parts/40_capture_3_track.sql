@@ -60,6 +60,10 @@ BEGIN
             USING ERRCODE = 'duplicate_object',
                   HINT = format('Choose another name with object => ..., or first call sync.untrack(%L, force => true).', def.name);
     END IF;
+    IF lines IS NULL AND EXISTS (SELECT FROM sync.owner w WHERE w.object_id = old.id AND w.field = 'lines' AND w.attnum IS NULL) THEN
+        RAISE EXCEPTION 'the lines of object "%" have an owner', def.name
+            USING ERRCODE = 'SE013', DETAIL = sync._owned(old.id, NULL), HINT = format('Run SELECT sync.drop_owner(%L, %L) first.', def.name, 'lines');
+    END IF;
     INSERT INTO sync.object AS o (name, schema_name, table_name, key_columns, number_column, volatile_columns, on_truncate, financial, captured,
                                   line_schema, line_table, line_parent_columns, line_key_columns)
     VALUES (def.name, def.schema_name, def.table_name, def.key_columns, def.number_column, def.volatile_columns, def.on_truncate, def.financial,
@@ -111,6 +115,11 @@ BEGIN
         RAISE EXCEPTION 'object "%" is in use', object
             USING ERRCODE = 'SE013', DETAIL = format('It is used by %s.', users),
                   HINT = 'Call sync.drop_route() and sync.drop_stream() first.';
+    END IF;
+    -- Ending the tracking must not end ownership past the approval that drop_owner() may need.
+    IF sync._owned(old.id, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'object "%" is in use', object
+            USING ERRCODE = 'SE013', DETAIL = sync._owned(old.id, NULL), HINT = 'Call sync.drop_owner() first.';
     END IF;
     IF force THEN
         DELETE FROM sync.pending WHERE route_id IN (SELECT id FROM sync.route WHERE object_id = old.id);
@@ -263,7 +272,7 @@ BEGIN
     WHERE t.tgrelid = relation AND t.tgname = trigger_name AND t.tgfoid = function::oid
       AND t.tgargs = convert_to(object, getdatabaseencoding()) || '\x00';
     IF NOT FOUND THEN
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s EXECUTE FUNCTION %s(%L)',
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I %s EXECUTE FUNCTION %s(%L)',
                        trigger_name, replace(event, 'TABLE', relation::text), function, object);
         enabled := 'O';
     END IF;
@@ -284,17 +293,18 @@ AS $$
 DECLARE
     part regclass;
 BEGIN
-    PERFORM sync._set_trigger(relation, 'sync_capture', 'INSERT OR UPDATE OR DELETE ON TABLE FOR EACH ROW', function, object, always);
-    PERFORM sync._set_trigger(relation, 'sync_capture_truncate', 'TRUNCATE ON TABLE FOR EACH STATEMENT', function, object, always);
+    PERFORM sync._set_trigger(relation, 'sync_capture', 'AFTER INSERT OR UPDATE OR DELETE ON TABLE FOR EACH ROW', function, object, always);
+    PERFORM sync._set_trigger(relation, 'sync_capture_truncate', 'AFTER TRUNCATE ON TABLE FOR EACH STATEMENT', function, object, always);
     FOR part IN SELECT relid FROM pg_partition_tree(relation) JOIN pg_class c ON c.oid = relid
                 WHERE relid <> relation AND c.relkind IN ('r', 'p') LOOP
-        PERFORM sync._set_trigger(part, 'sync_capture_truncate', 'TRUNCATE ON TABLE FOR EACH STATEMENT', function, object, always);
+        PERFORM sync._set_trigger(part, 'sync_capture_truncate', 'AFTER TRUNCATE ON TABLE FOR EACH STATEMENT', function, object, always);
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION sync._set_triggers(regclass, regproc, text, boolean) IS 'Makes the triggers of a tracked table and its partitions';
 
-CREATE FUNCTION sync._drop_triggers(relation regclass, object text) RETURNS void
+CREATE FUNCTION sync._drop_triggers(relation regclass, object text, names name[] DEFAULT '{sync_capture,sync_capture_truncate}')
+RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -304,7 +314,7 @@ BEGIN
     FOR item IN
         SELECT t.tgrelid::regclass AS relation, t.tgname
         FROM pg_trigger t
-        WHERE t.tgparentid = 0 AND t.tgname IN ('sync_capture', 'sync_capture_truncate')
+        WHERE t.tgparentid = 0 AND t.tgname = ANY (names)
           AND t.tgrelid IN (SELECT relation UNION SELECT relid FROM pg_partition_tree(relation))
           AND t.tgargs = convert_to(object, getdatabaseencoding()) || '\x00'
     LOOP
@@ -312,7 +322,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync._drop_triggers(regclass, text) IS 'Drops our triggers from a table and its partitions';
+COMMENT ON FUNCTION sync._drop_triggers(regclass, text, name[]) IS 'Drops our triggers from a table and its partitions';
 
 CREATE FUNCTION sync.track(
     relation regclass,
@@ -404,8 +414,15 @@ BEGIN
     IF old->>'line_table' IS NOT NULL THEN
         old_lines := to_regclass(format('%I.%I', old->>'line_schema', old->>'line_table'));
     END IF;
+    -- First, so that ownership is never without a trigger that keeps it.
+    IF NOT capture THEN
+        PERFORM sync._set_guards(object);
+    END IF;
     IF old_lines IS NOT NULL AND (NOT capture OR old_lines IS DISTINCT FROM lines) THEN
         PERFORM sync._drop_triggers(old_lines, object);
+        IF old_lines IS DISTINCT FROM lines THEN
+            PERFORM sync._drop_triggers(old_lines, object, '{zz_sync_guard,sync_guard,sync_guard_truncate}');
+        END IF;
     END IF;
     IF capture THEN
         PERFORM sync._ensure_partitions();
@@ -413,6 +430,7 @@ BEGIN
         IF lines IS NOT NULL THEN
             PERFORM sync._set_triggers(lines, 'sync.capture_line', object, replica);
         END IF;
+        PERFORM sync._set_guards(object);
     ELSE
         PERFORM sync._drop_triggers(relation, object);
     END IF;

@@ -119,9 +119,51 @@ BEGIN
                line_parent_columns = o.line_parent_columns, line_key_columns = o.line_key_columns
          WHERE t.id = o.id;
     END LOOP;
+    UPDATE sync.owner w SET field = a.attname
+      FROM sync.object t, pg_attribute a
+     WHERE t.id = w.object_id AND a.attrelid = t.table_oid AND a.attnum = w.attnum
+       AND a.attname <> w.field AND NOT a.attisdropped
+       AND NOT EXISTS (SELECT FROM sync.owner other WHERE other.object_id = w.object_id AND other.field = a.attname);
 END
 $$;
 COMMENT ON FUNCTION sync._follow_tables() IS 'Follows renames of tracked tables, their schemas and their columns';
+
+-- Triggers that are missing or switched off where owners were declared, with the partitions.
+CREATE VIEW sync._guard_gap AS
+SELECT o.name AS object, t.relid::pg_catalog.regclass AS relation, n.trigger_name
+  FROM sync.object o
+ CROSS JOIN LATERAL (
+        SELECT g.relation, g.trigger_name FROM sync._guards_of(o.id) g WHERE g.trigger_name <> 'sync_guard_truncate'
+        UNION ALL
+        SELECT r, 'sync_capture'::pg_catalog.name FROM (VALUES (o.table_oid), (o.line_oid)) c (r)
+         WHERE r IS NOT NULL AND o.captured) n
+ CROSS JOIN LATERAL (SELECT n.relation::pg_catalog.oid AS relid
+                     UNION SELECT p.relid FROM pg_catalog.pg_partition_tree(n.relation) p) t
+ WHERE EXISTS (SELECT FROM sync.owner w WHERE w.object_id = o.id AND w.system_id IS NOT NULL)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                    WHERE g.tgrelid = t.relid AND g.tgname = n.trigger_name AND g.tgenabled IN ('O', 'A'));
+COMMENT ON VIEW sync._guard_gap IS 'Triggers that declared owners need and that are missing or disabled';
+
+CREATE FUNCTION sync._refuse_guard_gap(relation oid)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    gap record;
+BEGIN
+    SELECT g.* INTO gap FROM sync._guard_gap g
+     WHERE g.relation = _refuse_guard_gap.relation
+        OR g.relation IN (SELECT p.relid FROM pg_partition_tree(_refuse_guard_gap.relation) p) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'trigger "%" of table % cannot be dropped or disabled', gap.trigger_name, gap.relation
+            USING ERRCODE = 'SE013',
+                  DETAIL = format('It holds applications to the owners of fields of object "%s".', gap.object),
+                  HINT = 'View sync.ownership shows the owners; sync.drop_owner() takes a declaration back.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._refuse_guard_gap(oid) IS 'Refuses what would switch ownership off behind the declaration';
 
 CREATE FUNCTION sync._follow_systems()
 RETURNS void
@@ -153,6 +195,9 @@ BEGIN
            FROM sync.object o
           WHERE EXISTS (SELECT FROM pg_event_trigger_ddl_commands() d
                          WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid IN (o.table_oid, o.line_oid));
+        PERFORM sync._refuse_guard_gap(d.objid) FROM pg_event_trigger_ddl_commands() d
+          WHERE TG_TAG = 'ALTER TABLE' AND d.classid = 'pg_catalog.pg_class'::regclass
+            AND EXISTS (SELECT FROM sync.owner);
     ELSIF TG_TAG = 'ALTER SERVER' THEN
         PERFORM sync._follow_systems();
     ELSE
@@ -193,15 +238,32 @@ BEGIN
             (SELECT format('A stream from system "%s" writes it.', y.name)
                FROM sync.stream t JOIN sync.system y ON y.id = t.system_id
               WHERE t.object_id = dropped.id AND t.state <> 'dropped' LIMIT 1),
+            sync._owned(dropped.id, NULL),
             CASE WHEN dropped.captured THEN 'Its changes are captured.' END) INTO reason;
         IF reason IS NOT NULL THEN
             RAISE EXCEPTION 'cannot drop table %: it holds the %object "%"', dropped.object_identity,
                             CASE WHEN dropped.line THEN 'lines of ' ELSE '' END, dropped.name
                 USING ERRCODE = 'SE013', DETAIL = reason,
-                      HINT = format('Drop its routes and streams (sync.drop_route, sync.drop_stream), then run SELECT sync.untrack(%L).', dropped.name);
+                      HINT = format('Drop its routes, streams and owners (sync.drop_route, sync.drop_stream, sync.drop_owner), then run SELECT sync.untrack(%L).', dropped.name);
         END IF;
         UPDATE sync.object o SET captured = false WHERE o.id = dropped.id;
     END LOOP;
+
+    FOR dropped IN
+        SELECT o.id, o.name, w.field, d.object_identity
+          FROM pg_event_trigger_dropped_objects() d
+          JOIN sync.object o ON o.table_oid = d.objid
+          JOIN sync.owner w ON w.object_id = o.id AND w.attnum = d.objsubid
+         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objsubid > 0
+    LOOP
+        RAISE EXCEPTION 'cannot drop column %: its field has an owner', dropped.object_identity
+            USING ERRCODE = 'SE013', DETAIL = sync._owned(dropped.id, NULL),
+                  HINT = format('Run SELECT sync.drop_owner(%L, %L) first.', dropped.name, dropped.field);
+    END LOOP;
+    PERFORM sync._refuse_guard_gap(t.oid)
+       FROM pg_event_trigger_dropped_objects() d
+       JOIN pg_class t ON t.relname = d.address_names[2] AND t.relnamespace = to_regnamespace(quote_ident(d.address_names[1]))
+      WHERE d.object_type = 'trigger' AND EXISTS (SELECT FROM sync.owner);
 
     FOR dropped IN
         SELECT y.id, y.name, d.object_identity
@@ -215,6 +277,7 @@ BEGIN
             (SELECT format('A stream reads object "%s" from it.', o.name)
                FROM sync.stream t JOIN sync.object o ON o.id = t.object_id
               WHERE t.system_id = dropped.id AND t.state <> 'dropped' LIMIT 1),
+            sync._owned(NULL, dropped.id),
             (SELECT 'Deliveries to it are unfinished.' FROM sync.pending p JOIN sync.route r ON r.id = p.route_id
               WHERE r.system_id = dropped.id LIMIT 1),
             (SELECT 'Records are bound to records of it.' FROM sync.external_id x WHERE x.system_id = dropped.id LIMIT 1))
@@ -222,13 +285,13 @@ BEGIN
         IF reason IS NOT NULL THEN
             RAISE EXCEPTION 'cannot drop server %: it is a system in use', dropped.object_identity
                 USING ERRCODE = 'SE013', DETAIL = reason,
-                      HINT = format('Drop its routes and streams (sync.drop_route, sync.drop_stream), then run SELECT sync.forget_system(%L).', dropped.name);
+                      HINT = format('Drop its routes, streams and ownership (sync.drop_route, sync.drop_stream, sync.drop_owner), then run SELECT sync.forget_system(%L).', dropped.name);
         END IF;
         UPDATE sync.system y SET server_oid = NULL WHERE y.id = dropped.id;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync._on_drop() IS 'Event trigger: refuses to drop tables and servers that are in use';
+COMMENT ON FUNCTION sync._on_drop() IS 'Event trigger: refuses to drop tables, owned columns and servers that are in use';
 
 -- A system that is to go: what ties records to it is deleted, history stays.
 CREATE FUNCTION sync.forget_system(system text)
@@ -251,6 +314,12 @@ BEGIN
                   DETAIL = 'It has routes or streams.',
                   HINT = 'Drop them first with sync.drop_route() and sync.drop_stream().';
     END IF;
+    IF sync._owned(NULL, gone) IS NOT NULL THEN
+        RAISE EXCEPTION 'system "%" is in use', forget_system.system
+            USING ERRCODE = 'SE013',
+                  DETAIL = sync._owned(NULL, gone),
+                  HINT = 'Give its fields another owner with sync.set_owner(), or none with sync.drop_owner().';
+    END IF;
     DELETE FROM sync.inbox i WHERE i.system_id = gone;
     DELETE FROM sync.mirror m WHERE m.system_id = gone;
     DELETE FROM sync.external_id x WHERE x.system_id = gone;
@@ -264,6 +333,6 @@ CREATE EVENT TRIGGER sync_ext_ddl ON ddl_command_end
 COMMENT ON EVENT TRIGGER sync_ext_ddl IS 'sync_ext: follows renames of tracked tables and of systems';
 
 CREATE EVENT TRIGGER sync_ext_drop ON sql_drop
-    WHEN TAG IN ('DROP TABLE', 'DROP SCHEMA', 'DROP SERVER', 'DROP FOREIGN DATA WRAPPER', 'DROP OWNED', 'DROP EXTENSION')
+    WHEN TAG IN ('ALTER TABLE', 'DROP TABLE', 'DROP TRIGGER', 'DROP TYPE', 'DROP DOMAIN', 'DROP SCHEMA', 'DROP SERVER', 'DROP FOREIGN DATA WRAPPER', 'DROP OWNED', 'DROP EXTENSION')
     EXECUTE FUNCTION sync._on_drop();
-COMMENT ON EVENT TRIGGER sync_ext_drop IS 'sync_ext: refuses to drop tables and servers that are in use';
+COMMENT ON EVENT TRIGGER sync_ext_drop IS 'sync_ext: refuses to drop tables, owned columns and servers that are in use';

@@ -31,6 +31,9 @@ BEGIN
                 'adopt_cluster', 'start_workers', 'create_route', 'drop_route', 'create_stream', 'drop_stream',
                 'forget_system', 'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull', 'activate_connector',
                 'manifest_preview', 'set_event_compatibility', 'event_schema', 'set_personal', 'drop_personal', 'erase', '_erase', '_erase_fields', '_upkeep_personal', 'wait_for', 'wait_idle', 'remote_id', 'find', 'health', 'hub_status', 'check_invariants',
+                'set_owner', 'drop_owner', 'set_conflict_policy',
+                -- what set_owner and track call with their caller's rights
+                'guard', '_owner_act', '_guards_of', '_set_guards',
                 -- what create_route calls with its caller's rights
                 '_system_id', '_object_id', '_manifest_object', '_manifest', '_system_options', '_condition_check',
                 '_condition_sql', '_check_expression', '_first_checkpoint', '_route_id', '_pending_id', '_record_number', '_sees_all',
@@ -93,12 +96,12 @@ $$;
 -- Bodies of requests, answers and remote records are for those above; what a delivery waits for is not.
 GRANT SELECT ON sync.record_status, sync.system_status, sync.route_status, sync.stream_status, sync.delivery,
     sync.dead_letter, sync.conflict, sync.progress, sync.external_id, sync.object, sync.system, sync.route,
-    sync._object_columns
+    sync.ownership, sync._object_columns
     TO sync_analyst, sync_approver;
 GRANT SELECT (id, route_id, seq, event_at, object_id, record_id, op, origin, state, issue, attempts, step,
               wait_object_id, wait_record_id, wait_state, next_attempt_at, code, merged, created_at)
     ON sync.pending TO sync_analyst, sync_approver;
-GRANT SELECT ON sync.record_status, sync._object_columns TO sync_app;
+GRANT SELECT ON sync.record_status, sync.ownership, sync._object_columns TO sync_app;
 -- run_as is left out: the default says who inserted the row.
 GRANT INSERT (system_id, object_id, name, condition, operations, start_kind, start_at, cutover_date, max_lag)
     ON sync.route TO sync_admin;

@@ -6,15 +6,14 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "access/htup_details.h"
 #include "commands/trigger.h"
 #include "executor/tuptable.h"
-#include "utils/datum.h"
 #include "utils/rel.h"
 
 #include "capture/document.h"
 #include "capture/events.h"
+#include "capture/guard.h"
 #include "capture/table.h"
 #include "core/errors.h"
 
@@ -36,22 +35,6 @@ row_of(TupleTableSlot *slot)
 	return row;
 }
 
-/* Same value? A value kept in the TOAST table is the same if it is kept in the same place. */
-static bool
-same_value(const SeColumn *column, Datum a, Datum b)
-{
-	if (column->typlen == -1)
-	{
-		struct varlena *x = (struct varlena *) DatumGetPointer(a);
-		struct varlena *y = (struct varlena *) DatumGetPointer(b);
-
-		if (VARATT_IS_EXTERNAL_ONDISK(x) && VARATT_IS_EXTERNAL_ONDISK(y) &&
-			memcmp(x, y, VARSIZE_EXTERNAL(x)) == 0)
-			return true;
-	}
-	return datum_image_eq(a, b, column->typbyval, column->typlen);
-}
-
 /* Marks the changed columns; true when one of them is not volatile. */
 static bool
 find_changes(const SeShape *shape, Row *old, Row *new, bool *changed)
@@ -66,7 +49,8 @@ find_changes(const SeShape *shape, Row *old, Row *new, bool *changed)
 		if (old->nulls[at] != new->nulls[at])
 			changed[i] = true;
 		else
-			changed[i] = !old->nulls[at] && !same_value(column, old->values[at], new->values[at]);
+			changed[i] =
+				!old->nulls[at] && !se_same_image(column, old->values[at], new->values[at]);
 		found = found || (changed[i] && !column->is_volatile);
 	}
 	return found;
@@ -230,8 +214,11 @@ static void
 row_updated(SeTable *table, Row *old, Row *new)
 {
 	bool *changed = palloc(sizeof(bool) * table->shape->count);
+	bool found = find_changes(table->shape, old, new, changed);
 
-	if (!find_changes(table->shape, old, new, changed))
+	if (table->guard != NULL)
+		se_guard_updated(table, old->values, old->nulls, new->values, new->nulls, changed);
+	if (!found)
 		return;
 	if (table->role == SE_TABLE_PLAIN)
 		plain_updated(table, old, new, changed);
@@ -244,6 +231,8 @@ row_updated(SeTable *table, Row *old, Row *new)
 static void
 row_inserted(SeTable *table, Row *row, bool is_partition)
 {
+	if (table->guard != NULL)
+		se_guard_inserted(table, row->values, row->nulls, is_partition);
 	if (table->role == SE_TABLE_PLAIN)
 		plain_inserted(table, row, is_partition);
 	else
@@ -253,6 +242,8 @@ row_inserted(SeTable *table, Row *row, bool is_partition)
 static void
 row_deleted(SeTable *table, Row *row, bool moved)
 {
+	if (table->guard != NULL)
+		se_guard_deleted(table, row->values, row->nulls, moved);
 	if (table->role == SE_TABLE_PLAIN)
 		plain_deleted(table, row, moved);
 	else if (table->role == SE_TABLE_HEADER)

@@ -362,3 +362,23 @@ se_documents_read(SeDocument **documents, int count, bool lock)
 	table_close(lines, NoLock);
 	table_close(header, NoLock);
 }
+
+bool
+se_document_exists(SeTable *table, char **key_texts)
+{
+	Relation header = table_open(table->header_relid, AccessShareLock);
+	SeDocument document = {.key_texts = key_texts};
+	SeDocument *documents[] = {&document};
+	bool found;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	execute(&table->read_plan, header, table->header_key, NIL, "",
+			key_parameters(table, documents, 1));
+	found = SPI_processed > 0;
+	SPI_finish();
+	PopActiveSnapshot();
+	table_close(header, NoLock);
+	return found;
+}

@@ -9,6 +9,8 @@
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 
+#include "capture/table.h"
+
 /* One record with everything that the transaction did to it. */
 typedef struct SeDocument
 {
@@ -30,5 +32,8 @@ typedef struct SeDocument
 
 /* Reads documents of one object and adds their events; `lock`: header rows are not ours yet. */
 extern void se_documents_read(SeDocument **documents, int count, bool lock);
+
+/* Whether a header with this key is there, for this transaction; `table` is that of the lines. */
+extern bool se_document_exists(SeTable *table, char **key_texts);
 
 #endif

@@ -22,6 +22,7 @@
 #include "capture/capture.h"
 #include "capture/document.h"
 #include "capture/events.h"
+#include "capture/guard.h"
 #include "capture/origin.h"
 #include "capture/table.h"
 #include "core/crash.h"
@@ -292,6 +293,7 @@ at_transaction_event(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
+			se_guard_forget();
 			forget_all();
 			break;
 		default:
@@ -335,6 +337,8 @@ static void
 at_subtransaction_event(SubXactEvent event, SubTransactionId subid, SubTransactionId parent,
 						void *arg)
 {
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		se_guard_forget();
 	if (buffer == NULL)
 		return;
 	switch (event)

@@ -25,7 +25,7 @@
 #include "core/role.h"
 
 static void
-require_ownership(Oid relid)
+require_ownership(Oid relid, const char *act)
 {
 	const char *name;
 
@@ -36,8 +36,8 @@ require_ownership(Oid relid)
 		ERROR,
 		(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 		 errmsg("must be owner of table %s", name ? name : "(dropped)"),
-		 errhint(
-			 "Tracking makes triggers on the table; let its owner do it, as a member of sync_admin.")));
+		 errhint("%s makes triggers on the table; let its owner do it, as a member of sync_admin.",
+				 act)));
 }
 
 /* One row, one column of a query run as the owner of the calling function. */
@@ -68,6 +68,7 @@ call_as_owner(FunctionCallInfo fcinfo, const char *sql, int nargs, Oid *types, D
 
 PG_FUNCTION_INFO_V1(se_save_object);
 PG_FUNCTION_INFO_V1(se_drop_object);
+PG_FUNCTION_INFO_V1(se_owner_act);
 
 /* sync._save_object(relation, lines, definition): for sync.track(). */
 PGDLLEXPORT Datum
@@ -82,9 +83,9 @@ se_save_object(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(2))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("relation and definition must not be null")));
-	require_ownership(PG_GETARG_OID(0));
+	require_ownership(PG_GETARG_OID(0), "Tracking");
 	if (!PG_ARGISNULL(1))
-		require_ownership(PG_GETARG_OID(1));
+		require_ownership(PG_GETARG_OID(1), "Tracking");
 	values[0] = PG_GETARG_DATUM(0);
 	values[1] = PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1);
 	nulls[1] = PG_ARGISNULL(1) ? 'n' : ' ';
@@ -110,9 +111,40 @@ se_drop_object(PG_FUNCTION_ARGS)
 	result =
 		call_as_owner(fcinfo, "SELECT sync._table_of_object($1)", 1, types, values, NULL, &isnull);
 	if (!isnull)
-		require_ownership(DatumGetObjectId(result));
+		require_ownership(DatumGetObjectId(result), "Tracking");
 	result = call_as_owner(fcinfo, "SELECT sync._delete_object($1, $2)", 2, types, values, NULL,
 						   &isnull);
+	if (isnull)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(result);
+}
+
+/* sync._owner_act(operation, call, reason): for sync.set_owner() and its kin. */
+PGDLLEXPORT Datum
+se_owner_act(PG_FUNCTION_ARGS)
+{
+	Oid types[] = {TEXTOID, JSONBOID, TEXTOID};
+	Datum values[3];
+	char nulls[] = "   ";
+	bool isnull;
+	Datum table;
+	Datum result;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("operation and call must not be null")));
+	for (int i = 0; i < 3; i++)
+	{
+		values[i] = PG_ARGISNULL(i) ? (Datum) 0 : PG_GETARG_DATUM(i);
+		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
+	}
+	table = call_as_owner(fcinfo, "SELECT sync._table_of_object($1 ->> 'object')", 1, &types[1],
+						  &values[1], NULL, &isnull);
+	/* A table that is gone has no owner; the function says so. */
+	if (!isnull)
+		require_ownership(DatumGetObjectId(table), "Declaring owners");
+	result = call_as_owner(fcinfo, "SELECT sync._owner_request($1, $2, $3)", 3, types, values,
+						   nulls, &isnull);
 	if (isnull)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(result);

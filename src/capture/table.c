@@ -7,13 +7,14 @@
  * anew for the next one. A replaced entry's memory lives on to the end of the transaction, because
  * an outer trigger call may still use it.
  *
- * sync.object and sync.hub are read without SPI: the writer has no right on them, and must not
+ * sync.object, sync.owner and sync.hub are read without SPI: the writer has no right on them, and must not
  * need one. They are read with the latest snapshot, because under REPEATABLE READ the transaction's
  * own may be older than the tracking, while the trigger is there at once. Statement triggers on
- * both tables turn a change of rows into a relcache invalidation.
+ * these tables turn a change of rows into a relcache invalidation.
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -27,6 +28,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/json.h"
@@ -34,6 +36,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "capture/guard.h"
 #include "capture/table.h"
 #include "core/errors.h"
 
@@ -41,6 +44,7 @@ static HTAB *tables = NULL;
 static uint64 registry_epoch = 1;
 static Oid object_relid = InvalidOid;
 static Oid hub_relid = InvalidOid;
+static Oid owner_relid = InvalidOid;
 static bool incarnation_known = false;
 static int incarnation = 0;
 
@@ -52,7 +56,7 @@ invalidate(Datum arg, Oid relid)
 
 	if (!OidIsValid(relid) || relid == hub_relid)
 		incarnation_known = false;
-	if (!OidIsValid(relid) || relid == object_relid)
+	if (!OidIsValid(relid) || relid == object_relid || relid == owner_relid)
 		registry_epoch++;
 
 	hash_seq_init(&status, tables);
@@ -88,16 +92,16 @@ registry_table(const char *name)
 	return relid;
 }
 
-typedef bool (*RowMatch)(TupleTableSlot *slot, void *arg);
-
-/* Calls back for each row of a small table until it returns true. */
-static void
-scan_registry(Relation rel, RowMatch match, void *arg)
+void
+se_registry_scan(const char *table, Oid *relid, SeRegistryMatch match, void *arg)
 {
+	Relation rel = table_open(registry_table(table), AccessShareLock);
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 
+	if (relid != NULL)
+		*relid = RelationGetRelid(rel);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		slot_getallattrs(slot);
@@ -107,11 +111,11 @@ scan_registry(Relation rel, RowMatch match, void *arg)
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
 }
 
-/* Value of a registry column by name: a later version may have more of them. */
-static Datum
-column_value(TupleTableSlot *slot, const char *name, bool *isnull)
+Datum
+se_registry_value(TupleTableSlot *slot, const char *name, bool *isnull)
 {
 	int attnum = SPI_fnumber(slot->tts_tupleDescriptor, name);
 
@@ -125,9 +129,9 @@ static bool
 match_hub(TupleTableSlot *slot, void *arg)
 {
 	bool isnull;
-	int incarnation_there = DatumGetInt32(column_value(slot, "incarnation", &isnull));
-	int64 cluster = DatumGetInt64(column_value(slot, "system_identifier", &isnull));
-	Oid database = DatumGetObjectId(column_value(slot, "database_oid", &isnull));
+	int incarnation_there = DatumGetInt32(se_registry_value(slot, "incarnation", &isnull));
+	int64 cluster = DatumGetInt64(se_registry_value(slot, "system_identifier", &isnull));
+	Oid database = DatumGetObjectId(se_registry_value(slot, "database_oid", &isnull));
 
 	/*
 	 * In a copy that was not adopted yet, transaction ids are another cluster's than those that the
@@ -142,7 +146,6 @@ match_hub(TupleTableSlot *slot, void *arg)
 int
 se_incarnation(void)
 {
-	Relation rel;
 	int found = 0;
 
 	if (incarnation_known)
@@ -150,13 +153,11 @@ se_incarnation(void)
 	if (tables == NULL)
 		create_cache();
 
-	rel = table_open(registry_table("hub"), AccessShareLock);
-	hub_relid = RelationGetRelid(rel);
 	/* First the flag: an invalidation during the scan clears it again. */
 	incarnation_known = true;
 	PG_TRY();
 	{
-		scan_registry(rel, match_hub, &found);
+		se_registry_scan("hub", &hub_relid, match_hub, &found);
 	}
 	PG_CATCH();
 	{
@@ -165,7 +166,6 @@ se_incarnation(void)
 	}
 	PG_END_TRY();
 	incarnation = found;
-	table_close(rel, AccessShareLock);
 	return incarnation;
 }
 
@@ -186,7 +186,7 @@ name_list(TupleTableSlot *slot, const char *column)
 {
 	List *result = NIL;
 	bool isnull;
-	Datum value = column_value(slot, column, &isnull);
+	Datum value = se_registry_value(slot, column, &isnull);
 	Datum *names;
 	int count;
 
@@ -203,7 +203,7 @@ static char *
 name_value(TupleTableSlot *slot, const char *column)
 {
 	bool isnull;
-	Datum value = column_value(slot, column, &isnull);
+	Datum value = se_registry_value(slot, column, &isnull);
 
 	return isnull ? NULL : pstrdup(NameStr(*DatumGetName(value)));
 }
@@ -216,15 +216,15 @@ match_object(TupleTableSlot *slot, void *arg)
 	MemoryContext old;
 	bool isnull;
 
-	if (strcmp(TextDatumGetCString(column_value(slot, "name", &isnull)), row->object) != 0)
+	if (strcmp(TextDatumGetCString(se_registry_value(slot, "name", &isnull)), row->object) != 0)
 		return false;
 
 	old = MemoryContextSwitchTo(row->context);
 	row->found = true;
 	table->object = pstrdup(row->object);
-	table->object_id = DatumGetInt32(column_value(slot, "id", &isnull));
+	table->object_id = DatumGetInt32(se_registry_value(slot, "id", &isnull));
 	table->record_truncate =
-		strcmp(TextDatumGetCString(column_value(slot, "on_truncate", &isnull)), "record") == 0;
+		strcmp(TextDatumGetCString(se_registry_value(slot, "on_truncate", &isnull)), "record") == 0;
 	table->volatile_columns = name_list(slot, "volatile_columns");
 	table->header_key = name_list(slot, "key_columns");
 	table->line_parent = name_list(slot, "line_parent_columns");
@@ -320,13 +320,10 @@ resolve_columns(SeTable *table, Relation rel)
 static void
 fill_entry(SeTable *table, Relation rel, const char *object, MemoryContext context)
 {
-	Relation registry = table_open(registry_table("object"), AccessShareLock);
 	ObjectRow row = {.object = object, .context = context, .table = table};
 	MemoryContext old;
 
-	object_relid = RelationGetRelid(registry);
-	scan_registry(registry, match_object, &row);
-	table_close(registry, AccessShareLock);
+	se_registry_scan("object", &object_relid, match_object, &row);
 	if (!row.found)
 		ereport(
 			ERROR,
@@ -341,6 +338,7 @@ fill_entry(SeTable *table, Relation rel, const char *object, MemoryContext conte
 	old = MemoryContextSwitchTo(context);
 	resolve_role(table, &row, rel);
 	resolve_columns(table, rel);
+	table->guard = se_guard_build(table, rel, &owner_relid);
 	MemoryContextSwitchTo(old);
 }
 
@@ -412,6 +410,21 @@ se_table_lookup(Relation rel, const char *object)
 }
 
 bool
+se_same_image(const SeColumn *column, Datum a, Datum b)
+{
+	if (column->typlen == -1)
+	{
+		struct varlena *x = (struct varlena *) DatumGetPointer(a);
+		struct varlena *y = (struct varlena *) DatumGetPointer(b);
+
+		if (VARATT_IS_EXTERNAL_ONDISK(x) && VARATT_IS_EXTERNAL_ONDISK(y) &&
+			memcmp(x, y, VARSIZE_EXTERNAL(x)) == 0)
+			return true;
+	}
+	return datum_image_eq(a, b, column->typbyval, column->typlen);
+}
+
+bool
 se_table_key_texts(SeTable *table, const Datum *values, const bool *nulls, char **texts)
 {
 	for (int i = 0; i < table->key_count; i++)
@@ -455,7 +468,7 @@ se_table_record_id(SeTable *table, const Datum *values, const bool *nulls)
 
 PG_FUNCTION_INFO_V1(se_registry_changed);
 
-/* Statement trigger on sync.object and sync.hub: tells every backend at commit. */
+/* Statement trigger on sync.object, sync.owner and sync.hub: tells every backend at commit. */
 PGDLLEXPORT Datum
 se_registry_changed(PG_FUNCTION_ARGS)
 {

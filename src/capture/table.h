@@ -11,6 +11,8 @@
 
 #include "capture/render.h"
 
+struct SeGuard;
+
 typedef enum SeTableRole
 {
 	SE_TABLE_PLAIN,	 /* rows are records */
@@ -33,6 +35,7 @@ typedef struct SeTable
 	int key_count;
 	SeColumn **key; /* columns of shape; of lines: those that hold the header's key */
 	List *volatile_columns;
+	struct SeGuard *guard; /* NULL: no system owns anything of it */
 
 	/* Headers and lines: the two tables, and the columns that order the lines. */
 	Oid header_relid;
@@ -59,6 +62,19 @@ extern char *se_table_record_id(SeTable *table, const Datum *values, const bool 
 extern bool se_table_key_texts(SeTable *table, const Datum *values, const bool *nulls,
 							   char **texts);
 extern char *se_record_id_from_texts(int count, char **texts);
+
+/*
+ * Calls back for each row of a small table of schema sync until that returns true; no right is asked
+ * for, and the latest snapshot is used. *relid, unless NULL, is the table's OID before the first call.
+ */
+typedef bool (*SeRegistryMatch)(TupleTableSlot *slot, void *arg);
+extern void se_registry_scan(const char *table, Oid *relid, SeRegistryMatch match, void *arg);
+
+/* Value of a column by name: a later version may have more of them. */
+extern Datum se_registry_value(TupleTableSlot *slot, const char *column, bool *isnull);
+
+/* Same value by its image? A value kept in the TOAST table is the same if kept in the same place. */
+extern bool se_same_image(const SeColumn *column, Datum a, Datum b);
 
 /* Incarnation of the hub, 0 before the first adoption. */
 extern int se_incarnation(void);
