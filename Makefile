@@ -3,6 +3,7 @@
 #   make                 build the library and the install script
 #   make install         install them (touches no packages)
 #   make check           install what the tests need, build, run every test
+#   make check SUITE=ownership   those of one capability
 #   make demo            install what the demo needs, build, run the main job
 #   make torture         writers, vendors and disasters for some minutes
 #   make bench           install what the benchmarks need, build, measure

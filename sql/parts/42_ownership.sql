@@ -113,9 +113,10 @@ DECLARE
     about sync.object;
     said text;
     opened bigint;
-    -- One column of a row comes as an object with that one.
-    hub_side constant jsonb := CASE WHEN $3 IS NULL OR $3 = 'lines' THEN $5 ELSE $5 -> $3 END;
-    app_side constant jsonb := CASE WHEN $3 IS NULL OR $3 = 'lines' THEN $6 ELSE $6 -> $3 END;
+    -- One column of a row comes as an object with that one. Lines are held together, each beside what
+    -- it was to become; null: there is, or was to be, none.
+    hub_side constant jsonb := CASE WHEN $3 IS NULL THEN $5 WHEN $3 = 'lines' THEN jsonb_build_array(coalesce($5, 'null')) ELSE $5 -> $3 END;
+    app_side constant jsonb := CASE WHEN $3 IS NULL THEN $6 WHEN $3 = 'lines' THEN jsonb_build_array(coalesce($6, 'null')) ELSE $6 -> $3 END;
 BEGIN
     SELECT o.* INTO about FROM sync.object o WHERE o.id = $1;
     said := format('An application wanted to %s, which is owned by "%s"',
@@ -125,7 +126,9 @@ BEGIN
     INSERT INTO sync.conflict_entry AS c (kind, object_id, record_id, field, system_id, hub_value, remote_value, remote_at, policy, message)
     VALUES ('violation', $1, $2, $3, NULL, hub_side, app_side, clock_timestamp(), 'quarantine', said)
     ON CONFLICT (object_id, record_id, field, system_id) WHERE resolved_at IS NULL
-    DO UPDATE SET hub_value = excluded.hub_value, remote_value = excluded.remote_value, remote_at = excluded.remote_at, message = excluded.message
+    DO UPDATE SET hub_value = CASE WHEN $3 = 'lines' THEN c.hub_value || excluded.hub_value ELSE excluded.hub_value END,
+                  remote_value = CASE WHEN $3 = 'lines' THEN c.remote_value || excluded.remote_value ELSE excluded.remote_value END,
+                  remote_at = excluded.remote_at, message = excluded.message
     RETURNING c.id INTO opened;
     PERFORM sync._audit('violation.quarantined', about.name, $2, sync._owner_name($4),
         jsonb_strip_nulls(jsonb_build_object('conflict', opened, 'field', $3, 'hub', hub_side, 'wanted', app_side)));

@@ -143,6 +143,8 @@ SELECT o.name AS object, t.relid::pg_catalog.regclass AS relation, n.trigger_nam
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
                     WHERE g.tgrelid = t.relid AND g.tgname = n.trigger_name AND g.tgenabled IN ('O', 'A'));
 COMMENT ON VIEW sync._guard_gap IS 'Triggers that declared owners need and that are missing or disabled';
+COMMENT ON COLUMN sync._guard_gap.relation IS 'Table or partition that lacks it';
+COMMENT ON COLUMN sync._guard_gap.trigger_name IS 'Trigger that should be there and fire';
 
 CREATE FUNCTION sync._refuse_guard_gap(relation oid)
 RETURNS void
@@ -250,14 +252,14 @@ BEGIN
     END LOOP;
 
     FOR dropped IN
-        SELECT o.id, o.name, w.field, d.object_identity
+        SELECT o.name, w.field, sync._owner_name(w.system_id) AS owner, d.object_identity
           FROM pg_event_trigger_dropped_objects() d
           JOIN sync.object o ON o.table_oid = d.objid
           JOIN sync.owner w ON w.object_id = o.id AND w.attnum = d.objsubid
          WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objsubid > 0
     LOOP
         RAISE EXCEPTION 'cannot drop column %: its field has an owner', dropped.object_identity
-            USING ERRCODE = 'SE013', DETAIL = sync._owned(dropped.id, NULL),
+            USING ERRCODE = 'SE013', DETAIL = format('Field "%s" of object "%s" is owned by "%s".', dropped.field, dropped.name, dropped.owner),
                   HINT = format('Run SELECT sync.drop_owner(%L, %L) first.', dropped.name, dropped.field);
     END LOOP;
     PERFORM sync._refuse_guard_gap(t.oid)

@@ -123,6 +123,10 @@ AS $$
       LEFT JOIN sync.stream t ON t.state = 'active' AND t.schedule IS NOT NULL
      GROUP BY c.there
     UNION ALL
+    SELECT 'ownership ' || g.object, 'error', format('trigger "%s" of table %s is missing or disabled', g.trigger_name, g.relation),
+           'Let the table''s owner call sync.track() for it again: applications are not held to the owners of its fields.'
+      FROM sync._guard_gap g
+    UNION ALL
     SELECT 'notice ' || n.key, CASE n.severity WHEN 'info' THEN 'ok' ELSE n.severity END,
            format('%s (%s times, last %s)', n.message, n.count, date_trunc('second', n.last_at)), n.hint
       FROM sync.notice n

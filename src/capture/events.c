@@ -337,8 +337,8 @@ static void
 at_subtransaction_event(SubXactEvent event, SubTransactionId subid, SubTransactionId parent,
 						void *arg)
 {
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		se_guard_forget();
+	if (event == SUBXACT_EVENT_COMMIT_SUB || event == SUBXACT_EVENT_ABORT_SUB)
+		se_guard_end_sub(subid, parent, event == SUBXACT_EVENT_COMMIT_SUB);
 	if (buffer == NULL)
 		return;
 	switch (event)

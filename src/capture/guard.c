@@ -23,6 +23,7 @@
 /* The object whose tables the hub itself writes now, and the trigger depth that it writes from. */
 static int bypassed_object = 0;
 static int bypassed_depth = 0;
+static SubTransactionId bypassed_subid = InvalidSubTransactionId;
 
 /*
  * A row on its way to another partition: after its update was judged, its old version is deleted and
@@ -49,6 +50,18 @@ se_owner_bypass(int object_id)
 {
 	bypassed_object = object_id;
 	bypassed_depth = trigger_depth();
+	bypassed_subid = GetCurrentSubTransactionId();
+}
+
+void
+se_guard_end_sub(SubTransactionId subid, SubTransactionId parent, bool commit)
+{
+	if (bypassed_subid != subid)
+		return;
+	if (commit)
+		bypassed_subid = parent;
+	else
+		bypassed_object = 0;
 }
 
 void
@@ -117,10 +130,13 @@ given(SeGuardField *field, const Datum *values, const bool *nulls)
 	return !field->has_default || differs(field, values[at], false, field->preset, false);
 }
 
+/* What a correction has to put back: with another key the record as it was is gone. */
 static const char *
-field_name(const SeTable *table, const SeGuardField *field)
+corrected(const SeTable *table, const SeGuardField *field)
 {
-	return table->role == SE_TABLE_LINES ? "lines" : field->column->name;
+	if (table->role == SE_TABLE_LINES)
+		return "lines";
+	return field->is_key ? "*" : field->column->name;
 }
 
 /*
@@ -176,8 +192,7 @@ check_updated(SeTable *table, const Datum *old_values, const bool *old_nulls, co
 			continue;
 		if (verdict == SE_VERDICT_REFUSE)
 			se_guard_refuse(table, field, field->owner, "change it");
-		se_guard_correct(table, field_name(table, field), field->owner.owner, old_values,
-						 old_nulls);
+		se_guard_correct(table, corrected(table, field), field->owner.owner, old_values, old_nulls);
 		if (table->role == SE_TABLE_LINES)
 			break;
 	}
@@ -201,7 +216,7 @@ se_guard_deleted(SeTable *table, const Datum *values, const bool *nulls, bool mo
 	if (moved || !se_guard_binds(table) || !se_owner_binds(guard->record, SE_OWNER_HUB))
 		return;
 	/* Lines go with their document: whether that may go was asked of itself. */
-	if (lines && InNoForceRLSOperation() && se_guard_document_gone(table, values, nulls))
+	if (lines && se_guard_document_gone(table, values, nulls))
 		return;
 	if (judge(guard->record, false) == SE_VERDICT_REFUSE)
 		se_guard_refuse(table, NULL, guard->record, "delete one");

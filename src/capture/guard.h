@@ -21,6 +21,7 @@ typedef struct SeGuardField
 	SeColumn *column;
 	int index; /* in the shape */
 	SeOwner owner;
+	bool is_key;
 	FmgrInfo equal; /* fn_oid is invalid for a type without equality: then images are compared */
 	bool computed;	/* its default is no constant: whether a value was given cannot be told */
 	bool must_stay; /* without the value given, no row could be inserted */
@@ -57,6 +58,7 @@ extern bool se_guard_binds(const SeTable *table);
  * (sub)transaction ends; those of triggers that they fire are.
  */
 extern void se_owner_bypass(int object_id);
+extern void se_guard_end_sub(SubTransactionId subid, SubTransactionId parent, bool commit);
 extern void se_guard_forget(void);
 
 /* guard_act.c: what a violation gets. `field` is NULL for the record as a whole. */

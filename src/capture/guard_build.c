@@ -109,6 +109,8 @@ build_field(SeGuardField *field, SeTable *table, int index, SeOwner owner, Relat
 	field->column = column;
 	field->index = index;
 	field->owner = owner;
+	for (int i = 0; i < table->key_count; i++)
+		field->is_key = field->is_key || table->key[i] == column;
 	if (OidIsValid(type->eq_opr_finfo.fn_oid))
 		fmgr_info_cxt(type->eq_opr_finfo.fn_oid, &field->equal, CurrentMemoryContext);
 	/* A line is inserted or not, whatever is in it. */

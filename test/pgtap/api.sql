@@ -46,11 +46,14 @@ SELECT function_returns('sync', f.name::name, f.arguments, f.result)
     ('find', '{text}', 'setof record'),
     ('health', '{}', 'setof record'),
     ('hub_status', '{}', 'record'),
-    ('check_invariants', '{}', 'setof record')) f (name, arguments, result);
+    ('check_invariants', '{}', 'setof record'),
+    ('set_owner', '{text,text,text,text,text}', 'bigint'),
+    ('drop_owner', '{text,text,text}', 'bigint'),
+    ('set_conflict_policy', '{text,text,text}', 'bigint')) f (name, arguments, result);
 
 -- Views and the columns that scripts select.
 SELECT has_view('sync', v.name::name, 'view sync.' || v.name) FROM unnest('{record_status,system_status,route_status,stream_status,delivery,delivery_attempt,
-    dead_letter,conflict,progress,task}'::text[]) v (name);
+    dead_letter,conflict,ownership,progress,task}'::text[]) v (name);
 SELECT columns_are('sync', 'record_status', '{object,record_id,record_number,system,state,waiting_for,remote_id,remote_number,last_error,
     next_attempt_at,last_event_at,last_done_at,delivery}'::name[]);
 SELECT has_column('sync', t.relation::name, c.name::name, format('sync.%s has column %s', t.relation, c.name))
@@ -62,6 +65,7 @@ SELECT has_column('sync', t.relation::name, c.name::name, format('sync.%s has co
     ('delivery_attempt', '{delivery,attempt_id,step,method,target,request,outcome,status,latency_ms,message,response}'),
     ('dead_letter', '{id,delivery,system,object,record_number,message,request,response,how_to_retry}'),
     ('conflict', '{id,delivery,system,object,record_number,message}'),
+    ('ownership', '{object,field,owner,on_violation,origin,set_by,set_at,conflict_policy}'),
     ('task', '{database,pid,state,started_at,failures,restart_at,reason}'),
     ('external_id', '{system_id,object_id,record_id,remote_id,remote_number}')) t (relation, columns)
  CROSS JOIN LATERAL unnest(t.columns) c (name);
