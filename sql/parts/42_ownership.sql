@@ -140,7 +140,7 @@ COMMENT ON FUNCTION sync._open_violation(integer, text, text, integer, jsonb, js
 -- Which triggers judge the changes of a table; sync.capture() judges what it captures anyway.
 CREATE FUNCTION sync._guards_of(object_id integer)
 RETURNS TABLE (relation regclass, trigger_name name, event text)
-LANGUAGE sql STABLE SECURITY DEFINER
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 4
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH bound AS (

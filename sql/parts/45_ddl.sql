@@ -130,7 +130,7 @@ COMMENT ON FUNCTION sync._follow_tables() IS 'Follows renames of tracked tables,
 
 -- Triggers that are missing or switched off where owners were declared, with the partitions.
 CREATE VIEW sync._guard_gap AS
-SELECT o.name AS object, t.relid::pg_catalog.regclass AS relation, n.trigger_name
+SELECT o.name AS object, t.relid::pg_catalog.regclass AS relation, n.trigger_name, g.oid IS NULL AS missing
   FROM sync.object o
  CROSS JOIN LATERAL (
         SELECT g.relation, g.trigger_name FROM sync._guards_of(o.id) g WHERE g.trigger_name <> 'sync_guard_truncate'
@@ -139,14 +139,16 @@ SELECT o.name AS object, t.relid::pg_catalog.regclass AS relation, n.trigger_nam
          WHERE r IS NOT NULL AND o.captured) n
  CROSS JOIN LATERAL (SELECT n.relation::pg_catalog.oid AS relid
                      UNION SELECT p.relid FROM pg_catalog.pg_partition_tree(n.relation) p) t
+  LEFT JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.relid AND g.tgname = n.trigger_name
  WHERE EXISTS (SELECT FROM sync.owner w WHERE w.object_id = o.id AND w.system_id IS NOT NULL)
-   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
-                    WHERE g.tgrelid = t.relid AND g.tgname = n.trigger_name AND g.tgenabled IN ('O', 'A'));
+   AND (g.oid IS NULL OR g.tgenabled NOT IN ('O', 'A'));
 COMMENT ON VIEW sync._guard_gap IS 'Triggers that declared owners need and that are missing or disabled';
 COMMENT ON COLUMN sync._guard_gap.relation IS 'Table or partition that lacks it';
 COMMENT ON COLUMN sync._guard_gap.trigger_name IS 'Trigger that should be there and fire';
+COMMENT ON COLUMN sync._guard_gap.missing IS 'Whether it is not there at all';
 
-CREATE FUNCTION sync._refuse_guard_gap(relation oid)
+-- After ALTER TABLE a trigger that is missing is nobody's doing: a restore makes triggers last.
+CREATE FUNCTION sync._refuse_guard_gap(relation oid, dropped boolean)
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -155,8 +157,9 @@ DECLARE
     gap record;
 BEGIN
     SELECT g.* INTO gap FROM sync._guard_gap g
-     WHERE g.relation = _refuse_guard_gap.relation
-        OR g.relation IN (SELECT p.relid FROM pg_partition_tree(_refuse_guard_gap.relation) p) LIMIT 1;
+     WHERE (dropped OR NOT g.missing)
+       AND (g.relation = _refuse_guard_gap.relation
+            OR g.relation IN (SELECT p.relid FROM pg_partition_tree(_refuse_guard_gap.relation) p)) LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'trigger "%" of table % cannot be dropped or disabled', gap.trigger_name, gap.relation
             USING ERRCODE = 'SE013',
@@ -165,7 +168,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync._refuse_guard_gap(oid) IS 'Refuses what would switch ownership off behind the declaration';
+COMMENT ON FUNCTION sync._refuse_guard_gap(oid, boolean) IS 'Refuses what would switch ownership off behind the declaration';
 
 CREATE FUNCTION sync._follow_systems()
 RETURNS void
@@ -197,7 +200,7 @@ BEGIN
            FROM sync.object o
           WHERE EXISTS (SELECT FROM pg_event_trigger_ddl_commands() d
                          WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid IN (o.table_oid, o.line_oid));
-        PERFORM sync._refuse_guard_gap(d.objid) FROM pg_event_trigger_ddl_commands() d
+        PERFORM sync._refuse_guard_gap(d.objid, false) FROM pg_event_trigger_ddl_commands() d
           WHERE TG_TAG = 'ALTER TABLE' AND d.classid = 'pg_catalog.pg_class'::regclass
             AND EXISTS (SELECT FROM sync.owner);
     ELSIF TG_TAG = 'ALTER SERVER' THEN
@@ -262,7 +265,7 @@ BEGIN
             USING ERRCODE = 'SE013', DETAIL = format('Field "%s" of object "%s" is owned by "%s".', dropped.field, dropped.name, dropped.owner),
                   HINT = format('Run SELECT sync.drop_owner(%L, %L) first.', dropped.name, dropped.field);
     END LOOP;
-    PERFORM sync._refuse_guard_gap(t.oid)
+    PERFORM sync._refuse_guard_gap(t.oid, true)
        FROM pg_event_trigger_dropped_objects() d
        JOIN pg_class t ON t.relname = d.address_names[2] AND t.relnamespace = to_regnamespace(quote_ident(d.address_names[1]))
       WHERE d.object_type = 'trigger' AND EXISTS (SELECT FROM sync.owner);
