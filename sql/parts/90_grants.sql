@@ -111,6 +111,8 @@ GRANT DELETE ON sync.checkpoint TO sync_worker;
 GRANT INSERT, UPDATE, DELETE ON sync.pending, sync.external_id, sync.mirror, sync.inbox, sync.stream_cursor,
     sync.api_call, sync.notice TO sync_worker;
 GRANT INSERT, UPDATE ON sync.drift_entry TO sync_worker;
+GRANT INSERT, UPDATE ON sync.conflict_entry TO sync_worker;
+GRANT DELETE ON sync.correction TO sync_worker;
 GRANT UPDATE (timeline, suspect_before) ON sync.hub TO sync_worker;
 GRANT UPDATE (name, server_oid) ON sync.system TO sync_worker;
 GRANT UPDATE (state) ON sync.route TO sync_worker;

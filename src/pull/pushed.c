@@ -92,12 +92,14 @@ take_sent(const SePull *pull, Jsonb *sent, SeMapped *map)
 
 /*
  * The fields in which both sides agree. What differs is the system's own doing: if the mirror said
- * that we know it, no pull would ever bring it in.
+ * that we know it, no pull would ever bring it in. What we said of it is kept in *said (NULL: they
+ * agree in all), so that the pull which brings it in can tell whether we have changed our mind since.
  */
 static Jsonb *
-agreed_fields(Jsonb *fields, Jsonb *ours)
+agreed_fields(Jsonb *fields, Jsonb *ours, Jsonb **said)
 {
 	JsonbParseState *state = NULL;
+	JsonbParseState *differing = NULL;
 	JsonbIterator *it = JsonbIteratorInit(&fields->root);
 	JsonbIteratorToken token;
 	JsonbValue key;
@@ -113,10 +115,19 @@ agreed_fields(Jsonb *fields, Jsonb *ours)
 		if (getKeyJsonValueFromContainer(&ours->root, key.val.string.val, key.val.string.len,
 										 &own) != NULL &&
 			!se_json_same(&own, &theirs))
+		{
+			if (differing == NULL)
+				pushJsonbValue(&differing, WJB_BEGIN_OBJECT, NULL);
+			pushJsonbValue(&differing, WJB_KEY, &key);
+			pushJsonbValue(&differing, WJB_VALUE, &own);
 			continue;
+		}
 		pushJsonbValue(&state, WJB_KEY, &key);
 		pushJsonbValue(&state, WJB_VALUE, &theirs);
 	}
+	*said = NULL;
+	if (differing != NULL)
+		*said = JsonbValueToJsonb(pushJsonbValue(&differing, WJB_END_OBJECT, NULL));
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
@@ -251,7 +262,7 @@ record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
 
 		if (read && pushed[i]->ours != NULL)
 		{
-			item->map.fields = agreed_fields(item->map.fields, pushed[i]->ours);
+			item->map.fields = agreed_fields(item->map.fields, pushed[i]->ours, &item->agreed);
 			read = false;
 		}
 		else if (!read && !item->deleted && pushed[i]->sent)

@@ -1,0 +1,679 @@
+/*
+ * merge.c: what a system has changed, beside what the hub has changed since.
+ *
+ * Runs between identity and write, in the subtransaction that both are part of: the rows of items
+ * that would be written are read and locked, set-wise, and for each field that differs from the base
+ * govern/merge.c decides. What it does not take is left out of what is written. New records have
+ * nothing that could be overwritten: they are taken whole, whoever owns their fields.
+ *
+ * What is to be told a person is noted (SeFinding) and written when all of the page is applied,
+ * because a page that is halved comes here again.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "nodes/bitmapset.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+#include "core/guc.h"
+#include "core/json.h"
+#include "core/spi.h"
+#include "pull/internal.h"
+
+/* How far back the time of our change is looked for where a person will only read it. */
+#define LOOK_BACK_US (60 * 60 * USECS_PER_SEC)
+
+typedef struct Change /* of one field */
+{
+	SeItem *item;
+	const char *field;
+	SeColumn *column; /* NULL: the lines */
+	JsonbValue theirs;
+	JsonbValue ours;
+	JsonbValue agreed;
+	bool has_agreed;
+	const SeOwnerRule *rule;
+	SeFieldState state;
+	SeChangeTime *time; /* NULL: it does not matter */
+	SeMerge what;
+} Change;
+
+typedef struct Changes
+{
+	Change *list;
+	int n;
+	int size;
+} Changes;
+
+/* ---- what is known of a change ---- */
+
+static bool
+member(Jsonb *object, const char *key, JsonbValue *value)
+{
+	return object != NULL &&
+		   getKeyJsonValueFromContainer(&object->root, key, strlen(key), value) != NULL;
+}
+
+static bool
+same(const SeTarget *target, const SeTable *table, const Change *c, const JsonbValue *a,
+	 const JsonbValue *b)
+{
+	Jsonb *fields = c->item->map.fields != NULL ? c->item->map.fields : c->item->mirror_fields;
+
+	if (c->column != NULL)
+		return se_same_value(target, c->column, fields, a, b);
+	if (a->type != jbvBinary || b->type != jbvBinary)
+		return false;
+	return se_same_lines(target, table->lines, fields, a->val.binary.data, b->val.binary.data);
+}
+
+static void
+as_value(Jsonb *json, JsonbValue *value)
+{
+	value->type = jbvBinary;
+	value->val.binary.data = &json->root;
+	value->val.binary.len = VARSIZE(json) - VARHDRSZ;
+}
+
+/* Corrections of a field within the window, which are kept as instants in microseconds. */
+static int
+count_corrections(const SeItem *item, const char *field, TimestampTz now)
+{
+	JsonbValue times;
+	int count = 0;
+
+	if (!member(item->mirror_corrected, field, &times) || times.type != jbvBinary)
+		return 0;
+	for (int i = 0; i < JsonContainerSize(times.val.binary.data); i++)
+	{
+		JsonbValue *at = getIthJsonbValueFromContainer(times.val.binary.data, i);
+
+		count += at->type == jbvNumeric &&
+				 DatumGetInt64(DirectFunctionCall1(numeric_int8,
+												   NumericGetDatum(at->val.numeric))) >
+					 now - se_correction_window * USECS_PER_SEC;
+	}
+	return count;
+}
+
+static bool
+is_open(const SeConflict *conflicts, int n, const SeItem *item, const char *field)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (conflicts[i].field != NULL && strcmp(conflicts[i].field, field) == 0 &&
+			strcmp(conflicts[i].record_id, item->record_id) == 0)
+			return true;
+	}
+	return false;
+}
+
+static bool
+is_overridden(const SeItem *item, const char *field)
+{
+	ListCell *lc;
+
+	foreach (lc, item->overridden)
+	{
+		if (strcmp(lfirst(lc), field) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The value on which both last agreed; false: nobody knows, as when a record is met for the first time. */
+static bool
+agreed_on(const SeItem *item, const char *field, JsonbValue *value)
+{
+	return member(item->mirror_agreed, field, value) || member(item->base, field, value);
+}
+
+static void
+describe(const SeTarget *target, SeTable *table, Change *c, const SeConflict *conflicts, int n)
+{
+	SeFieldState *s = &c->state;
+	const SeItem *item = c->item;
+	JsonbValue base;
+
+	c->rule = se_rule_of(target, c->field);
+	c->has_agreed = agreed_on(item, c->field, &c->agreed);
+	s->owner = c->rule->owner;
+	s->on_violation = c->rule->on_violation;
+	s->policy = se_rules_policy(target);
+	s->equal = same(target, table, c, &c->theirs, &c->ours);
+	s->in_conflict = is_open(conflicts, n, item, c->field);
+	s->overridden = is_overridden(item, c->field);
+	s->remote_changed =
+		!member(item->base, c->field, &base) || !same(target, table, c, &c->theirs, &base);
+	/* Back to what was agreed is no news; but an open conflict shows what they say now. */
+	if (s->remote_changed && !s->in_conflict && c->has_agreed)
+		s->remote_changed = !same(target, table, c, &c->theirs, &c->agreed);
+	s->hub_changed = c->has_agreed && !same(target, table, c, &c->agreed, &c->ours);
+	s->can_push = se_rules_can_push(target, false);
+	s->can_read = target->pull->fetch != NULL;
+	s->was_read = item->fetched;
+	s->correction_limit = se_correction_limit;
+	s->corrections = count_corrections(item, c->field, GetCurrentTimestamp());
+	s->resolution = target->pull->resolution_ms * 1000;
+	s->remote_at = item->map.has_version_at ? item->map.version_at : 0;
+}
+
+static Change *
+new_change(Changes *changes, SeItem *item, const char *field, SeColumn *column)
+{
+	Change *c;
+
+	if (changes->n == changes->size)
+	{
+		changes->size = Max(64, changes->size * 2);
+		changes->list = changes->list == NULL
+							? palloc(sizeof(Change) * changes->size)
+							: repalloc_huge(changes->list, sizeof(Change) * changes->size);
+	}
+	c = &changes->list[changes->n++];
+	memset(c, 0, sizeof(*c));
+	c->item = item;
+	c->field = field;
+	c->column = column;
+	return c;
+}
+
+/* Each field of the item that differs from its base; the item's row has been read. */
+static void
+take_changes(const SeTarget *target, SeTable *table, Changes *changes, SeItem *item,
+			 const SeConflict *conflicts, int nconflicts)
+{
+	ListCell *lc;
+	Change *c;
+
+	foreach (lc, item->changed_columns)
+	{
+		SeColumn *column = lfirst(lc);
+
+		c = new_change(changes, item, column->name, column);
+		if (!member(item->changed, column->name, &c->theirs) ||
+			!member(item->ours, column->name, &c->ours))
+			elog(ERROR, "column \"%s\" of a record is missing", column->name);
+		describe(target, table, c, conflicts, nconflicts);
+	}
+	if (!item->changed_lines)
+		return;
+	c = new_change(changes, item, "lines", NULL);
+	as_value(item->map.lines, &c->theirs);
+	as_value(item->ours_lines, &c->ours);
+	describe(target, table, c, conflicts, nconflicts);
+}
+
+/* ---- when the hub changed it ---- */
+
+static bool
+needs_time(const Change *c)
+{
+	const SeFieldState *s = &c->state;
+
+	return s->owner == SE_OWNED_BY_NOBODY && s->remote_changed && s->hub_changed && !s->equal &&
+		   !s->in_conflict && (s->policy != SE_POLICY_NEWEST || s->remote_at != 0);
+}
+
+static void
+find_times(const SeTarget *target, Changes *changes)
+{
+	SeChangeTime *times = palloc0(sizeof(SeChangeTime) * Max(changes->n, 1));
+	TimestampTz since = GetCurrentTimestamp();
+	int n = 0;
+
+	for (int i = 0; i < changes->n; i++)
+	{
+		Change *c = &changes->list[i];
+
+		if (!needs_time(c))
+			continue;
+		times[n].record_id = c->item->record_id;
+		times[n].field = c->field;
+		c->time = &times[n++];
+		if (c->state.remote_at != 0)
+			since = Min(since, c->state.remote_at - c->state.resolution);
+		if (c->state.policy != SE_POLICY_NEWEST)
+			since = Min(since, GetCurrentTimestamp() - LOOK_BACK_US);
+	}
+	se_ours_times(target, since, times, n);
+	for (int i = 0; i < changes->n; i++)
+	{
+		if (changes->list[i].time != NULL)
+			changes->list[i].state.hub_at = changes->list[i].time->at;
+	}
+}
+
+/* ---- what becomes of the item ---- */
+
+/* Whether the system's value does not become the hub's, so that the two go on differing. */
+static bool
+differs_on(const Change *c)
+{
+	switch (c->what)
+	{
+		case SE_MERGE_NOTHING:
+			return c->state.in_conflict;
+		case SE_MERGE_AGREE:
+		case SE_MERGE_TAKE:
+		case SE_MERGE_SETTLED:
+		case SE_MERGE_READ_AGAIN:
+			return false;
+		case SE_MERGE_KEEP:
+		case SE_MERGE_REJECT:
+		case SE_MERGE_IGNORE:
+		case SE_MERGE_CORRECT:
+		case SE_MERGE_CONFLICT:
+		case SE_MERGE_REPEATED:
+		case SE_MERGE_NEWS:
+			break;
+	}
+	return true;
+}
+
+static Jsonb *
+boxed(JsonbValue *value)
+{
+	return JsonbValueToJsonb(value);
+}
+
+static const Change *
+change_of(const Change *changes, int n, const JsonbValue *key)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (strlen(changes[i].field) == key->val.string.len &&
+			strncmp(changes[i].field, key->val.string.val, key->val.string.len) == 0)
+			return &changes[i];
+	}
+	return NULL;
+}
+
+/* What was agreed, of those fields on which they now differ. */
+static Jsonb *
+agreed_after(const SeItem *item, const Change *changes, int n)
+{
+	SeObjBuilder b;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue key;
+	JsonbValue value;
+
+	se_obj_begin(&b);
+	for (int i = 0; i < n; i++)
+	{
+		JsonbValue agreed = changes[i].has_agreed ? changes[i].agreed : changes[i].ours;
+
+		if (differs_on(&changes[i]))
+			se_obj_value(&b, changes[i].field, boxed(&agreed));
+	}
+	it = item->mirror_agreed != NULL ? JsonbIteratorInit(&item->mirror_agreed->root) : NULL;
+	while (it != NULL && (token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
+	{
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&it, &value, true);
+		if (change_of(changes, n, &key) == NULL)
+			se_obj_value(&b, pnstrdup(key.val.string.val, key.val.string.len), boxed(&value));
+	}
+	return b.n > 0 ? se_obj_end(&b) : NULL;
+}
+
+static Jsonb *
+with_instant(Jsonb *corrected, const char *field, TimestampTz now)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue v = {.type = jbvNumeric};
+	JsonbValue old;
+	SeObjBuilder b;
+	Jsonb *addition;
+
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	if (member(corrected, field, &old) && old.type == jbvBinary)
+	{
+		int n = JsonContainerSize(old.val.binary.data);
+
+		for (int i = Max(0, n - se_correction_limit); i < n; i++)
+			pushJsonbValue(&state, WJB_ELEM, getIthJsonbValueFromContainer(old.val.binary.data, i));
+	}
+	v.val.numeric = int64_to_numeric(now);
+	pushJsonbValue(&state, WJB_ELEM, &v);
+	se_obj_begin(&b);
+	se_obj_value(&b, field,
+				 JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL)));
+	addition = se_obj_end(&b);
+	if (corrected == NULL)
+		return addition;
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(corrected),
+											  JsonbPGetDatum(addition)));
+}
+
+static const char *
+policy_word(const Change *c)
+{
+	if (c->what == SE_MERGE_REPEATED)
+		return psprintf("%s owns it; %d corrections within %d s",
+						c->state.owner == SE_OWNED_BY_THEM ? "it" : c->rule->owner_name,
+						c->state.corrections, se_correction_window);
+	if (c->state.owner == SE_OWNED_BY_OTHER)
+		return psprintf("%s owns it; %s", c->rule->owner_name,
+						c->state.on_violation == SE_VIOLATION_CORRECT
+							? "correct, but no route leads to the system"
+						: c->state.on_violation == SE_VIOLATION_QUARANTINE ? "quarantine"
+						: c->state.on_violation == SE_VIOLATION_REJECT	   ? "reject"
+																		   : "ignore");
+	return c->state.policy == SE_POLICY_OWNER ? "owner, and there is none" : "quarantine";
+}
+
+static void
+note_finding(SeItem *item, Change *c)
+{
+	SeFinding *v;
+
+	if (c->what < SE_MERGE_REJECT || c->what == SE_MERGE_IGNORE)
+		return;
+	v = palloc0(sizeof(SeFinding));
+	v->what = c->what;
+	v->field = c->field;
+	v->theirs = boxed(&c->theirs);
+	v->ours = boxed(&c->ours);
+	v->hub_at = c->time != NULL ? c->time->at : 0;
+	v->hub_origin = v->hub_at != 0 ? c->time->origin : -1;
+	v->policy = policy_word(c);
+	if (c->what == SE_MERGE_REPEATED)
+	{
+		v->kind = "repeated";
+		v->message = "corrections were undone each time: somebody else insists on another value";
+	}
+	else if (c->state.owner == SE_OWNED_BY_OTHER)
+	{
+		v->kind = "violation";
+		v->message = "the system changed what it does not own";
+	}
+	else
+	{
+		v->kind = "field";
+		v->message = "changed on both sides since they last agreed";
+	}
+	item->findings = lappend(item->findings, v);
+}
+
+/* Only what is taken is written. */
+static void
+take_decisions(SeItem *item, Change *changes, int n)
+{
+	SeObjBuilder b;
+	TimestampTz now = GetCurrentTimestamp();
+
+	item->set_columns = NIL;
+	item->set_lines = false;
+	item->merged = true;
+	item->corrected = item->mirror_corrected;
+	se_obj_begin(&b);
+	for (int i = 0; i < n; i++)
+	{
+		Change *c = &changes[i];
+
+		note_finding(item, c);
+		if (c->what == SE_MERGE_CORRECT || (c->what == SE_MERGE_TAKE && c->state.overridden))
+			item->corrected = with_instant(item->corrected, c->field, now);
+		if (c->what != SE_MERGE_TAKE)
+			continue;
+		if (c->column == NULL)
+			item->set_lines = true;
+		else
+		{
+			se_obj_value(&b, c->field, boxed(&c->theirs));
+			item->set_columns = lappend(item->set_columns, c->column);
+		}
+	}
+	item->set = se_obj_end(&b);
+	item->agreed = agreed_after(item, changes, n);
+	/* An unbound one is still to be bound. */
+	if (item->set_columns == NIL && !item->set_lines && item->bound != NULL)
+		item->fate = SE_FATE_MIRROR;
+}
+
+static void
+finish(SeItem *item, Change *changes, int n)
+{
+	bool all_taken = item->mirror_agreed == NULL;
+
+	for (int i = 0; i < n; i++)
+	{
+		changes[i].what = se_merge_field(&changes[i].state);
+		if (changes[i].what == SE_MERGE_READ_AGAIN)
+		{
+			item->fate = SE_FATE_READ_AGAIN;
+			item->reason = pstrdup("changed on both sides at one instant; it is read again by id");
+			return;
+		}
+		all_taken = all_taken && changes[i].what == SE_MERGE_TAKE && !changes[i].state.overridden;
+	}
+	if (!all_taken)
+		take_decisions(item, changes, n);
+}
+
+/*
+ * An app has deleted the row, and its delete may be on its way to them. What they said of the record
+ * meanwhile does not bring it back; it is put on record.
+ */
+static void
+lose(SeItem *item)
+{
+	SeFinding *v = palloc0(sizeof(SeFinding));
+
+	item->set_columns = NIL;
+	item->set_lines = false;
+	if (item->bound == NULL)
+	{
+		item->fate = SE_FATE_INBOX;
+		item->reason = pstrdup("the row that it matched was deleted meanwhile");
+		return;
+	}
+	item->fate = SE_FATE_MIRROR;
+	v->what = SE_MERGE_NOTHING;
+	v->kind = "lost";
+	v->theirs = item->changed;
+	v->hub_origin = -1;
+	item->findings = lappend(item->findings, v);
+}
+
+/* ---- deletes ---- */
+
+static bool
+delete_is_done(const SeTarget *target, const SeItem *item)
+{
+	ListCell *lc;
+	JsonbValue theirs;
+	JsonbValue ours;
+
+	if (target->pull->on_delete != SE_DELETE_SET)
+		return false;
+	foreach (lc, item->changed_columns)
+	{
+		SeColumn *column = lfirst(lc);
+
+		if (!member(item->changed, column->name, &theirs) ||
+			!member(item->ours, column->name, &ours) ||
+			!se_same_value(target, column, item->mirror_fields, &theirs, &ours))
+			return false;
+	}
+	return true;
+}
+
+/* Of the fields that the delete sets, or of the object: the rule that speaks most against it. */
+static const SeOwnerRule *
+delete_rule(const SeTarget *target, const SeItem *item)
+{
+	static const int weight[] = {
+		[SE_OWNED_BY_THEM] = 0, [SE_OWNED_BY_NOBODY] = 1, [SE_OWNED_BY_OTHER] = 2};
+	const SeOwnerRule *worst = NULL;
+	ListCell *lc;
+
+	foreach (lc, item->changed_columns)
+	{
+		const SeOwnerRule *rule = se_rule_of(target, ((SeColumn *) lfirst(lc))->name);
+
+		if (worst == NULL || weight[rule->owner] > weight[worst->owner])
+			worst = rule;
+	}
+	return worst != NULL ? worst : se_rule_of(target, "*");
+}
+
+static bool
+hub_has_changed(const SeTarget *target, SeTable *table, SeItem *item)
+{
+	JsonbIterator *it = JsonbIteratorInit(&item->mirror_fields->root);
+	JsonbIteratorToken token;
+	JsonbValue key;
+	JsonbValue value;
+
+	item->base = item->mirror_fields;
+	while ((token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
+	{
+		Change c = {.item = item};
+
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&it, &value, true);
+		c.field = pnstrdup(key.val.string.val, key.val.string.len);
+		c.column = se_table_column(table, c.field, strlen(c.field));
+		if (!agreed_on(item, c.field, &c.agreed))
+			continue;
+		if (c.column != NULL && !member(item->ours, c.field, &c.ours))
+			continue;
+		if (c.column == NULL)
+		{
+			if (table->lines == NULL || strcmp(c.field, "lines") != 0)
+				continue;
+			as_value(item->ours_lines, &c.ours);
+		}
+		if (!same(target, table, &c, &c.agreed, &c.ours))
+			return true;
+	}
+	return false;
+}
+
+static void
+merge_delete(const SeTarget *target, SeTable *table, SeItem *item)
+{
+	const SeOwnerRule *rule = delete_rule(target, item);
+	SeDeleteState state = {.owner = rule->owner, .on_violation = rule->on_violation};
+	SeMerge what;
+	SeFinding *v;
+
+	if (item->ours == NULL || delete_is_done(target, item))
+		return;
+	state.hub_changed = item->mirror_fields != NULL && hub_has_changed(target, table, item);
+	what = se_merge_delete(&state);
+	item->stays = what != SE_MERGE_TAKE;
+	if (what == SE_MERGE_TAKE || what == SE_MERGE_IGNORE)
+		return;
+	v = palloc0(sizeof(SeFinding));
+	v->what = what;
+	v->kind = "deleted";
+	v->ours = item->ours;
+	v->hub_origin = -1;
+	v->policy = rule->owner == SE_OWNED_BY_NOBODY
+					? "changed here since"
+					: psprintf("%s owns it", rule->owner_name);
+	v->message = "the system deleted the record";
+	item->findings = lappend(item->findings, v);
+}
+
+/* ---- all items of a page, or of a part of it ---- */
+
+static List *
+columns_of(SeTable *table, Bitmapset *named)
+{
+	List *columns = NIL;
+	int i = -1;
+
+	while ((i = bms_next_member(named, i)) >= 0)
+		columns = lappend(columns, &table->columns[i]);
+	return columns;
+}
+
+static void
+merge_deletes(const SeTarget *target, SeTable *table, SeItem **items, int n)
+{
+	List *columns = NIL;
+
+	/* Which columns the hub may have changed is in the mirror of each; a delete is rare. */
+	for (int i = 0; i < table->ncolumns; i++)
+		columns = lappend(columns, &table->columns[i]);
+	se_ours_read(table, items, n, columns, table->lines != NULL);
+	for (int i = 0; i < n; i++)
+		merge_delete(target, table, items[i]);
+}
+
+static void
+merge_changes(const SeTarget *target, SeTable *table, SeItem **items, int n)
+{
+	Bitmapset *named = NULL;
+	bool lines = false;
+	Changes changes = {0};
+	SeConflict *conflicts;
+	int nconflicts;
+	ListCell *lc;
+
+	for (int i = 0; i < n; i++)
+	{
+		foreach (lc, items[i]->changed_columns)
+			named = bms_add_member(named, (SeColumn *) lfirst(lc) - table->columns);
+		lines |= items[i]->changed_lines;
+	}
+	se_ours_read(table, items, n, columns_of(table, named), lines);
+	se_state_read_agreed(target, items, n);
+	conflicts = se_conflicts_open(target, items, n, &nconflicts);
+	for (int i = 0; i < n; i++)
+	{
+		if (items[i]->ours != NULL)
+			take_changes(target, table, &changes, items[i], conflicts, nconflicts);
+		else
+			lose(items[i]);
+	}
+	find_times(target, &changes);
+	for (int from = 0, to; from < changes.n; from = to)
+	{
+		for (to = from + 1; to < changes.n && changes.list[to].item == changes.list[from].item;)
+			to++;
+		finish(changes.list[from].item, &changes.list[from], to - from);
+	}
+}
+
+void
+se_merge(const SeTarget *target, SeTable *table, SeItem **items, int n)
+{
+	SeItem **live = palloc(sizeof(SeItem *) * Max(n, 1));
+	SeItem **gone = palloc(sizeof(SeItem *) * Max(n, 1));
+	int nlive = 0;
+	int ngone = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		SeItem *item = items[i];
+
+		/* a try in a larger set may have been here before */
+		item->set = item->changed;
+		item->set_columns = item->changed_columns;
+		item->set_lines = item->changed_lines;
+		item->merged = item->stays = false;
+		item->agreed = item->corrected = NULL;
+		item->findings = NIL;
+		if (item->record_id == NULL || item->is_new)
+			continue;
+		if (item->fate == SE_FATE_APPLY && (item->set_columns != NIL || item->set_lines))
+			live[nlive++] = item;
+		else if (item->fate == SE_FATE_DELETE && target->pull->on_delete != SE_DELETE_IGNORE)
+			gone[ngone++] = item;
+	}
+	if (nlive > 0)
+		merge_changes(target, table, live, nlive);
+	if (ngone > 0)
+		merge_deletes(target, table, gone, ngone);
+}
