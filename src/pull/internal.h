@@ -110,6 +110,7 @@ typedef struct SeItem
 	bool has_at;
 	TimestampTz at;		  /* when it changed, as the list or journal says */
 	bool fetched;		  /* read by id: order against other reads does not matter */
+	bool decided;		  /* by a person: its delete takes effect, whoever owns the record */
 	TimestampTz began_at; /* when its request began */
 	uint64 entry;		  /* what tells it from other entries of its journal; 0: nothing does */
 
@@ -144,9 +145,9 @@ typedef struct SeItem
 	bool is_new;
 	bool binds;
 	bool applied;
-	Jsonb *base;		/* fields as they were known; NULL: none were */
-	List *overridden;	/* char *: what an app has changed and they are to set again */
-	Jsonb *changed;		/* fields that differ from base */
+	Jsonb *base;		   /* fields as they were known; NULL: none were */
+	List *overridden;	   /* char *: what an app has changed and they are to set again */
+	Jsonb *changed;		   /* fields that differ from base */
 	List *changed_columns; /* SeColumn *, in the order of changed */
 	bool changed_lines;
 	List *line_columns; /* SeColumn *, of all its lines */

@@ -91,10 +91,10 @@ count_corrections(const SeItem *item, const char *field, TimestampTz now)
 	{
 		JsonbValue *at = getIthJsonbValueFromContainer(times.val.binary.data, i);
 
-		count += at->type == jbvNumeric &&
-				 DatumGetInt64(DirectFunctionCall1(numeric_int8,
-												   NumericGetDatum(at->val.numeric))) >
-					 now - se_correction_window * USECS_PER_SEC;
+		count +=
+			at->type == jbvNumeric &&
+			DatumGetInt64(DirectFunctionCall1(numeric_int8, NumericGetDatum(at->val.numeric))) >
+				now - se_correction_window * USECS_PER_SEC;
 	}
 	return count;
 }
@@ -342,13 +342,12 @@ with_instant(Jsonb *corrected, const char *field, TimestampTz now)
 	v.val.numeric = int64_to_numeric(now);
 	pushJsonbValue(&state, WJB_ELEM, &v);
 	se_obj_begin(&b);
-	se_obj_value(&b, field,
-				 JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL)));
+	se_obj_value(&b, field, JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL)));
 	addition = se_obj_end(&b);
 	if (corrected == NULL)
 		return addition;
-	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(corrected),
-											  JsonbPGetDatum(addition)));
+	return DatumGetJsonbP(
+		DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(corrected), JsonbPGetDatum(addition)));
 }
 
 static const char *
@@ -578,9 +577,8 @@ merge_delete(const SeTarget *target, SeTable *table, SeItem *item)
 	v->kind = "deleted";
 	v->ours = item->ours;
 	v->hub_origin = -1;
-	v->policy = rule->owner == SE_OWNED_BY_NOBODY
-					? "changed here since"
-					: psprintf("%s owns it", rule->owner_name);
+	v->policy = rule->owner == SE_OWNED_BY_NOBODY ? "changed here since"
+												  : psprintf("%s owns it", rule->owner_name);
 	v->message = "the system deleted the record";
 	item->findings = lappend(item->findings, v);
 }
@@ -632,10 +630,18 @@ merge_changes(const SeTarget *target, SeTable *table, SeItem **items, int n)
 	conflicts = se_conflicts_open(target, items, n, &nconflicts);
 	for (int i = 0; i < n; i++)
 	{
-		if (items[i]->ours != NULL)
-			take_changes(target, table, &changes, items[i], conflicts, nconflicts);
+		SeItem *item = items[i];
+
+		/* One that comes back after a delete that had no effect here stands where it stood. */
+		if (item->is_new && item->ours == NULL)
+			continue;
+		if (item->is_new)
+			item->base = item->mirror_fields;
+		item->is_new = false;
+		if (item->ours != NULL)
+			take_changes(target, table, &changes, item, conflicts, nconflicts);
 		else
-			lose(items[i]);
+			lose(item);
 	}
 	find_times(target, &changes);
 	for (int from = 0, to; from < changes.n; from = to)
@@ -665,11 +671,12 @@ se_merge(const SeTarget *target, SeTable *table, SeItem **items, int n)
 		item->merged = item->stays = false;
 		item->agreed = item->corrected = NULL;
 		item->findings = NIL;
-		if (item->record_id == NULL || item->is_new)
+		if (item->record_id == NULL || (item->is_new && item->bound == NULL))
 			continue;
 		if (item->fate == SE_FATE_APPLY && (item->set_columns != NIL || item->set_lines))
 			live[nlive++] = item;
-		else if (item->fate == SE_FATE_DELETE && target->pull->on_delete != SE_DELETE_IGNORE)
+		else if (item->fate == SE_FATE_DELETE && !item->decided &&
+				 target->pull->on_delete != SE_DELETE_IGNORE)
 			gone[ngone++] = item;
 	}
 	if (nlive > 0)

@@ -180,9 +180,13 @@ se_ours_times(const SeTarget *target, TimestampTz since, SeChangeTime *times, in
 	values[4] = se_arg_array(&fields, TEXTOID);
 	rows = se_spi_execute(
 		&plan,
-		"SELECT DISTINCT ON (k.i) k.i::int, e.at, e.origin"
+		"SELECT DISTINCT ON (k.i) k.i::int, least(e.at, m.version_at), e.origin"
 		" FROM sync.outbox e JOIN unnest($4, $5) WITH ORDINALITY k (record_id, field, i)"
 		" ON e.record_id = k.record_id AND (e.op <> 'U' OR e.old ? k.field)"
+		/* what another system changed, it changed at its own time, and we saw it later */
+		" LEFT JOIN sync.external_id x ON x.object_id = $1 AND x.record_id = e.record_id"
+		" AND x.system_id = e.origin LEFT JOIN sync.mirror m ON m.system_id = x.system_id"
+		" AND m.object_id = $1 AND m.remote_id = x.remote_id"
 		" WHERE e.seq > coalesce((SELECT b.seq FROM sync.outbox b WHERE b.at < $3"
 		" ORDER BY b.seq DESC LIMIT 1), 0)"
 		" AND e.at >= $3 AND e.object_id = $1 AND e.origin >= 0 AND e.origin <> $2"

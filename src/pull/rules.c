@@ -43,12 +43,12 @@ read_rules(const SeTarget *target)
 	Oid types[] = {INT4OID};
 	Datum values[] = {Int32GetDatum(target->object_id)};
 
-	nrules = (int) se_spi_execute(
-		&plan,
-		"SELECT w.field, w.system_id, coalesce(y.name, 'the hub'), w.on_violation"
-		" FROM sync.owner w LEFT JOIN sync.system y ON y.id = w.system_id"
-		" WHERE w.object_id = $1",
-		1, types, values, NULL, true, 0);
+	nrules = (int)
+		se_spi_execute(&plan,
+					   "SELECT w.field, w.system_id, coalesce(y.name, 'the hub'), w.on_violation"
+					   " FROM sync.owner w LEFT JOIN sync.system y ON y.id = w.system_id"
+					   " WHERE w.object_id = $1",
+					   1, types, values, NULL, true, 0);
 	rules = palloc(sizeof(SeOwnerRule) * Max(nrules, 1));
 	for (int i = 0; i < nrules; i++)
 	{
@@ -56,8 +56,8 @@ read_rules(const SeTarget *target)
 		int system_id = DatumGetInt32(se_spi_datum(i, 2, &is_hub));
 
 		rules[i].field = se_spi_text(i, 1);
-		rules[i].owner = !is_hub && system_id == target->system_id ? SE_OWNED_BY_THEM
-																   : SE_OWNED_BY_OTHER;
+		rules[i].owner =
+			!is_hub && system_id == target->system_id ? SE_OWNED_BY_THEM : SE_OWNED_BY_OTHER;
 		rules[i].owner_name = se_spi_text(i, 3);
 		rules[i].on_violation = on_violation_of(se_spi_text(i, 4));
 	}

@@ -15,6 +15,7 @@
 #include "connector/money.h"
 #include "core/json.h"
 #include "pull/internal.h"
+#include "pull/same.h"
 
 /* Columns that hold money by their name: amount, total_amount, amount_due. Prices are free in scale. */
 static bool
@@ -34,8 +35,7 @@ currency_digits(Jsonb *fields)
 	JsonbValue v;
 	char *currency;
 
-	if (fields == NULL ||
-		getKeyJsonValueFromContainer(&fields->root, "currency", 8, &v) == NULL ||
+	if (fields == NULL || getKeyJsonValueFromContainer(&fields->root, "currency", 8, &v) == NULL ||
 		v.type != jbvString || v.val.string.len != 3)
 		return -1;
 	currency = pnstrdup(v.val.string.val, 3);
@@ -47,8 +47,7 @@ rounded(char *number, int digits)
 {
 	return DirectFunctionCall2(numeric_round,
 							   DirectFunctionCall3(numeric_in, CStringGetDatum(number),
-												   ObjectIdGetDatum(InvalidOid),
-												   Int32GetDatum(-1)),
+												   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)),
 							   Int32GetDatum(digits));
 }
 
@@ -112,8 +111,7 @@ same_line(const SeTarget *target, const SeTable *lines, Jsonb *fields, JsonbCont
 			continue;
 		(void) JsonbIteratorNext(&it, &a, true);
 		column = se_table_column(lines, key.val.string.val, key.val.string.len);
-		if (getKeyJsonValueFromContainer(other, key.val.string.val, key.val.string.len, &b) ==
-			NULL)
+		if (getKeyJsonValueFromContainer(other, key.val.string.val, key.val.string.len, &b) == NULL)
 			return false;
 		if (!(column != NULL ? se_same_value(target, column, fields, &a, &b)
 							 : se_json_equal(&a, &b)))
@@ -164,4 +162,25 @@ se_same_lines(const SeTarget *target, const SeTable *lines, Jsonb *fields, Jsonb
 		taken[place] = true;
 	}
 	return true;
+}
+
+static void
+value_of(Jsonb *json, JsonbValue *value)
+{
+	if (JB_ROOT_IS_SCALAR(json) && JsonbExtractScalar(&json->root, value))
+		return;
+	value->type = jbvBinary;
+	value->val.binary.data = &json->root;
+	value->val.binary.len = VARSIZE(json) - VARHDRSZ;
+}
+
+bool
+se_jsonb_same(Jsonb *a, Jsonb *b)
+{
+	JsonbValue left;
+	JsonbValue right;
+
+	value_of(a, &left);
+	value_of(b, &right);
+	return se_json_same(&left, &right);
 }

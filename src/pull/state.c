@@ -100,9 +100,9 @@ se_state_bind_new(const SeTarget *target, SeItem **items, int n)
 }
 
 /* Columns of the mirror that a page writes, in the order of mirror_columns(). */
-static const char *const mirror_names[] = {"remote_id",	  "record_id",	"fields",	 "raw",
-										   "version",	  "version_at", "deleted",	 "pushed_at",
-										   "applied_seq", "mapping",	"agreed",	 "corrected",
+static const char *const mirror_names[] = {"remote_id",	  "record_id",	"fields",  "raw",
+										   "version",	  "version_at", "deleted", "pushed_at",
+										   "applied_seq", "mapping",	"agreed",  "corrected",
 										   "system_id",	  "object_id",	"seen_at"};
 
 #define MIRROR_PAGE_COLUMNS 12 /* those that differ from item to item */
@@ -159,15 +159,13 @@ static void
 mirror_update(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid types[] = {INT4OID,		  INT4OID,
-				   TEXTARRAYOID,  TEXTARRAYOID,
-				   JSONBARRAYOID, JSONBARRAYOID,
-				   TEXTARRAYOID,  TIMESTAMPTZARRAYOID,
-				   BOOLARRAYOID,  TIMESTAMPTZARRAYOID,
-				   INT8ARRAYOID,  INT8ARRAYOID,
-				   JSONBARRAYOID, JSONBARRAYOID};
-	const Oid column_types[] = {TEXTOID, TEXTOID,		 JSONBOID, JSONBOID, TEXTOID,  TIMESTAMPTZOID,
-								BOOLOID, TIMESTAMPTZOID, INT8OID,  INT8OID,	 JSONBOID, JSONBOID};
+	Oid types[] = {
+		INT4OID,	   INT4OID,		 TEXTARRAYOID,		  TEXTARRAYOID, JSONBARRAYOID,
+		JSONBARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, BOOLARRAYOID, TIMESTAMPTZARRAYOID,
+		INT8ARRAYOID,  INT8ARRAYOID, JSONBARRAYOID,		  JSONBARRAYOID};
+	const Oid column_types[] = {TEXTOID, TEXTOID,		 JSONBOID, JSONBOID,
+								TEXTOID, TIMESTAMPTZOID, BOOLOID,  TIMESTAMPTZOID,
+								INT8OID, INT8OID,		 JSONBOID, JSONBOID};
 	Datum values[lengthof(types)];
 	SeArg columns[MIRROR_PAGE_COLUMNS];
 
@@ -222,8 +220,8 @@ se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq
 }
 
 /* Columns of the mirror that a push writes into a new row. */
-static const char *const pushed_names[] = {"remote_id", "record_id",  "fields",	 "raw",
-										   "version",	"version_at", "deleted", "agreed",
+static const char *const pushed_names[] = {"remote_id", "record_id",  "fields",	   "raw",
+										   "version",	"version_at", "deleted",   "agreed",
 										   "system_id", "object_id",  "pushed_at", "seen_at"};
 
 #define PUSHED_COLUMNS 8 /* those that differ from item to item */
