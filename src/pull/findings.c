@@ -216,7 +216,7 @@ se_findings_write(const SeTarget *target, SeItem **items, int n)
 
 		if (item->fate != SE_FATE_APPLY && item->fate != SE_FATE_MIRROR &&
 			item->fate != SE_FATE_DELETE)
-			continue;
+			continue; /* SE_FATE_NOTHING: of a push, as a rule */
 		foreach (lc, item->findings)
 			write_finding(target, item, lfirst(lc));
 		if (item->overridden != NIL)
