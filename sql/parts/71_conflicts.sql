@@ -217,10 +217,13 @@ BEGIN
      WHERE t.id = c.id;
     IF c.kind = 'deleted' THEN
         PERFORM sync._resolve_deleted(c, take);
+    ELSIF c.system_id IS NULL AND coalesce(c.field, 'lines') = 'lines' THEN
+        taken := c.hub_value; -- an application's wish that is not granted
     ELSE
         taken := sync._resolve_field(c, take, args -> 'value', ours);
-        UPDATE sync.conflict_entry t SET taken_value = taken, hub_value = ours WHERE t.id = c.id;
+        UPDATE sync.conflict_entry t SET hub_value = ours WHERE t.id = c.id;
     END IF;
+    UPDATE sync.conflict_entry t SET taken_value = taken WHERE t.id = c.id;
     PERFORM sync._audit('conflict.resolved', o.name, c.record_id, y.name,
                         jsonb_strip_nulls(jsonb_build_object('conflict', c.id, 'kind', c.kind, 'field', c.field, 'take', take,
                             'approval', approval))
@@ -265,9 +268,13 @@ BEGIN
         END IF;
         RAISE EXCEPTION 'there is no conflict with id %', resolve_conflict.id
             USING ERRCODE = 'undefined_object', HINT = 'View sync.conflict lists what is open.';
-    ELSIF c.kind NOT IN ('field', 'violation', 'repeated', 'deleted') OR (c.field IS NULL AND c.kind <> 'deleted') THEN
+    ELSIF c.kind NOT IN ('field', 'violation', 'repeated', 'deleted') THEN
         RAISE EXCEPTION 'conflict % is not about a value', c.id
             USING ERRCODE = 'SE062', DETAIL = c.message, HINT = 'Decide which records belong together; see doc/ownership.md.';
+    ELSIF take <> 'hub' AND c.system_id IS NULL AND coalesce(c.field, 'lines') = 'lines' THEN
+        RAISE EXCEPTION 'what the application wanted in conflict % cannot be done for it', c.id
+            USING ERRCODE = 'SE062', DETAIL = c.message,
+                  HINT = 'Have it changed in the system that owns it, and close the conflict with take => ''hub''.';
     ELSIF c.kind = 'deleted' AND take = 'value' THEN
         RAISE EXCEPTION 'a deleted record has no value to take'
             USING ERRCODE = 'SE062',

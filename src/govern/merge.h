@@ -20,13 +20,13 @@ typedef enum SeOwnedBy
 	SE_OWNED_BY_OTHER /* another system, or the hub */
 } SeOwnedBy;
 
-typedef enum SeOnViolation
+typedef enum SeViolation
 {
 	SE_VIOLATION_REJECT,
 	SE_VIOLATION_IGNORE,
 	SE_VIOLATION_CORRECT,
 	SE_VIOLATION_QUARANTINE
-} SeOnViolation;
+} SeViolation;
 
 /* Of fields that nobody owns. */
 typedef enum SeConflictPolicy
@@ -43,7 +43,7 @@ typedef struct SeFieldState
 	bool equal; /* theirs is ours */
 
 	SeOwnedBy owner;
-	SeOnViolation on_violation;
+	SeViolation on_violation;
 	SeConflictPolicy policy;
 
 	bool in_conflict; /* a person has been asked about this field of this system */
@@ -83,7 +83,7 @@ typedef struct SeDeleteState
 	bool hub_changed; /* some field, since the two last agreed */
 	bool no_effect;	  /* the connector says that a delete there does nothing here */
 	SeOwnedBy owner;  /* of what the delete would change */
-	SeOnViolation on_violation;
+	SeViolation on_violation;
 } SeDeleteState;
 
 /* TAKE, REJECT, IGNORE or CONFLICT. */

@@ -88,7 +88,7 @@ to_inbox(SeItem *item, const char *sqlstate, char *reason)
 }
 
 static bool
-is_overridden(const SeItem *item, const JsonbValue *key)
+is_overridden(const SeItem *item, const char *name, int len)
 {
 	ListCell *lc;
 
@@ -96,8 +96,7 @@ is_overridden(const SeItem *item, const JsonbValue *key)
 	{
 		const char *field = lfirst(lc);
 
-		if (strncmp(field, key->val.string.val, key->val.string.len) == 0 &&
-			field[key->val.string.len] == '\0')
+		if (strncmp(field, name, len) == 0 && field[len] == '\0')
 			return true;
 	}
 	return false;
@@ -141,7 +140,8 @@ take_differing(const SeTarget *target, SeTable *table, SeItem *item, Jsonb *fiel
 			if (base != NULL &&
 				getKeyJsonValueFromContainer(&base->root, key.val.string.val, key.val.string.len,
 											 &old) != NULL &&
-				se_same_value(target, column, fields, &old, &v) && !is_overridden(item, &key))
+				se_same_value(target, column, fields, &old, &v) &&
+				!is_overridden(item, key.val.string.val, key.val.string.len))
 				continue;
 			item->changed_columns = lappend(item->changed_columns, column);
 			if (base == NULL)
@@ -207,6 +207,8 @@ take_changes(const SeTarget *target, SeTable *table, SeItem *item)
 		known = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(known),
 												   JsonbPGetDatum(target->pull->delete_fields)));
 	item->is_new = item->bound != NULL && row_gone;
+	if (is_overridden(item, "*", 1))
+		known = NULL; /* an app deleted what is theirs: all of it is set again */
 	item->base = known;
 	if (!take_differing(target, table, item, item->map.fields, known))
 		return false;
@@ -221,7 +223,7 @@ take_changes(const SeTarget *target, SeTable *table, SeItem *item)
 		return false;
 	}
 	if (known != NULL && getKeyJsonValueFromContainer(&known->root, "lines", 5, &old) != NULL &&
-		old.type == jbvBinary &&
+		old.type == jbvBinary && !is_overridden(item, "lines", 5) &&
 		se_same_lines(target, table->lines, item->map.fields, &item->map.lines->root,
 					  old.val.binary.data))
 		return true;

@@ -217,7 +217,7 @@ typedef struct SeOwnerRule
 	const char *field; /* '*': the object */
 	SeOwnedBy owner;
 	const char *owner_name;
-	SeOnViolation on_violation;
+	SeViolation on_violation;
 } SeOwnerRule;
 
 /* Of the target's object, read once a page; se_rules_forget() begins a new one. */

@@ -632,6 +632,10 @@ merge_changes(const SeTarget *target, SeTable *table, SeItem **items, int n)
 	{
 		SeItem *item = items[i];
 
+		/* An app deleted what is theirs: it is made anew. */
+		if (item->ours == NULL && is_overridden(item, "*") &&
+			se_rule_of(target, "*")->owner == SE_OWNED_BY_THEM)
+			item->is_new = true;
 		/* One that comes back after a delete that had no effect here stands where it stood. */
 		if (item->is_new && item->ours == NULL)
 			continue;

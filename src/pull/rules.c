@@ -26,7 +26,7 @@ se_rules_forget(void)
 	nrules = 0;
 }
 
-static SeOnViolation
+static SeViolation
 on_violation_of(const char *word)
 {
 	if (strcmp(word, "ignore") == 0)

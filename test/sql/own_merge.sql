@@ -253,6 +253,15 @@ SELECT name, note FROM own.thing WHERE number = 'O1';
 SELECT own.page('alpha', 'id', 'o1', 'at', '2026-01-01T00:00:00Z', 'number', 'O1', 'name', 'n', 'note', 'o', 'fetched', 'true');
 SELECT name, note, (SELECT count(*) FROM sync.correction) AS corrections FROM own.thing WHERE number = 'O1';
 
+-- it deleted what a system owns: that is made anew, under the id that it had
+UPDATE sync.owner SET field = '*';
+SELECT t.id AS deleted FROM own.thing t WHERE t.number = 'O1' \gset
+DELETE FROM own.thing WHERE number = 'O1';
+INSERT INTO sync.correction (object_id, record_id, field, system_id)
+SELECT o.id, :'deleted', '*', y.id FROM sync.object o, sync.system y WHERE o.name = 'thing' AND y.name = 'alpha';
+SELECT own.page('alpha', 'id', 'o1', 'at', '2026-01-01T00:00:00Z', 'number', 'O1', 'name', 'n', 'note', 'o', 'fetched', 'true');
+SELECT id = :'deleted' AS same, name, note, (SELECT count(*) FROM sync.correction) AS corrections FROM own.thing WHERE number = 'O1';
+
 -- lines are one field
 SELECT o.id AS doc FROM sync.object o WHERE o.name = 'doc' \gset
 INSERT INTO sync.conflict_policy (object_id, policy) VALUES (:doc, 'quarantine');
@@ -327,6 +336,15 @@ DELETE FROM sync.pending;
 DELETE FROM own.thing WHERE number = 'R5';
 SELECT sync.resolve_conflict(:r5, 'remote', 'why');
 SELECT sync.resolve_conflict(:r5, 'hub', 'it was deleted');
+-- what an application wanted against the owner
+INSERT INTO sync.conflict_entry (kind, object_id, record_id, field, hub_value, remote_value, policy, message)
+SELECT 'violation', o.id, t.id::text, f.field, '"app"', '"wanted"', 'quarantine', 'An application wanted to change it'
+  FROM sync.object o, own.thing t, (VALUES ('name'), (NULL)) f (field) WHERE o.name = 'thing' AND t.number = 'R4';
+SELECT record_number, field, system, hub_value, remote_value FROM own.conflicts WHERE kind = 'violation' AND record_number = 'R4';
+SELECT sync.resolve_conflict(c.id, 'remote', 'granted') FROM sync.conflict c WHERE c.record_number = 'R4' AND c.field = 'name';
+SELECT sync.resolve_conflict(c.id, 'remote', 'granted') FROM sync.conflict c WHERE c.record_number = 'R4' AND c.field IS NULL;
+SELECT sync.resolve_conflict(c.id, 'hub', 'not granted') FROM sync.conflict c WHERE c.record_number = 'R4' AND c.field IS NULL;
+SELECT name FROM own.thing WHERE number = 'R4';
 -- rights
 SET ROLE sync_analyst;
 SELECT sync.resolve_conflict(:r5, 'hub', 'why');

@@ -92,7 +92,7 @@ test_cells(void)
 			cell(f, rows[i].nobody[policy], rows[i].what);
 			for (int violation = 0; violation < 4; violation++)
 			{
-				f.on_violation = (SeOnViolation) violation;
+				f.on_violation = (SeViolation) violation;
 				f.owner = SE_OWNED_BY_THEM;
 				cell(f, rows[i].them, rows[i].what);
 				f.owner = SE_OWNED_BY_OTHER;
@@ -206,7 +206,7 @@ test_deletes(void)
 		for (int violation = 0; violation < 4; violation++)
 		{
 			d.owner = SE_OWNED_BY_OTHER;
-			d.on_violation = (SeOnViolation) violation;
+			d.on_violation = (SeViolation) violation;
 			d.no_effect = false;
 			snprintf(name, sizeof(name), "delete of what is another's, %s", violations[violation]);
 			is_int(se_merge_delete(&d), other[violation], name);
