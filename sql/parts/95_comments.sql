@@ -117,7 +117,7 @@ BEGIN
             ('api_call', 'operation', 'object.operation of the manifest'),
             ('*', 'operations', 'Kinds of event that are sent'),
             ('*', 'options', 'Options of the server'),
-            ('*', 'origin', 'System whose pull caused the change; 0 for an app'),
+            ('*', 'origin', 'System whose pull caused the change; 0 for an app; negative: for that system alone'),
             ('violation', 'outcome', 'rejected; corrected, by a push; lost: the record was deleted here'),
             ('*', 'outcome', 'done, rejected, throttled, ambiguous or auth; open while there is none'),
             ('*', 'owner', 'Owner of the server'),
