@@ -21,237 +21,13 @@
 #include "core/guc.h"
 #include "core/json.h"
 #include "core/spi.h"
-#include "pull/internal.h"
-
-/* How far back the time of our change is looked for where a person will only read it. */
-#define LOOK_BACK_US (60 * 60 * USECS_PER_SEC)
-
-typedef struct Change /* of one field */
-{
-	SeItem *item;
-	const char *field;
-	SeColumn *column; /* NULL: the lines */
-	JsonbValue theirs;
-	JsonbValue ours;
-	JsonbValue agreed;
-	bool has_agreed;
-	const SeOwnerRule *rule;
-	SeFieldState state;
-	SeChangeTime *time; /* NULL: it does not matter */
-	SeMerge what;
-} Change;
-
-typedef struct Changes
-{
-	Change *list;
-	int n;
-	int size;
-} Changes;
-
-/* ---- what is known of a change ---- */
-
-static bool
-member(Jsonb *object, const char *key, JsonbValue *value)
-{
-	return object != NULL &&
-		   getKeyJsonValueFromContainer(&object->root, key, strlen(key), value) != NULL;
-}
-
-static bool
-same(const SeTarget *target, const SeTable *table, const Change *c, const JsonbValue *a,
-	 const JsonbValue *b)
-{
-	Jsonb *fields = c->item->map.fields != NULL ? c->item->map.fields : c->item->mirror_fields;
-
-	if (c->column != NULL)
-		return se_same_value(target, c->column, fields, a, b);
-	if (a->type != jbvBinary || b->type != jbvBinary)
-		return false;
-	return se_same_lines(target, table->lines, fields, a->val.binary.data, b->val.binary.data);
-}
-
-static void
-as_value(Jsonb *json, JsonbValue *value)
-{
-	value->type = jbvBinary;
-	value->val.binary.data = &json->root;
-	value->val.binary.len = VARSIZE(json) - VARHDRSZ;
-}
-
-/* Corrections of a field within the window, which are kept as instants in microseconds. */
-static int
-count_corrections(const SeItem *item, const char *field, TimestampTz now)
-{
-	JsonbValue times;
-	int count = 0;
-
-	if (!member(item->mirror_corrected, field, &times) || times.type != jbvBinary)
-		return 0;
-	for (int i = 0; i < JsonContainerSize(times.val.binary.data); i++)
-	{
-		JsonbValue *at = getIthJsonbValueFromContainer(times.val.binary.data, i);
-
-		count +=
-			at->type == jbvNumeric &&
-			DatumGetInt64(DirectFunctionCall1(numeric_int8, NumericGetDatum(at->val.numeric))) >
-				now - se_correction_window * USECS_PER_SEC;
-	}
-	return count;
-}
-
-static bool
-is_open(const SeConflict *conflicts, int n, const SeItem *item, const char *field)
-{
-	for (int i = 0; i < n; i++)
-	{
-		if (conflicts[i].field != NULL && strcmp(conflicts[i].field, field) == 0 &&
-			strcmp(conflicts[i].record_id, item->record_id) == 0)
-			return true;
-	}
-	return false;
-}
-
-static bool
-is_overridden(const SeItem *item, const char *field)
-{
-	ListCell *lc;
-
-	foreach (lc, item->overridden)
-	{
-		if (strcmp(lfirst(lc), field) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* The value on which both last agreed; false: nobody knows, as when a record is met for the first time. */
-static bool
-agreed_on(const SeItem *item, const char *field, JsonbValue *value)
-{
-	return member(item->mirror_agreed, field, value) || member(item->base, field, value);
-}
-
-static void
-describe(const SeTarget *target, SeTable *table, Change *c, const SeConflict *conflicts, int n)
-{
-	SeFieldState *s = &c->state;
-	const SeItem *item = c->item;
-	JsonbValue base;
-
-	c->rule = se_rule_of(target, c->field);
-	c->has_agreed = agreed_on(item, c->field, &c->agreed);
-	s->owner = c->rule->owner;
-	s->on_violation = c->rule->on_violation;
-	s->policy = se_rules_policy(target);
-	s->equal = same(target, table, c, &c->theirs, &c->ours);
-	s->in_conflict = is_open(conflicts, n, item, c->field);
-	s->overridden = is_overridden(item, c->field);
-	s->remote_changed =
-		!member(item->base, c->field, &base) || !same(target, table, c, &c->theirs, &base);
-	/* Back to what was agreed is no news; but an open conflict shows what they say now. */
-	if (s->remote_changed && !s->in_conflict && c->has_agreed)
-		s->remote_changed = !same(target, table, c, &c->theirs, &c->agreed);
-	s->hub_changed = c->has_agreed && !same(target, table, c, &c->agreed, &c->ours);
-	s->can_push = se_rules_can_push(target, false);
-	s->can_read = target->pull->fetch != NULL;
-	s->was_read = item->fetched;
-	s->correction_limit = se_correction_limit;
-	s->corrections = count_corrections(item, c->field, GetCurrentTimestamp());
-	s->resolution = target->pull->resolution_ms * 1000;
-	s->remote_at = item->map.has_version_at ? item->map.version_at : 0;
-}
-
-static Change *
-new_change(Changes *changes, SeItem *item, const char *field, SeColumn *column)
-{
-	Change *c;
-
-	if (changes->n == changes->size)
-	{
-		changes->size = Max(64, changes->size * 2);
-		changes->list = changes->list == NULL
-							? palloc(sizeof(Change) * changes->size)
-							: repalloc_huge(changes->list, sizeof(Change) * changes->size);
-	}
-	c = &changes->list[changes->n++];
-	memset(c, 0, sizeof(*c));
-	c->item = item;
-	c->field = field;
-	c->column = column;
-	return c;
-}
-
-/* Each field of the item that differs from its base; the item's row has been read. */
-static void
-take_changes(const SeTarget *target, SeTable *table, Changes *changes, SeItem *item,
-			 const SeConflict *conflicts, int nconflicts)
-{
-	ListCell *lc;
-	Change *c;
-
-	foreach (lc, item->changed_columns)
-	{
-		SeColumn *column = lfirst(lc);
-
-		c = new_change(changes, item, column->name, column);
-		if (!member(item->changed, column->name, &c->theirs) ||
-			!member(item->ours, column->name, &c->ours))
-			elog(ERROR, "column \"%s\" of a record is missing", column->name);
-		describe(target, table, c, conflicts, nconflicts);
-	}
-	if (!item->changed_lines)
-		return;
-	c = new_change(changes, item, "lines", NULL);
-	as_value(item->map.lines, &c->theirs);
-	as_value(item->ours_lines, &c->ours);
-	describe(target, table, c, conflicts, nconflicts);
-}
-
-/* ---- when the hub changed it ---- */
-
-static bool
-needs_time(const Change *c)
-{
-	const SeFieldState *s = &c->state;
-
-	return s->owner == SE_OWNED_BY_NOBODY && s->remote_changed && s->hub_changed && !s->equal &&
-		   !s->in_conflict && (s->policy != SE_POLICY_NEWEST || s->remote_at != 0);
-}
-
-static void
-find_times(const SeTarget *target, Changes *changes)
-{
-	SeChangeTime *times = palloc0(sizeof(SeChangeTime) * Max(changes->n, 1));
-	TimestampTz since = GetCurrentTimestamp();
-	int n = 0;
-
-	for (int i = 0; i < changes->n; i++)
-	{
-		Change *c = &changes->list[i];
-
-		if (!needs_time(c))
-			continue;
-		times[n].record_id = c->item->record_id;
-		times[n].field = c->field;
-		c->time = &times[n++];
-		if (c->state.remote_at != 0)
-			since = Min(since, c->state.remote_at - c->state.resolution);
-		if (c->state.policy != SE_POLICY_NEWEST)
-			since = Min(since, GetCurrentTimestamp() - LOOK_BACK_US);
-	}
-	se_ours_times(target, since, times, n);
-	for (int i = 0; i < changes->n; i++)
-	{
-		if (changes->list[i].time != NULL)
-			changes->list[i].state.hub_at = changes->list[i].time->at;
-	}
-}
+#include "pull/change.h"
 
 /* ---- what becomes of the item ---- */
 
 /* Whether the system's value does not become the hub's, so that the two go on differing. */
 static bool
-differs_on(const Change *c)
+differs_on(const SeFieldChange *c)
 {
 	switch (c->what)
 	{
@@ -280,8 +56,8 @@ boxed(JsonbValue *value)
 	return JsonbValueToJsonb(value);
 }
 
-static const Change *
-change_of(const Change *changes, int n, const JsonbValue *key)
+static const SeFieldChange *
+change_of(const SeFieldChange *changes, int n, const JsonbValue *key)
 {
 	for (int i = 0; i < n; i++)
 	{
@@ -294,7 +70,7 @@ change_of(const Change *changes, int n, const JsonbValue *key)
 
 /* What was agreed, of those fields on which they now differ. */
 static Jsonb *
-agreed_after(const SeItem *item, const Change *changes, int n)
+agreed_after(const SeItem *item, const SeFieldChange *changes, int n)
 {
 	SeObjBuilder b;
 	JsonbIterator *it;
@@ -332,7 +108,7 @@ with_instant(Jsonb *corrected, const char *field, TimestampTz now)
 	Jsonb *addition;
 
 	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
-	if (member(corrected, field, &old) && old.type == jbvBinary)
+	if (se_change_member(corrected, field, &old) && old.type == jbvBinary)
 	{
 		int n = JsonContainerSize(old.val.binary.data);
 
@@ -351,7 +127,7 @@ with_instant(Jsonb *corrected, const char *field, TimestampTz now)
 }
 
 static const char *
-policy_word(const Change *c)
+policy_word(const SeFieldChange *c)
 {
 	if (c->what == SE_MERGE_REPEATED)
 		return psprintf("%s owns it; %d corrections within %d s",
@@ -368,7 +144,7 @@ policy_word(const Change *c)
 }
 
 static void
-note_finding(SeItem *item, Change *c)
+note_finding(SeItem *item, SeFieldChange *c)
 {
 	SeFinding *v;
 
@@ -402,7 +178,7 @@ note_finding(SeItem *item, Change *c)
 
 /* Only what is taken is written. */
 static void
-take_decisions(SeItem *item, Change *changes, int n)
+take_decisions(SeItem *item, SeFieldChange *changes, int n)
 {
 	SeObjBuilder b;
 	TimestampTz now = GetCurrentTimestamp();
@@ -414,7 +190,7 @@ take_decisions(SeItem *item, Change *changes, int n)
 	se_obj_begin(&b);
 	for (int i = 0; i < n; i++)
 	{
-		Change *c = &changes[i];
+		SeFieldChange *c = &changes[i];
 
 		note_finding(item, c);
 		if (c->what == SE_MERGE_CORRECT || (c->what == SE_MERGE_TAKE && c->state.overridden))
@@ -437,7 +213,7 @@ take_decisions(SeItem *item, Change *changes, int n)
 }
 
 static void
-finish(SeItem *item, Change *changes, int n)
+finish(SeItem *item, SeFieldChange *changes, int n)
 {
 	bool all_taken = item->mirror_agreed == NULL;
 
@@ -496,8 +272,8 @@ delete_is_done(const SeTarget *target, const SeItem *item)
 	{
 		SeColumn *column = lfirst(lc);
 
-		if (!member(item->changed, column->name, &theirs) ||
-			!member(item->ours, column->name, &ours) ||
+		if (!se_change_member(item->changed, column->name, &theirs) ||
+			!se_change_member(item->ours, column->name, &ours) ||
 			!se_same_value(target, column, item->mirror_fields, &theirs, &ours))
 			return false;
 	}
@@ -534,24 +310,24 @@ hub_has_changed(const SeTarget *target, SeTable *table, SeItem *item)
 	item->base = item->mirror_fields;
 	while ((token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
 	{
-		Change c = {.item = item};
+		SeFieldChange c = {.item = item};
 
 		if (token != WJB_KEY)
 			continue;
 		(void) JsonbIteratorNext(&it, &value, true);
 		c.field = pnstrdup(key.val.string.val, key.val.string.len);
 		c.column = se_table_column(table, c.field, strlen(c.field));
-		if (!agreed_on(item, c.field, &c.agreed))
+		if (!se_change_agreed_on(item, c.field, &c.agreed))
 			continue;
-		if (c.column != NULL && !member(item->ours, c.field, &c.ours))
+		if (c.column != NULL && !se_change_member(item->ours, c.field, &c.ours))
 			continue;
 		if (c.column == NULL)
 		{
 			if (table->lines == NULL || strcmp(c.field, "lines") != 0)
 				continue;
-			as_value(item->ours_lines, &c.ours);
+			se_change_set(item->ours_lines, &c.ours);
 		}
-		if (!same(target, table, &c, &c.agreed, &c.ours))
+		if (!se_change_same(target, table, &c, &c.agreed, &c.ours))
 			return true;
 	}
 	return false;
@@ -614,7 +390,7 @@ merge_changes(const SeTarget *target, SeTable *table, SeItem **items, int n)
 {
 	Bitmapset *named = NULL;
 	bool lines = false;
-	Changes changes = {0};
+	SeFieldChanges changes = {0};
 	SeConflict *conflicts;
 	int nconflicts;
 	ListCell *lc;
@@ -633,7 +409,7 @@ merge_changes(const SeTarget *target, SeTable *table, SeItem **items, int n)
 		SeItem *item = items[i];
 
 		/* An app deleted what is theirs: it is made anew. */
-		if (item->ours == NULL && is_overridden(item, "*") &&
+		if (item->ours == NULL && se_change_is_overridden(item, "*") &&
 			se_rule_of(target, "*")->owner == SE_OWNED_BY_THEM)
 			item->is_new = true;
 		/* One that comes back after a delete that had no effect here stands where it stood. */
@@ -643,11 +419,11 @@ merge_changes(const SeTarget *target, SeTable *table, SeItem **items, int n)
 			item->base = item->mirror_fields;
 		item->is_new = false;
 		if (item->ours != NULL)
-			take_changes(target, table, &changes, item, conflicts, nconflicts);
+			se_changes_take(target, table, &changes, item, conflicts, nconflicts);
 		else
 			lose(item);
 	}
-	find_times(target, &changes);
+	se_changes_find_times(target, &changes);
 	for (int from = 0, to; from < changes.n; from = to)
 	{
 		for (to = from + 1; to < changes.n && changes.list[to].item == changes.list[from].item;)
