@@ -42,14 +42,26 @@ END
 $$;
 COMMENT ON FUNCTION sync._hub_value(integer, text, text, jsonb) IS 'A field of a record as it is now, when the caller may read it, else the value given';
 
+-- A value as the caller may see it: like sync._shown(), of one field or (NULL) of a whole record.
+CREATE FUNCTION sync._shown_value(object_id integer, field text, value jsonb)
+RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN $2 IS NULL THEN sync._shown($1, $3)
+                WHEN $3 IS NULL THEN NULL
+                ELSE sync._shown($1, jsonb_build_object($2, $3)) -> $2 END
+$$;
+COMMENT ON FUNCTION sync._shown_value(integer, text, jsonb) IS 'A value of a field as the caller may see it: one that is personal and that he may not read is replaced';
+
 CREATE VIEW sync.conflict WITH (security_barrier) AS
 SELECT c.id, c.kind, o.name AS object, c.record_id,
        coalesce(m.fields ->> o.number_column::text, sync._record_number(o.id, c.record_id)) AS record_number,
        c.field, y.name AS system, c.remote_id,
-       CASE WHEN c.field IS NULL OR c.record_id IS NULL THEN c.hub_value
-            ELSE sync._hub_value(o.id, c.record_id, c.field, c.hub_value) END AS hub_value,
+       sync._shown_value(o.id, c.field, CASE WHEN c.field IS NULL OR c.record_id IS NULL THEN c.hub_value
+            ELSE sync._hub_value(o.id, c.record_id, c.field, c.hub_value) END) AS hub_value,
        CASE WHEN c.hub_origin = 0 THEN 'an application' ELSE h.name END AS hub_origin, c.hub_at,
-       c.remote_value, c.remote_at, c.policy, c.message, c.opened_at, clock_timestamp() - c.opened_at AS age,
+       sync._shown_value(o.id, c.field, c.remote_value) AS remote_value, c.remote_at, c.policy, c.message, c.opened_at, clock_timestamp() - c.opened_at AS age,
        format('SELECT sync.resolve_conflict(%s, ''hub'', ''why'')', c.id) AS how_to_resolve,
        NULL::text AS delivery, NULL::text AS code, NULL::text AS step, x.remote_number, NULL::text AS response,
        NULL::timestamptz AS event_at, NULL::timestamptz AS failed_at, NULL::bigint AS behind, NULL::text AS how_to_retry
@@ -76,7 +88,8 @@ CREATE VIEW sync.violation WITH (security_barrier) AS
 SELECT a.at, CASE a.action WHEN 'violation.rejected' THEN 'rejected' WHEN 'violation.corrected' THEN 'corrected'
                            ELSE 'lost' END AS outcome,
        a.object, a.record_id, sync._record_number(o.id, a.record_id) AS record_number, a.detail ->> 'field' AS field,
-       a.system, a.detail ->> 'remote_id' AS remote_id, a.detail -> 'hub' AS hub_value, a.detail -> 'remote' AS remote_value,
+       a.system, a.detail ->> 'remote_id' AS remote_id, sync._shown_value(o.id, a.detail ->> 'field', a.detail -> 'hub') AS hub_value,
+       sync._shown_value(o.id, a.detail ->> 'field', a.detail -> 'remote') AS remote_value,
        a.detail ->> 'policy' AS policy
   FROM sync.audit a
   JOIN sync.object o ON o.name = a.object

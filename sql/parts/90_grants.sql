@@ -48,11 +48,11 @@ BEGIN
             ('sync_analyst', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'find', 'remote_id', '_record_number', '_sees_all']),
             ('sync_app', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'wait_for', 'remote_id', '_record_number', '_sees_all']),
             -- conflicts
-            ('sync_admin', ARRAY['resolve_conflict', '_hub_value']),
-            ('sync_operator', ARRAY['resolve_conflict', '_hub_value']),
-            ('sync_approver', ARRAY['_hub_value']),
-            ('sync_auditor', ARRAY['_hub_value']),
-            ('sync_analyst', ARRAY['_hub_value']),
+            ('sync_admin', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
+            ('sync_operator', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
+            ('sync_approver', ARRAY['_hub_value', '_shown_value']),
+            ('sync_auditor', ARRAY['_hub_value', '_shown_value']),
+            ('sync_analyst', ARRAY['_hub_value', '_shown_value']),
             ('sync_worker', ARRAY[
                 '_incarnation', '_identity', '_condition_sql', '_condition_type', '_check_expression', '_system_options', '_system_secrets', '_manifest',
                 '_manifest_object', '_connector_names', '_release_behind', '_open_claim', '_queued', '_record_number', '_sees_all', '_partitions',
