@@ -225,6 +225,7 @@ foreach my $point (qw(pull_applied pull_before_commit pull_after_commit push-cla
 		change('crm', $crm[$i], name => "Owner $round") if $i % 3 == 1;
 		$hub->sql("UPDATE app.customer SET number = 'R-$round-$i' WHERE id = '" . record($crm[$i]) . "'") if $i % 3 == 2;
 	}
+	$hub->wait_idle(60); # what the application wrote is delivered: the point is met by what the pulls make
 	$hub->arm($point, 'kill');
 	$hub->sql(q(SELECT sync.request_pull('erp', 'customer'), sync.request_pull('crm', 'customer')));
 	$hub->wait_crash($point, $offset);
