@@ -74,6 +74,13 @@ CREATE FUNCTION own.page(system text, VARIADIC members text[]) RETURNS text LANG
 $$;
 
 
+CREATE FUNCTION own.declare(owner text, violation text) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO sync.owner (object_id, field, system_id, on_violation)
+    SELECT o.id, '*', (SELECT y.id FROM sync.system y WHERE y.name = declare.owner), violation
+      FROM sync.object o WHERE o.name = 'thing' AND declare.owner <> 'nobody'
+$$;
+
+-- What applications may do is not the matter here: they act while nobody owns anything.
 CREATE PROCEDURE own.cell(owner text, violation text, policy text, scenario text) LANGUAGE plpgsql AS $$
 DECLARE
     no text := 'N' || nextval('own.numbers');
@@ -92,15 +99,16 @@ BEGIN
     SELECT t.id::text INTO record FROM own.thing t WHERE t.number = no;
     DELETE FROM sync.owner;
     DELETE FROM sync.conflict_policy;
-    IF owner <> 'nobody' THEN
-        INSERT INTO sync.owner (object_id, field, system_id, on_violation)
-        VALUES (thing, '*', (SELECT y.id FROM sync.system y WHERE y.name = owner), violation);
-    END IF;
     INSERT INTO sync.conflict_policy (object_id, policy) SELECT thing, policy WHERE policy <> '-';
     COMMIT;
     mark := (SELECT last_value FROM sync.outbox_seq);
     audited := (SELECT coalesce(max(a.id), 0) FROM sync.audit a);
     FOREACH step IN ARRAY string_to_array(scenario, ', ') LOOP
+        DELETE FROM sync.owner;
+        IF step NOT LIKE 'app%' THEN
+            PERFORM own.declare(owner, violation);
+        END IF;
+        COMMIT;
         CASE step
             WHEN 'app name' THEN UPDATE own.thing t SET name = 'app' WHERE t.number = no;
             WHEN 'app note' THEN UPDATE own.thing t SET note = 'app' WHERE t.number = no;
@@ -243,9 +251,9 @@ UPDATE sync.route SET state = 'active' WHERE name = 'alpha.thing';
 
 -- an application changed what a system owns: read again, its owner's value is written though it says nothing new
 DELETE FROM sync.owner;
-SELECT own.owner('name', 'alpha', 'correct');
 SELECT own.page('alpha', 'id', 'o1', 'at', '2026-01-01T00:00:00Z', 'number', 'O1', 'name', 'n', 'note', 'o');
 UPDATE own.thing SET name = 'app', note = 'app' WHERE number = 'O1';
+SELECT own.owner('name', 'alpha', 'correct');
 INSERT INTO sync.correction (object_id, record_id, field, system_id)
 SELECT o.id, t.id::text, 'name', y.id FROM sync.object o, own.thing t, sync.system y WHERE o.name = 'thing' AND t.number = 'O1' AND y.name = 'alpha';
 SELECT own.page('alpha', 'id', 'o1', 'at', '2026-01-01T00:00:00Z', 'number', 'O1', 'name', 'n', 'note', 'o'); -- of a list: not fresh
@@ -254,9 +262,10 @@ SELECT own.page('alpha', 'id', 'o1', 'at', '2026-01-01T00:00:00Z', 'number', 'O1
 SELECT name, note, (SELECT count(*) FROM sync.correction) AS corrections FROM own.thing WHERE number = 'O1';
 
 -- it deleted what a system owns: that is made anew, under the id that it had
-UPDATE sync.owner SET field = '*';
+DELETE FROM sync.owner;
 SELECT t.id AS deleted FROM own.thing t WHERE t.number = 'O1' \gset
 DELETE FROM own.thing WHERE number = 'O1';
+SELECT own.owner('*', 'alpha', 'correct');
 INSERT INTO sync.correction (object_id, record_id, field, system_id)
 SELECT o.id, :'deleted', '*', y.id FROM sync.object o, sync.system y WHERE o.name = 'thing' AND y.name = 'alpha';
 SELECT own.page('alpha', 'id', 'o1', 'at', '2026-01-01T00:00:00Z', 'number', 'O1', 'name', 'n', 'note', 'o', 'fetched', 'true');
