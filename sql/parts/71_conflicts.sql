@@ -142,6 +142,26 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._agree(sync.conflict_entry, jsonb) IS 'Notes in the mirror what a conflict was decided for';
 
+-- A person decides, whoever owns the field.
+CREATE FUNCTION sync._decided_write(c sync.conflict_entry, value jsonb, origin integer)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    guarded constant boolean := to_regprocedure('sync._owner_bypass(integer)') IS NOT NULL;
+BEGIN
+    IF guarded THEN
+        EXECUTE 'SELECT sync._owner_bypass($1)' USING c.object_id;
+    END IF;
+    PERFORM sync._field_write(c.object_id, c.record_id, c.field, value, origin);
+    IF guarded THEN
+        EXECUTE 'SELECT sync._owner_bypass(NULL)';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._decided_write(sync.conflict_entry, jsonb, integer) IS 'Writes the value that a conflict was decided for, past the owner of the field';
+
 CREATE FUNCTION sync._resolve_field(c sync.conflict_entry, take text, value jsonb, ours jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
@@ -154,13 +174,18 @@ BEGIN
                 USING ERRCODE = 'SE062', HINT = 'There is nothing to write; close the conflict with take => ''hub''.';
         END IF;
         RETURN NULL;
-    ELSIF take = 'remote' THEN
+    END IF;
+    IF take = 'remote' THEN
+        IF c.remote_value IS NULL THEN
+            RAISE EXCEPTION 'the remote value of conflict % is not known any more', c.id
+                USING ERRCODE = 'SE062', HINT = 'Take ''hub'', or ''value'' with what the system says.';
+        END IF;
         -- as a change of the system: it goes to the others, not back
-        PERFORM sync._field_write(c.object_id, c.record_id, c.field, c.remote_value, coalesce(c.system_id, 0));
+        PERFORM sync._decided_write(c, c.remote_value, coalesce(c.system_id, 0));
         PERFORM sync._agree(c, NULL);
         RETURN c.remote_value;
     ELSIF take = 'value' THEN
-        PERFORM sync._field_write(c.object_id, c.record_id, c.field, value, 0);
+        PERFORM sync._decided_write(c, value, 0);
         PERFORM sync._agree(c, value);
     ELSE
         value := ours;

@@ -345,6 +345,15 @@ DELETE FROM sync.pending;
 DELETE FROM own.thing WHERE number = 'R5';
 SELECT sync.resolve_conflict(:r5, 'remote', 'why');
 SELECT sync.resolve_conflict(:r5, 'hub', 'it was deleted');
+-- it may be what a system owns: the person decides, not the application
+SELECT own.owner('note', 'alpha', 'reject');
+SELECT own.page('beta', 'id', 'q1', 'at', '2026-01-01T00:00:00Z', 'number', 'R4', 'name', 'app', 'note', 'new');
+INSERT INTO sync.conflict_entry (kind, object_id, record_id, field, system_id, remote_id, remote_value, policy, message)
+SELECT 'violation', o.id, t.id::text, 'note', y.id, 'q1', '"beta"', 'quarantine', 'by hand'
+  FROM sync.object o, own.thing t, sync.system y WHERE o.name = 'thing' AND t.number = 'R4' AND y.name = 'beta';
+SELECT sync.resolve_conflict(c.id, 'value', 'neither', '"decided"') FROM sync.conflict c WHERE c.remote_id = 'q1';
+SELECT note FROM own.thing WHERE number = 'R4';
+DELETE FROM sync.owner;
 -- what an application wanted against the owner
 INSERT INTO sync.conflict_entry (kind, object_id, record_id, field, hub_value, remote_value, policy, message)
 SELECT 'violation', o.id, t.id::text, f.field, '"app"', '"wanted"', 'quarantine', 'An application wanted to change it'
@@ -408,6 +417,7 @@ SELECT record_number, outcome FROM sync.violation WHERE record_number LIKE 'E_' 
 SELECT * FROM sync.check_invariants();
 
 SET client_min_messages = warning;
+DELETE FROM sync.owner;
 DELETE FROM sync.route;
 SELECT FROM sync.stream t JOIN sync.system y ON y.id = t.system_id JOIN sync.object o ON o.id = t.object_id, LATERAL sync.drop_stream(y.name, o.name);
 SELECT FROM sync.untrack('thing', true);
