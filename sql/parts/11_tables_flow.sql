@@ -26,7 +26,7 @@ COMMENT ON COLUMN sync.outbox.at IS 'Wall clock of the capture; chooses the part
 COMMENT ON COLUMN sync.outbox.xid IS 'Top-level transaction of the writer; with a snapshot it tells what has committed';
 COMMENT ON COLUMN sync.outbox.incarnation IS 'Incarnation of the hub whose transaction ids xid belongs to';
 COMMENT ON COLUMN sync.outbox.op IS 'I insert, U update, D delete, T truncate, K key only (the row was too large for an event)';
-COMMENT ON COLUMN sync.outbox.origin IS 'System whose pull caused the change; 0 for an app';
+COMMENT ON COLUMN sync.outbox.origin IS 'System whose pull caused the change; 0 for an app; negative: a correction for that system alone';
 COMMENT ON COLUMN sync.outbox.body IS 'The row after the change (before it, for a delete); a document has its lines under "lines"';
 COMMENT ON COLUMN sync.outbox.old IS 'Old values of the changed columns of an update; its keys are the changed columns';
 COMMENT ON COLUMN sync.outbox.context IS 'actor, reason, correlation_id, causation_id, session user; NULL when none was set';
@@ -177,9 +177,13 @@ CREATE TABLE sync.mirror (
     seen_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
     deleted         boolean NOT NULL DEFAULT false,
     mapping         bigint,
+    agreed          jsonb,
+    corrected       jsonb,
     PRIMARY KEY (system_id, object_id, remote_id)
 );
 COMMENT ON TABLE sync.mirror IS 'Last known state of each remote record';
+COMMENT ON COLUMN sync.mirror.agreed IS 'On what hub and system last agreed, of those fields alone where that is not what the system says now: refused, in conflict, or answered otherwise; NULL when there are none';
+COMMENT ON COLUMN sync.mirror.corrected IS 'When fields were corrected of late (microseconds since 2000), by which two that insist are told from one that errs';
 COMMENT ON COLUMN sync.mirror.fields IS 'Canonical fields as the pull mapping reads them from the remote record; what an echo is recognised by';
 COMMENT ON COLUMN sync.mirror.raw IS 'The remote record itself, where the mapping needs parts of it (ids of nested lines, for example)';
 COMMENT ON COLUMN sync.mirror.mapping IS 'Of which mapping fields are what it makes of raw; NULL when they are not, or not for sure';

@@ -79,13 +79,13 @@ CREATE VIEW sync.event WITH (security_barrier) AS
 SELECT e.seq, e.at, o.name AS object, e.record_id,
        CASE e.op WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' WHEN 'T' THEN 'truncate'
                  WHEN 'K' THEN 'key only' END AS operation,
-       coalesce(y.name, CASE WHEN e.origin = 0 THEN 'app' END) AS origin,
+       coalesce(y.name, CASE WHEN e.origin = 0 THEN 'app' WHEN e.origin < 0 THEN 'hub' END) AS origin,
        sync._shown(e.object_id, e.body) AS body, sync._shown(e.object_id, e.old) AS old, e.context
   FROM sync.outbox e
   JOIN sync.object o ON o.id = e.object_id
   LEFT JOIN sync.system y ON y.id = e.origin;
 COMMENT ON VIEW sync.event IS 'Changes as they were captured, as far as the outbox is kept; personal fields only for who may read them in the table';
-COMMENT ON COLUMN sync.event.origin IS 'The system whose pull made the change, or app';
+COMMENT ON COLUMN sync.event.origin IS 'The system whose pull made the change; app; or hub, for what it tells one system again';
 COMMENT ON COLUMN sync.event.old IS 'Old values of the columns that an update changed';
 COMMENT ON COLUMN sync.event.body IS 'The row after the change; before it, of a delete';
 COMMENT ON COLUMN sync.event.context IS 'actor, reason, correlation and causation id, session user';

@@ -326,6 +326,8 @@ BEGIN
                   HINT = 'Give its fields another owner with sync.set_owner(), or none with sync.drop_owner().';
     END IF;
     DELETE FROM sync.inbox i WHERE i.system_id = gone;
+    DELETE FROM sync.conflict_entry c WHERE c.system_id = gone;
+    DELETE FROM sync.correction k WHERE k.system_id = gone;
     DELETE FROM sync.mirror m WHERE m.system_id = gone;
     DELETE FROM sync.external_id x WHERE x.system_id = gone;
 END

@@ -24,6 +24,7 @@ SELECT r.id AS route_id, r.system_id, r.object_id, e.seq, e.record_id, e.at, e.o
        OFFSET 0) e
  WHERE r.state = 'active'
    AND e.origin <> r.system_id
+   AND (e.origin >= 0 OR e.origin = -r.system_id)
    AND (r.start_at IS NULL OR e.at >= r.start_at)
    AND CASE e.op WHEN 'I' THEN 'insert' = ANY (r.operations)
                  WHEN 'U' THEN 'update' = ANY (r.operations)

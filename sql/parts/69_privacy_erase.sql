@@ -216,11 +216,11 @@ BEGIN
     GET DIAGNOSTICS n = ROW_COUNT;
     done := done || jsonb_build_object('inbox', n);
     -- Without raw and mapping the next walk reads the record anew.
-    UPDATE sync.mirror m SET fields = m.fields - e.fields, raw = NULL, mapping = NULL
+    UPDATE sync.mirror m SET fields = m.fields - e.fields, agreed = nullif(m.agreed - e.fields, '{}'), raw = NULL, mapping = NULL
       FROM sync.external_id x
      WHERE x.object_id = e.object_id AND x.record_id = e.record_id
        AND m.system_id = x.system_id AND m.object_id = x.object_id AND m.remote_id = x.remote_id
-       AND (m.fields ?| e.fields OR m.raw IS NOT NULL);
+       AND (m.fields ?| e.fields OR m.agreed ?| e.fields OR m.raw IS NOT NULL);
     GET DIAGNOSTICS n = ROW_COUNT;
     done := done || jsonb_build_object('mirror', n);
     UPDATE sync.conflict_entry c SET hub_value = NULL, remote_value = NULL, taken_value = NULL, message = '(erased)'

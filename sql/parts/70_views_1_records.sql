@@ -186,16 +186,6 @@ SELECT h.id, h.delivery, h.system, h.object, h.record_id, h.record_number, h.cod
  WHERE h.state = 'dead';
 COMMENT ON VIEW sync.dead_letter IS 'Deliveries that failed for good, with the system''s own message; behind counts later changes that wait for it';
 
-CREATE VIEW sync.conflict AS
-SELECT h.id, h.delivery, h.system, h.object, h.record_id, h.record_number, h.code, h.message, h.step,
-       x.remote_id, x.remote_number, h.response, h.event_at, h.failed_at, h.behind, h.how_to_retry
-  FROM sync._held h
-  LEFT JOIN sync.system y ON y.name = h.system
-  LEFT JOIN sync.object o ON o.name = h.object
-  LEFT JOIN sync.external_id x ON x.system_id = y.id AND x.object_id = o.id AND x.record_id = h.record_id
- WHERE h.state = 'conflict';
-COMMENT ON VIEW sync.conflict IS 'Financial documents whose remote copy differs from ours and stays a draft; the message names the differences';
-
 -- Runs as the caller: canonical tables that the caller may not read, or that have policies for the
 -- caller, are not searched. Every look-up has an index, but for number columns that have none of
 -- their own.

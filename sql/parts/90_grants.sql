@@ -50,6 +50,12 @@ BEGIN
                 '_hub_slots', '_queued']),
             ('sync_analyst', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'find', 'remote_id', '_record_number', '_sees_all']),
             ('sync_app', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'wait_for', 'remote_id', '_record_number', '_sees_all']),
+            -- conflicts
+            ('sync_admin', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
+            ('sync_operator', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
+            ('sync_approver', ARRAY['_hub_value', '_shown_value']),
+            ('sync_auditor', ARRAY['_hub_value', '_shown_value']),
+            ('sync_analyst', ARRAY['_hub_value', '_shown_value']),
             ('sync_worker', ARRAY[
                 '_incarnation', '_identity', '_condition_sql', '_condition_type', '_check_expression', '_system_options', '_system_secrets', '_manifest',
                 '_manifest_object', '_connector_names', '_release_behind', '_open_claim', '_queued', '_record_number', '_sees_all', '_partitions',
@@ -114,6 +120,8 @@ GRANT DELETE ON sync.checkpoint TO sync_worker;
 GRANT INSERT, UPDATE, DELETE ON sync.pending, sync.external_id, sync.mirror, sync.inbox, sync.stream_cursor,
     sync.api_call, sync.notice TO sync_worker;
 GRANT INSERT, UPDATE ON sync.drift_entry TO sync_worker;
+GRANT INSERT, UPDATE ON sync.conflict_entry TO sync_worker;
+GRANT DELETE ON sync.correction TO sync_worker;
 GRANT UPDATE (timeline, suspect_before) ON sync.hub TO sync_worker;
 GRANT UPDATE (name, server_oid) ON sync.system TO sync_worker;
 GRANT UPDATE (state) ON sync.route TO sync_worker;

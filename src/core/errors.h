@@ -22,6 +22,7 @@
 #define SE_ERRCODE_DELIVERY_FAILED	 MAKE_SQLSTATE('S', 'E', '0', '5', '0')
 #define SE_ERRCODE_TIMEOUT			 MAKE_SQLSTATE('S', 'E', '0', '5', '1')
 #define SE_ERRCODE_NOT_OWNER		 MAKE_SQLSTATE('S', 'E', '0', '6', '0')
+#define SE_ERRCODE_CONFLICT			 MAKE_SQLSTATE('S', 'E', '0', '6', '2')
 
 /*
  * Errors of the moment: the same thing may work a second later, so they are nobody's fault.

@@ -14,6 +14,8 @@ char *se_allowed_hosts = NULL;
 char *se_ca_file = NULL;
 char *se_causation_id = NULL;
 int se_checkpoint_interval = 1000;
+int se_correction_limit = 3;
+int se_correction_window = 600;
 char *se_correlation_id = NULL;
 bool se_enabled = true;
 int se_max_attempts = 12;
@@ -64,6 +66,11 @@ se_guc_init(bool preloading)
 	define_int("sync_ext.checkpoint_interval", "Time between cursor checkpoints of a busy route.",
 			   "A crash re-reads at most this much of the outbox; nothing is sent again for it.",
 			   &se_checkpoint_interval, 1000, 10, 60000, PGC_SIGHUP, GUC_UNIT_MS);
+	define_int("sync_ext.correction_limit",
+			   "Corrections of a field within correction_window before a person is asked.", NULL,
+			   &se_correction_limit, 3, 1, 100, PGC_SIGHUP, 0);
+	define_int("sync_ext.correction_window", "Time in which corrections of a field count.", NULL,
+			   &se_correction_window, 600, 1, 7 * 24 * 3600, PGC_SIGHUP, GUC_UNIT_S);
 	define_string("sync_ext.correlation_id", "Business id that follows this transaction's changes.",
 				  NULL, &se_correlation_id, "", PGC_USERSET, 0);
 	DefineCustomBoolVariable("sync_ext.enabled", "Whether workers serve this database.",

@@ -10,6 +10,8 @@
 extern char *se_allowed_hosts; /* comma-separated egress allow list beside the connectors' hosts */
 extern char *se_ca_file;	   /* CA bundle for TLS; empty: libcurl's default */
 extern int se_checkpoint_interval; /* ms between cursor checkpoints of a busy route */
+extern int se_correction_limit;	   /* corrections of a field within … */
+extern int se_correction_window;   /* … so many seconds before a person is asked */
 extern int se_history_body_limit;  /* bytes of request or response kept in history */
 extern int se_history_retention;   /* s that claims and outcomes are kept */
 extern int se_max_attempts;		   /* tries of a delivery before it is dead */

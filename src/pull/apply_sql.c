@@ -22,8 +22,11 @@
 extern PGDLLEXPORT Datum se_apply_page(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum se_map_records(PG_FUNCTION_ARGS);
 
+extern PGDLLEXPORT Datum se_apply_delete(PG_FUNCTION_ARGS);
+
 PG_FUNCTION_INFO_V1(se_apply_page);
 PG_FUNCTION_INFO_V1(se_map_records);
+PG_FUNCTION_INFO_V1(se_apply_delete);
 
 /* The system's legal entity, as a hub reads it: with the rights of its table's owner. */
 static Jsonb *
@@ -261,4 +264,40 @@ se_map_records(PG_FUNCTION_ARGS)
 	}
 	SPI_finish();
 	return (Datum) 0;
+}
+
+/*
+ * sync._apply_delete(): a person has decided that a delete at the other side takes effect here, which
+ * the mirror says had happened already.
+ */
+Datum
+se_apply_delete(PG_FUNCTION_ARGS)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[] = {INT4OID, INT4OID, TEXTOID};
+	SeTarget target = {0};
+	SeItem item = {.deleted = true, .fetched = true, .decided = true};
+	Datum values[3];
+	SePageResult result;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	read_stream_target(PG_GETARG_INT32(0), &target);
+	item.remote_id = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	item.began_at = GetCurrentTimestamp();
+	values[0] = Int32GetDatum(target.system_id);
+	values[1] = Int32GetDatum(target.object_id);
+	values[2] = CStringGetTextDatum(item.remote_id);
+	se_spi_execute(&plan,
+				   "UPDATE sync.mirror SET deleted = false"
+				   " WHERE system_id = $1 AND object_id = $2 AND remote_id = $3",
+				   3, types, values, NULL, false, 0);
+	se_page_apply(&target, &item, 1, false, &result);
+	if (item.fate != SE_FATE_DELETE)
+		ereport(ERROR, (errcode(SE_ERRCODE_CONFLICT),
+						errmsg("the record could not be deleted: %s",
+							   item.reason != NULL ? item.reason : "it is not known"),
+						errhint("Look at the record, and at what refers to it.")));
+	SPI_finish();
+	PG_RETURN_VOID();
 }

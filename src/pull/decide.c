@@ -87,13 +87,28 @@ to_inbox(SeItem *item, const char *sqlstate, char *reason)
 	item->reason = reason;
 }
 
+static bool
+is_overridden(const SeItem *item, const char *name, int len)
+{
+	ListCell *lc;
+
+	foreach (lc, item->overridden)
+	{
+		const char *field = lfirst(lc);
+
+		if (strncmp(field, name, len) == 0 && field[len] == '\0')
+			return true;
+	}
+	return false;
+}
+
 /*
- * The fields that differ from `known` (NULL: all of them), and their columns. Only those are
- * written, so that a field which an app changed since, and which the other side did not, keeps
- * the app's value. False: a field has no column; the item goes to the inbox.
+ * The fields that differ from the base (NULL: all of them), and their columns. Only those may be
+ * written, so that a field which an app changed since, and which the other side did not, keeps the
+ * app's value. False: a field has no column; the item goes to the inbox.
  */
 static bool
-take_differing(SeTable *table, SeItem *item, Jsonb *fields, Jsonb *known)
+take_differing(const SeTarget *target, SeTable *table, SeItem *item, Jsonb *fields, Jsonb *base)
 {
 	JsonbParseState *state = NULL;
 	JsonbIterator *it = JsonbIteratorInit(&fields->root);
@@ -102,7 +117,7 @@ take_differing(SeTable *table, SeItem *item, Jsonb *fields, Jsonb *known)
 	SeColumn *column = NULL;
 	JsonbValue key;
 
-	item->set_columns = NIL;
+	item->changed_columns = NIL;
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
 	{
@@ -121,22 +136,23 @@ take_differing(SeTable *table, SeItem *item, Jsonb *fields, Jsonb *known)
 		else if (token == WJB_VALUE)
 		{
 			JsonbValue old;
-			bool has_old =
-				known != NULL && getKeyJsonValueFromContainer(&known->root, key.val.string.val,
-															  key.val.string.len, &old) != NULL;
 
-			if (has_old && (se_json_equal(&old, &v) || se_column_same(column, &old, &v)))
+			if (base != NULL &&
+				getKeyJsonValueFromContainer(&base->root, key.val.string.val, key.val.string.len,
+											 &old) != NULL &&
+				se_same_value(target, column, fields, &old, &v) &&
+				!is_overridden(item, key.val.string.val, key.val.string.len))
 				continue;
-			item->set_columns = lappend(item->set_columns, column);
-			if (known == NULL)
+			item->changed_columns = lappend(item->changed_columns, column);
+			if (base == NULL)
 				continue;
 			pushJsonbValue(&state, WJB_KEY, &key);
 			pushJsonbValue(&state, WJB_VALUE, &v);
 		}
 	}
-	item->set = fields;
-	if (known != NULL)
-		item->set = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	item->changed = fields;
+	if (base != NULL)
+		item->changed = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 	return true;
 }
 
@@ -185,16 +201,18 @@ take_changes(const SeTarget *target, SeTable *table, SeItem *item)
 	bool row_gone = item->mirror_deleted && target->pull->on_delete == SE_DELETE_ROW;
 	Jsonb *known = item->in_mirror && item->bound != NULL && !row_gone ? item->mirror_fields : NULL;
 	JsonbValue old;
-	JsonbValue lines;
 
 	/* What we set at their word when it went away is not what the remote record says. */
 	if (known != NULL && item->mirror_deleted && target->pull->on_delete == SE_DELETE_SET)
 		known = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(known),
 												   JsonbPGetDatum(target->pull->delete_fields)));
 	item->is_new = item->bound != NULL && row_gone;
-	if (!take_differing(table, item, item->map.fields, known))
+	if (is_overridden(item, "*", 1))
+		known = NULL; /* an app deleted what is theirs: all of it is set again */
+	item->base = known;
+	if (!take_differing(target, table, item, item->map.fields, known))
 		return false;
-	item->set_lines = false;
+	item->changed_lines = false;
 	if (item->map.lines == NULL)
 		return true;
 	if (table->lines == NULL)
@@ -204,13 +222,12 @@ take_changes(const SeTarget *target, SeTable *table, SeItem *item)
 						  target->object));
 		return false;
 	}
-	lines.type = jbvBinary;
-	lines.val.binary.data = &item->map.lines->root;
-	lines.val.binary.len = VARSIZE(item->map.lines) - VARHDRSZ;
 	if (known != NULL && getKeyJsonValueFromContainer(&known->root, "lines", 5, &old) != NULL &&
-		se_json_equal(&old, &lines))
+		old.type == jbvBinary && !is_overridden(item, "lines", 5) &&
+		se_same_lines(target, table->lines, item->map.fields, &item->map.lines->root,
+					  old.val.binary.data))
 		return true;
-	item->set_lines = true;
+	item->changed_lines = true;
 	return take_line_columns(table, item);
 }
 
@@ -278,6 +295,8 @@ static void
 decide_deleted(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight)
 {
 	item->record_id = item->bound;
+	item->changed_columns = NIL;
+	item->changed_lines = false;
 	if (!item->in_mirror && item->bound == NULL)
 		item->fate = SE_FATE_NOTHING;
 	else if (item->mirror_deleted || is_older(item))
@@ -292,7 +311,7 @@ decide_deleted(const SeTarget *target, SeTable *table, SeItem *item, bool in_fli
 	{
 		item->fate = SE_FATE_DELETE;
 		if (target->pull->on_delete == SE_DELETE_SET && item->bound != NULL)
-			take_differing(table, item, target->pull->delete_fields, NULL);
+			take_differing(target, table, item, target->pull->delete_fields, NULL);
 	}
 	if (item->fate == SE_FATE_READ_AGAIN || item->fate == SE_FATE_HOLD)
 		item->reason = pstrdup(SE_REASON_READ_AGAIN);
@@ -313,7 +332,7 @@ decide_live(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight
 	}
 	if (!take_changes(target, table, item))
 		return;
-	if (known && !item->mirror_deleted && item->set_columns == NIL && !item->set_lines)
+	if (known && !item->mirror_deleted && item->changed_columns == NIL && !item->changed_lines)
 	{
 		/*
 		 * An echo. It changes no row whatever its age; but what may be stale must not become

@@ -30,6 +30,7 @@
 #include "connector/connector.h"
 #include "core/rows.h"
 #include "core/lookup.h"
+#include "govern/merge.h"
 #include "worker/system.h"
 
 /* ---- table.c ---- */
@@ -109,6 +110,7 @@ typedef struct SeItem
 	bool has_at;
 	TimestampTz at;		  /* when it changed, as the list or journal says */
 	bool fetched;		  /* read by id: order against other reads does not matter */
+	bool decided;		  /* by a person: its delete takes effect, whoever owns the record */
 	TimestampTz began_at; /* when its request began */
 	uint64 entry;		  /* what tells it from other entries of its journal; 0: nothing does */
 
@@ -127,7 +129,9 @@ typedef struct SeItem
 	char *bound_number;
 	char *bound_version;
 	Jsonb *mirror_fields;
-	int64 mirror_mapping; /* 0: unknown */
+	Jsonb *mirror_agreed;	 /* what was agreed, of fields where that is not what they say; NULL */
+	Jsonb *mirror_corrected; /* when fields were corrected of late; NULL */
+	int64 mirror_mapping;	 /* 0: unknown */
 	char *mirror_version;
 	TimestampTz mirror_version_at; /* 0: unknown */
 	TimestampTz pushed_at;		   /* 0: never */
@@ -141,10 +145,24 @@ typedef struct SeItem
 	bool is_new;
 	bool binds;
 	bool applied;
-	Jsonb *set; /* fields that differ */
-	bool set_lines;
-	List *set_columns;	/* SeColumn *, in the order of set */
+	Jsonb *base;		   /* fields as they were known; NULL: none were */
+	List *overridden;	   /* char *: what an app has changed and they are to set again */
+	Jsonb *changed;		   /* fields that differ from base */
+	List *changed_columns; /* SeColumn *, in the order of changed */
+	bool changed_lines;
 	List *line_columns; /* SeColumn *, of all its lines */
+
+	/* merged */
+	Jsonb *ours;	   /* the row now, those columns that are looked at; NULL: it is gone */
+	Jsonb *ours_lines; /* an array */
+	bool merged;	   /* and what was agreed may be something else now: */
+	Jsonb *agreed;
+	Jsonb *corrected;
+	bool stays;		/* a delete that has no effect here */
+	List *findings; /* SeFinding * */
+	Jsonb *set;		/* fields to write */
+	bool set_lines;
+	List *set_columns; /* SeColumn *, in the order of set */
 
 	/* inbox */
 	char *sqlstate;
@@ -183,6 +201,83 @@ extern int64 se_journal_margin(const SePull *pull);
 /* ---- drift.c ---- */
 /* Notes what of the items that go to the inbox does not fit the contract or the mapping. */
 extern void se_drift_note(const SeTarget *target, SeItem **items, int n);
+
+/* ---- same.c ---- */
+/* Whether two values of a column are the same to the other side, which may tell less precise ones. */
+extern bool se_same_value(const SeTarget *target, const SeColumn *column, Jsonb *fields,
+						  const JsonbValue *a, const JsonbValue *b);
+/* Members that only lines of b have do not count. */
+extern bool se_same_lines(const SeTarget *target, const SeTable *lines, Jsonb *fields,
+						  JsonbContainer *a, JsonbContainer *b);
+
+/* ---- rules.c: who owns what ---- */
+
+typedef struct SeOwnerRule
+{
+	const char *field; /* '*': the object */
+	SeOwnedBy owner;
+	const char *owner_name;
+	SeViolation on_violation;
+} SeOwnerRule;
+
+/* Of the target's object, read once a page; se_rules_forget() begins a new one. */
+extern void se_rules_forget(void);
+extern const SeOwnerRule *se_rule_of(const SeTarget *target, const char *field);
+extern SeConflictPolicy se_rules_policy(const SeTarget *target);
+extern bool se_rules_can_push(const SeTarget *target, bool create);
+
+/* ---- ours.c: rows as they are now ---- */
+
+/*
+ * Reads and locks the rows of items: those columns and, if wanted, the lines, all columns of them. An
+ * item whose row is gone has ours == NULL afterwards.
+ */
+extern void se_ours_read(SeTable *table, SeItem **items, int n, List *columns, bool lines);
+
+/* When a field was last changed here, and by whom; see se_ours_times(). */
+typedef struct SeChangeTime
+{
+	const char *record_id;
+	const char *field;
+	TimestampTz at; /* 0: not since */
+	int origin;
+} SeChangeTime;
+
+/* Looks only at changes from `since` on that this system did not make. */
+extern void se_ours_times(const SeTarget *target, TimestampTz since, SeChangeTime *times, int n);
+
+/* ---- merge.c ---- */
+
+/* Something that was decided about a field and is worth a row somewhere. */
+typedef struct SeFinding
+{
+	SeMerge what;
+	const char *kind;  /* of a conflict */
+	const char *field; /* NULL: the record */
+	Jsonb *ours;	   /* NULL: there is none */
+	Jsonb *theirs;
+	TimestampTz hub_at; /* 0: unknown */
+	int hub_origin;		/* -1: unknown */
+	const char *policy;
+	const char *message;
+} SeFinding;
+
+extern void se_merge(const SeTarget *target, SeTable *table, SeItem **items, int n);
+/* Fields of records just read by id that an app has changed, and their owner is to set again. */
+extern void se_merge_overridden(const SeTarget *target, SeItem **items, int n);
+
+/* ---- findings.c ---- */
+extern void se_findings_write(const SeTarget *target, SeItem **items, int n);
+
+typedef struct SeConflict
+{
+	int64 id;
+	const char *record_id;
+	const char *field; /* NULL: the record */
+} SeConflict;
+
+/* Open conflicts of this system about records. */
+extern SeConflict *se_conflicts_open(const SeTarget *target, SeItem **items, int n, int *count);
 
 /* ---- refs.c ---- */
 typedef struct SeRefCache SeRefCache;
@@ -235,6 +330,9 @@ extern uint64 se_execute_as_owner(SeTable *table, const char *sql, int nargs, Js
 extern void se_state_read(const SeTarget *target, SeItem **items, int n);
 /* Less: whether it stands in the mirror, and what it is bound to. */
 extern void se_state_read_bound(const SeTarget *target, SeItem **items, int n);
+
+/* What was agreed, again, where something was noted: a person may have decided meanwhile. */
+extern void se_state_read_agreed(const SeTarget *target, SeItem **items, int n);
 
 /* ---- state.c ---- */
 extern void se_state_bind(const SeTarget *target, SeItem **items, int n);

@@ -39,6 +39,8 @@ enum
 	MIRROR_PUSHED_AT,
 	MIRROR_DELETED = 12,
 	MIRROR_MAPPING,
+	MIRROR_AGREED,
+	MIRROR_CORRECTED,
 	EXTERNAL_RECORD_ID = 3,
 	EXTERNAL_NUMBER = 5,
 	EXTERNAL_VERSION,
@@ -70,8 +72,16 @@ take_mirror(SeItem *item, SeLookup *row)
 	item->mirror_deleted = DatumGetBool(se_lookup_datum(row, MIRROR_DELETED, &isnull));
 	raw = se_lookup_datum(row, MIRROR_RAW, &isnull);
 	item->same_raw = !isnull && is_same_raw(item, raw);
+	item->mirror_agreed = (Jsonb *) se_lookup_copy(row, MIRROR_AGREED);
+	item->mirror_corrected = (Jsonb *) se_lookup_copy(row, MIRROR_CORRECTED);
 	mapping = se_lookup_datum(row, MIRROR_MAPPING, &isnull);
 	item->mirror_mapping = isnull ? 0 : DatumGetInt64(mapping);
+}
+
+static void
+take_agreed(SeItem *item, SeLookup *row)
+{
+	item->mirror_agreed = (Jsonb *) se_lookup_copy(row, MIRROR_AGREED);
 }
 
 static void
@@ -162,4 +172,18 @@ se_state_read_bound(const SeTarget *target, SeItem **items, int n)
 	find_rows("mirror", "mirror_pkey", target, items, n, take_presence);
 	find_rows("external_id", "external_id_system_id_object_id_remote_id_key", target, items, n,
 			  take_binding);
+}
+
+void
+se_state_read_agreed(const SeTarget *target, SeItem **items, int n)
+{
+	SeItem **some = palloc(sizeof(SeItem *) * Max(n, 1));
+	int nsome = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (items[i]->mirror_agreed != NULL)
+			some[nsome++] = items[i];
+	}
+	find_rows("mirror", "mirror_pkey", target, some, nsome, take_agreed);
 }

@@ -4,11 +4,13 @@
  *	 1. map all records; references are resolved set-wise			refs.c
  *	 2. read what is known of them: mirror, external id, inbox		state.c
  *	 3. decide what becomes of each									decide.c
- *	 4. in a subtransaction: identify, write, bind; on an error the
- *		items are halved until the one that fails is alone, and that
- *		goes to the inbox											identity.c, write.c
+ *	 4. in a subtransaction: identify, merge with what the rows
+ *		say now, write, bind; on an error the items are halved
+ *		until the one that fails is alone, and that goes to the
+ *		inbox														identity.c, merge.c, write.c
  *	 5. records that waited for one of this page: again from 1
  *	 6. mirror, inbox, and what waited elsewhere					state.c
+ *	 7. conflicts, corrections, what a person wants to know			findings.c
  *
  * Rows, external ids, mirror and (in the caller) cursor thus commit together. The mirror's
  * applied_seq is drawn after the rows were written: every event of ours with a lower number was
@@ -144,6 +146,7 @@ apply_once(const SeTarget *target, SeTable *table, SeItem **items, int n)
 			item->is_new = false;
 	}
 	se_identify(target, table, items, n);
+	se_merge(target, table, items, n);
 	se_write(target, table, items, n);
 	for (int i = 0; i < n; i++)
 	{
@@ -423,6 +426,7 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 	se_state_inbox_clear(target, cleared, ncleared);
 	se_state_inbox_put(target, kept, nkept);
 	se_drift_note(target, kept, nkept);
+	se_findings_write(target, items, n);
 	if (result->read_again > 0)
 		se_inbox_wake();
 	if (nlocked > 0)
@@ -520,6 +524,7 @@ se_page_apply(SeTarget *target, SeItem *all, int n, bool full, SePageResult *res
 	if (n == 0)
 		return;
 	nlocked = 0;
+	se_rules_forget();
 	se_write_lock_wait(LOCK_WAIT_MS);
 	target->mapping = mapping_of(target);
 	read_and_map(target, all, n);
@@ -534,6 +539,7 @@ se_page_apply(SeTarget *target, SeItem *all, int n, bool full, SePageResult *res
 		if (!items[i]->dropped)
 			items[nlive++] = items[i];
 	}
+	se_merge_overridden(target, items, nlive);
 	apply_rounds(target, items, nlive);
 	SE_CRASH_POINT("pull_applied");
 	record_page(target, items, nlive, full, result);

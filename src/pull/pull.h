@@ -34,10 +34,11 @@ typedef struct SePushed
 	const char *version;	   /* NULL: unknown */
 	bool has_version_at;
 	TimestampTz version_at;
-	Jsonb *record; /* whole remote record from the answer; NULL: not in it */
-	Jsonb *ours;   /* canonical fields that the request was rendered from; NULL: a delete */
-	bool sent;	   /* they are the remote's too, should the answer hold no record */
-	bool fresh;	   /* made just now: neither bound nor in the mirror, as far as can be told */
+	Jsonb *record;	 /* whole remote record from the answer; NULL: not in it */
+	Jsonb *ours;	 /* canonical fields that the request was rendered from; NULL: a delete */
+	Jsonb *corrects; /* fields that the request was to correct, and what they were; NULL: none */
+	bool sent;		 /* they are the remote's too, should the answer hold no record */
+	bool fresh;		 /* made just now: neither bound nor in the mirror, as far as can be told */
 	bool deleted;
 } SePushed;
 

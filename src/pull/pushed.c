@@ -10,6 +10,7 @@
 #include "utils/timestamp.h"
 
 #include "connector/expr.h"
+#include "core/json.h"
 #include "pull/internal.h"
 #include "pull/pull.h"
 
@@ -92,12 +93,14 @@ take_sent(const SePull *pull, Jsonb *sent, SeMapped *map)
 
 /*
  * The fields in which both sides agree. What differs is the system's own doing: if the mirror said
- * that we know it, no pull would ever bring it in.
+ * that we know it, no pull would ever bring it in. What we said of it is kept in *said (NULL: they
+ * agree in all), so that the pull which brings it in can tell whether we have changed our mind since.
  */
 static Jsonb *
-agreed_fields(Jsonb *fields, Jsonb *ours)
+agreed_fields(Jsonb *fields, Jsonb *ours, Jsonb **said)
 {
 	JsonbParseState *state = NULL;
+	JsonbParseState *differing = NULL;
 	JsonbIterator *it = JsonbIteratorInit(&fields->root);
 	JsonbIteratorToken token;
 	JsonbValue key;
@@ -113,11 +116,57 @@ agreed_fields(Jsonb *fields, Jsonb *ours)
 		if (getKeyJsonValueFromContainer(&ours->root, key.val.string.val, key.val.string.len,
 										 &own) != NULL &&
 			!se_json_same(&own, &theirs))
+		{
+			if (differing == NULL)
+				pushJsonbValue(&differing, WJB_BEGIN_OBJECT, NULL);
+			pushJsonbValue(&differing, WJB_KEY, &key);
+			pushJsonbValue(&differing, WJB_VALUE, &own);
 			continue;
+		}
 		pushJsonbValue(&state, WJB_KEY, &key);
 		pushJsonbValue(&state, WJB_VALUE, &theirs);
 	}
+	*said = NULL;
+	if (differing != NULL)
+		*said = JsonbValueToJsonb(pushJsonbValue(&differing, WJB_END_OBJECT, NULL));
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/*
+ * A correction that the system has answered with its own value again will not help when it is repeated.
+ * For its own sake it is no news to a pull either, so a person is asked now.
+ */
+static void
+note_uncorrected(SeItem *item, Jsonb *corrects, Jsonb *theirs)
+{
+	JsonbIterator *it = JsonbIteratorInit(&item->agreed->root);
+	JsonbIteratorToken token;
+	JsonbValue key;
+	JsonbValue ours;
+
+	while ((token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
+	{
+		char *field;
+		SeFinding *f;
+
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&it, &ours, true);
+		field = pnstrdup(key.val.string.val, key.val.string.len);
+		if (se_obj_get(corrects, field) == NULL)
+			continue;
+		f = palloc0(sizeof(SeFinding));
+		f->what = SE_MERGE_REPEATED;
+		f->kind = "repeated";
+		f->field = field;
+		f->ours = JsonbValueToJsonb(&ours);
+		f->theirs = se_obj_get(theirs, field);
+		f->hub_origin = -1;
+		f->policy = "correct";
+		f->message = "the system took the correction and kept its value";
+		item->findings = lappend(item->findings, f);
+		item->fate = SE_FATE_MIRROR;
+	}
 }
 
 static int
@@ -251,7 +300,11 @@ record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
 
 		if (read && pushed[i]->ours != NULL)
 		{
-			item->map.fields = agreed_fields(item->map.fields, pushed[i]->ours);
+			Jsonb *theirs = item->map.fields;
+
+			item->map.fields = agreed_fields(theirs, pushed[i]->ours, &item->agreed);
+			if (pushed[i]->corrects != NULL && item->agreed != NULL)
+				note_uncorrected(item, pushed[i]->corrects, theirs);
 			read = false;
 		}
 		else if (!read && !item->deleted && pushed[i]->sent)
@@ -288,6 +341,7 @@ record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
 	keep_bindings(target, bound, nbound);
 	keep_mirror(target, whole, nwhole, now, true);
 	keep_mirror(target, merged, nmerged, now, false);
+	se_findings_write(target, all, n);
 	if (se_state_release(target->system_id, target->object_id, ids, nbound) > 0)
 		se_inbox_wake();
 }

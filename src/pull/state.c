@@ -100,12 +100,12 @@ se_state_bind_new(const SeTarget *target, SeItem **items, int n)
 }
 
 /* Columns of the mirror that a page writes, in the order of mirror_columns(). */
-static const char *const mirror_names[] = {"remote_id",	  "record_id",	"fields",	 "raw",
-										   "version",	  "version_at", "deleted",	 "pushed_at",
-										   "applied_seq", "mapping",	"system_id", "object_id",
-										   "seen_at"};
+static const char *const mirror_names[] = {"remote_id",	  "record_id",	"fields",  "raw",
+										   "version",	  "version_at", "deleted", "pushed_at",
+										   "applied_seq", "mapping",	"agreed",  "corrected",
+										   "system_id",	  "object_id",	"seen_at"};
 
-#define MIRROR_PAGE_COLUMNS 10 /* those that differ from item to item */
+#define MIRROR_PAGE_COLUMNS 12 /* those that differ from item to item */
 
 static void
 mirror_columns(const SeTarget *target, SeItem **items, int n, int64 applied_seq, SeArg *columns)
@@ -131,6 +131,8 @@ mirror_columns(const SeTarget *target, SeItem **items, int n, int64 applied_seq,
 		se_arg_add(&columns[7], TimestampTzGetDatum(item->began_at), !direct);
 		se_arg_add(&columns[8], Int64GetDatum(applied_seq), item->fate == SE_FATE_MIRROR);
 		se_arg_add(&columns[9], Int64GetDatum(target->mapping), gone || !item->map.settled);
+		se_arg_json(&columns[10], item->merged ? item->agreed : item->mirror_agreed);
+		se_arg_json(&columns[11], item->merged ? item->corrected : item->mirror_corrected);
 	}
 }
 
@@ -157,14 +159,13 @@ static void
 mirror_update(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid types[] = {INT4OID,		  INT4OID,
-				   TEXTARRAYOID,  TEXTARRAYOID,
-				   JSONBARRAYOID, JSONBARRAYOID,
-				   TEXTARRAYOID,  TIMESTAMPTZARRAYOID,
-				   BOOLARRAYOID,  TIMESTAMPTZARRAYOID,
-				   INT8ARRAYOID,  INT8ARRAYOID};
-	const Oid column_types[] = {TEXTOID,		TEXTOID, JSONBOID,		 JSONBOID, TEXTOID,
-								TIMESTAMPTZOID, BOOLOID, TIMESTAMPTZOID, INT8OID,  INT8OID};
+	Oid types[] = {
+		INT4OID,	   INT4OID,		 TEXTARRAYOID,		  TEXTARRAYOID, JSONBARRAYOID,
+		JSONBARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, BOOLARRAYOID, TIMESTAMPTZARRAYOID,
+		INT8ARRAYOID,  INT8ARRAYOID, JSONBARRAYOID,		  JSONBARRAYOID};
+	const Oid column_types[] = {TEXTOID, TEXTOID,		 JSONBOID, JSONBOID,
+								TEXTOID, TIMESTAMPTZOID, BOOLOID,  TIMESTAMPTZOID,
+								INT8OID, INT8OID,		 JSONBOID, JSONBOID};
 	Datum values[lengthof(types)];
 	SeArg columns[MIRROR_PAGE_COLUMNS];
 
@@ -185,9 +186,10 @@ mirror_update(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
 		" THEN coalesce(u.version_at, m.version_at) ELSE u.version_at END,"
 		" applied_seq = coalesce(u.applied_seq, m.applied_seq),"
 		" seen_at = clock_timestamp(), deleted = u.gone,"
-		" pushed_at = greatest(m.pushed_at, u.as_of), mapping = u.mapping"
-		" FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12) u (remote_id, record_id, fields,"
-		" raw, version, version_at, gone, as_of, applied_seq, mapping)"
+		" pushed_at = greatest(m.pushed_at, u.as_of), mapping = u.mapping,"
+		" agreed = u.agreed, corrected = u.corrected"
+		" FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) u (remote_id, record_id,"
+		" fields, raw, version, version_at, gone, as_of, applied_seq, mapping, agreed, corrected)"
 		" WHERE m.system_id = $1 AND m.object_id = $2 AND m.remote_id = u.remote_id",
 		lengthof(types), types, values, NULL, false, 0);
 }
@@ -218,11 +220,11 @@ se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq
 }
 
 /* Columns of the mirror that a push writes into a new row. */
-static const char *const pushed_names[] = {"remote_id", "record_id",  "fields",	 "raw",
-										   "version",	"version_at", "deleted", "system_id",
-										   "object_id", "pushed_at",  "seen_at"};
+static const char *const pushed_names[] = {"remote_id", "record_id",  "fields",	   "raw",
+										   "version",	"version_at", "deleted",   "agreed",
+										   "system_id", "object_id",  "pushed_at", "seen_at"};
 
-#define PUSHED_COLUMNS 7 /* those that differ from item to item */
+#define PUSHED_COLUMNS 8 /* those that differ from item to item */
 
 static void
 pushed_columns(SeItem **items, int n, SeArg *columns)
@@ -243,6 +245,7 @@ pushed_columns(SeItem **items, int n, SeArg *columns)
 		se_arg_add(&columns[5], TimestampTzGetDatum(item->map.version_at),
 				   !item->map.has_version_at);
 		se_arg_add(&columns[6], BoolGetDatum(item->deleted), false);
+		se_arg_json(&columns[7], item->agreed);
 	}
 }
 
@@ -275,11 +278,11 @@ se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now, 
 	static SPIPlanPtr plan = NULL;
 	Oid types[] = {INT4OID,		 INT4OID,		TIMESTAMPTZOID, BOOLOID,	  TEXTARRAYOID,
 				   TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID,	TEXTARRAYOID, TIMESTAMPTZARRAYOID,
-				   BOOLARRAYOID};
-	Datum values[11];
+				   BOOLARRAYOID, JSONBARRAYOID};
+	Datum values[12];
 	SeArg columns[PUSHED_COLUMNS];
 	const Oid column_types[] = {TEXTOID, TEXTOID,		 JSONBOID, JSONBOID,
-								TEXTOID, TIMESTAMPTZOID, BOOLOID};
+								TEXTOID, TIMESTAMPTZOID, BOOLOID,  JSONBOID};
 
 	if (n == 0)
 		return;
@@ -293,14 +296,17 @@ se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now, 
 	se_spi_execute(
 		&plan,
 		"INSERT INTO sync.mirror AS m (system_id, object_id, remote_id, record_id, fields,"
-		" raw, version, version_at, pushed_at, deleted)"
+		" raw, version, version_at, pushed_at, deleted, agreed)"
 		" SELECT $1, $2, u.remote_id, u.record_id, u.fields, u.raw,"
-		" u.version, u.version_at, $3, u.gone"
-		" FROM unnest($5, $6, $7, $8, $9, $10, $11) u (remote_id, record_id, fields,"
-		" raw, version, version_at, gone)"
+		" u.version, u.version_at, $3, u.gone, u.agreed"
+		" FROM unnest($5, $6, $7, $8, $9, $10, $11, $12) u (remote_id, record_id, fields,"
+		" raw, version, version_at, gone, agreed)"
 		" ON CONFLICT (system_id, object_id, remote_id) DO UPDATE"
 		" SET record_id = excluded.record_id,"
 		" fields = CASE WHEN $4 THEN excluded.fields ELSE m.fields || excluded.fields END,"
+		" agreed = CASE WHEN $4 OR m.agreed IS NULL THEN excluded.agreed"
+		" ELSE nullif((m.agreed - ARRAY(SELECT jsonb_object_keys(excluded.fields)))"
+		" || coalesce(excluded.agreed, '{}'), '{}') END,"
 		" raw = coalesce(excluded.raw, m.raw), version = excluded.version,"
 		" version_at = excluded.version_at, pushed_at = excluded.pushed_at,"
 		" seen_at = excluded.seen_at, deleted = excluded.deleted, mapping = NULL",

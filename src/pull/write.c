@@ -340,9 +340,10 @@ describe(const SeTarget *target, const SeItem *item, SeGroup *group)
 	if (item->fate == SE_FATE_DELETE && target->pull->on_delete == SE_DELETE_ROW)
 	{
 		group->kind = SE_WRITE_DELETE;
-		return item->record_id != NULL;
+		return item->record_id != NULL && !item->stays;
 	}
-	if (item->fate == SE_FATE_DELETE && target->pull->on_delete == SE_DELETE_IGNORE)
+	if (item->fate == SE_FATE_DELETE &&
+		(target->pull->on_delete == SE_DELETE_IGNORE || item->stays))
 		return false;
 	group->columns = item->set_columns;
 	group->lines = item->set_lines;

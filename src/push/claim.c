@@ -533,6 +533,7 @@ se_claim(TimestampTz now)
 	n = keep_existing(batch, n);
 	se_context_begin();
 	se_context_preload(batch, n);
+	se_mask_note(batch, n);
 	for (int i = 0; i < n; i++)
 	{
 		SeDelivery *d = batch[i];

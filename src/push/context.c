@@ -33,6 +33,7 @@ se_context_begin(void)
 {
 	nloaded = 0;
 	se_stale_begin();
+	se_mask_begin();
 }
 
 /* Whether a change of the system itself was applied to the row since the event. */
@@ -115,6 +116,7 @@ se_context_preload(SeDelivery **deliveries, int n)
 	se_lookup_close(&mirror);
 	se_lookup_close(&external);
 	load_stale(deliveries, n);
+	se_mask_load(deliveries, n);
 }
 
 static Binding *
@@ -127,14 +129,19 @@ binding_of(SeDelivery *d)
 
 /*
  * The body to send. An event without its row (too large) is replaced by the row as it stands; one
- * that is older than a change of this system that was applied since takes in what that one set.
+ * that is older than a change of this system that was applied since takes in what that one set. What
+ * is in conflict with the system is said as it says it.
  */
 static Jsonb *
 current_body(SeDelivery *d, const Binding *b)
 {
+	Jsonb *body = d->event.body;
+
 	if (d->event.op == 'K')
-		return se_record_body(d->event.object_id, d->event.record_id);
-	return is_stale(d, b) ? se_stale_body(d, d->event.body) : d->event.body;
+		body = se_record_body(d->event.object_id, d->event.record_id);
+	else if (is_stale(d, b))
+		body = se_stale_body(d, d->event.body);
+	return d->event.op == 'D' ? body : se_mask_body(d, body);
 }
 
 static const char *

@@ -6,6 +6,7 @@
  *   scan.c      reads a piece of a window, decides which events a route wants
  *   queue.c     deliveries in memory, in order per record
  *   context.c   the document that requests are rendered over; references
+ *   mask.c      fields of which a system is not to be told our value
  *   stale.c     what pulls have changed since an event
  *   frozen.c    what a parked delivery keeps of its request
  *   claim.c     ready deliveries → rendered, claimed, flushed, handed to the exchange
@@ -311,6 +312,13 @@ extern void se_context_begin(void);
 extern void se_context_preload(SeDelivery **deliveries, int n);
 extern void se_context_build(SeDelivery *delivery); /* sets ctx and remote_id */
 extern const SeRefs *se_context_refs(SeSystem *system);
+
+/* ---- mask.c ---- */
+extern void se_mask_begin(void);
+extern void se_mask_load(SeDelivery **deliveries, int n);
+extern Jsonb *se_mask_body(const SeDelivery *delivery, Jsonb *body);
+/* Tells open conflicts what the deliveries say our value is now; in the claim's transaction. */
+extern void se_mask_note(SeDelivery **deliveries, int n);
 
 /* ---- stale.c ---- */
 extern void se_stale_begin(void);

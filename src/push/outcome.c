@@ -96,6 +96,7 @@ fill_pushed(SePushed *p, SeDelivery *d)
 	p->version_at = d->extract.version_at;
 	p->record = d->extract.record;
 	p->ours = d->event.op == 'D' ? NULL : se_obj_get(d->ctx, "new");
+	p->corrects = d->event.origin < 0 && d->event.op == 'U' ? d->event.old : NULL;
 	p->sent =
 		d->op->kind == SE_OP_CREATE || d->op->kind == SE_OP_UPSERT || d->op->kind == SE_OP_UPDATE;
 	p->fresh = d->op->kind == SE_OP_CREATE && d->remote_id == NULL;

@@ -8,6 +8,7 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 
+#include "capture/correction.h"
 #include "core/crash.h"
 #include "core/guc.h"
 #include "core/json.h"
@@ -43,6 +44,8 @@ declared(SeRoute *route, const SeEvent *event)
 {
 	if (route->object_id != event->object_id || event->at < route->start_at)
 		return false;
+	if (event->origin < 0 && event->origin != SE_ORIGIN_FOR(route->system->id))
+		return false; /* a correction of another system */
 	switch (event->op)
 	{
 		case 'I':

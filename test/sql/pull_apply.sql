@@ -203,6 +203,7 @@ SELECT remote_id, reason FROM sync.inbox_status ORDER BY 1;
 SELECT count(sync.discard_inbox(id, 'tested')) FROM sync.inbox_status;
 
 -- deletes: fields are set, the binding stays; what was never here is nothing
+UPDATE pull.customer SET name = 'Ada' WHERE number = 'N1'; -- as the system has it
 SELECT applied, unchanged FROM sync._apply_page(:customers, '[
   {"id": "c1", "deleted": true}, {"remote_id": "i1", "gone": true}, {"remote_id": "zz", "gone": true}]');
 SELECT x.remote_id, c.status, m.deleted FROM pull.customer c JOIN sync.external_id x ON x.record_id = c.id::text
