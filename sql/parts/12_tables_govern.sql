@@ -24,31 +24,6 @@ CREATE TABLE sync.conflict_policy (
     set_by          name NOT NULL DEFAULT session_user
 );
 COMMENT ON TABLE sync.conflict_policy IS 'What decides when hub and system have both changed a field that has no owner; an object without a row: newest';
-COMMENT ON COLUMN sync.conflict_policy.policy IS 'newest: the later change; owner: the object''s owner, the hub if it has none; quarantine: a person';
-COMMENT ON COLUMN sync.conflict_policy.set_at IS 'When it was declared';
-COMMENT ON COLUMN sync.conflict_policy.set_by IS 'Who declared it';
-
-CREATE TABLE sync.correction (
-    object_id       integer NOT NULL REFERENCES sync.object ON DELETE CASCADE,
-    record_id       text COLLATE "C" NOT NULL,
-    field           text NOT NULL,
-    system_id       integer NOT NULL REFERENCES sync.system,
-    at              timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (object_id, record_id, field, system_id)
-);
-CREATE INDEX correction_system_idx ON sync.correction (system_id);
-COMMENT ON TABLE sync.correction IS 'Fields that an application changed against their owner, until the owner''s value is put back';
-COMMENT ON COLUMN sync.correction.field IS 'A column, "lines", or * when the record was deleted';
-COMMENT ON COLUMN sync.correction.system_id IS 'The owner, whose state the hub has asked for';
-COMMENT ON COLUMN sync.correction.at IS 'When the application changed it last';
-
-CREATE TABLE sync.conflict_policy (
-    object_id       integer PRIMARY KEY REFERENCES sync.object ON DELETE CASCADE,
-    policy          text NOT NULL CHECK (policy IN ('newest', 'owner', 'quarantine')),
-    set_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
-    set_by          name NOT NULL DEFAULT session_user
-);
-COMMENT ON TABLE sync.conflict_policy IS 'What decides when hub and system have both changed a field that has no owner; an object without a row: newest';
 COMMENT ON COLUMN sync.conflict_policy.policy IS 'newest: the later change; owner: a person, for there is no owner; quarantine: a person';
 COMMENT ON COLUMN sync.conflict_policy.set_at IS 'When it was declared';
 COMMENT ON COLUMN sync.conflict_policy.set_by IS 'Who declared it';
