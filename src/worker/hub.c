@@ -27,7 +27,6 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -286,11 +285,6 @@ answer_wakes(void)
 	if (pg_atomic_read_u32(&slot->changes) == seen_changes && !lock_is_missing())
 		return;
 	seen_changes = pg_atomic_read_u32(&slot->changes);
-	/*
-	 * A committing session wakes us before it has sent its invalidation messages, so what the caches
-	 * hold of servers and user mappings may be older than what woke us.
-	 */
-	InvalidateSystemCaches();
 	if (!may_speak(reason, sizeof(reason)))
 	{
 		/* What is in flight stays ambiguous; whoever takes over settles it. */
