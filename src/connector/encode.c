@@ -7,23 +7,29 @@
 #include "connector/expr.h"
 #include "mb/pg_wchar.h"
 
-/* RFC 3986 unreserved characters stay; everything else is %XX of its UTF-8 bytes. */
+/* RFC 3986 unreserved characters. */
+static const bool unreserved[256] = {
+	['A' ... 'Z'] = true, ['a' ... 'z'] = true, ['0' ... '9'] = true, ['-'] = true,
+	['.'] = true,		  ['_'] = true,			['~'] = true};
+
+/* Those stay; everything else is %XX of its UTF-8 bytes. */
 void
 se_append_percent(StringInfo buf, const char *text)
 {
 	static const char hex[] = "0123456789ABCDEF";
-	const char *utf8 = pg_server_to_any(text, strlen(text), PG_UTF8);
-	size_t len = strlen(utf8);
+	size_t len = strlen(text);
+	const char *utf8 = pg_server_to_any(text, (int) len, PG_UTF8);
 	const unsigned char *p;
 	char *to;
 
+	if (utf8 != text)
+		len = strlen(utf8);
 	enlargeStringInfo(buf, (int) Min(len * 3, PG_INT32_MAX));
 	to = buf->data + buf->len;
 
 	for (p = (const unsigned char *) utf8; *p; p++)
 	{
-		if ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') ||
-			*p == '-' || *p == '.' || *p == '_' || *p == '~')
+		if (unreserved[*p])
 			*to++ = (char) *p;
 		else
 		{

@@ -329,6 +329,12 @@ typedef struct SeEval
 	bool wait_fetch;
 	bool unsettled;	  /* what a reference gave may be another thing tomorrow */
 	bool in_callback; /* a reference is being resolved: its errors are not ours */
+
+	/* the member of the root that a path went through last; most go on from the same one */
+	Jsonb *member_root;
+	const char *member_key;
+	int32 member_key_len;
+	JsonbValue member;
 } SeEval;
 
 extern void se_eval_init(SeEval *ev, const SeManifest *m, Jsonb *root, SeVars vars);

@@ -232,6 +232,28 @@ header_value(SeEval *ev, JsonPathItem *item, JsonbValue *v)
 	return true;
 }
 
+/* A member of the root: $.new of $.new.name, which is looked for among a dozen keys but once. */
+static bool
+root_member(SeEval *ev, const char *key, int32 len, JsonbValue *v)
+{
+	if (ev->member_root == ev->root && ev->member_key_len == len &&
+		memcmp(ev->member_key, key, len) == 0)
+	{
+		*v = ev->member;
+		return true;
+	}
+	if (getKeyJsonValueFromContainer(&ev->root->root, key, len, v) == NULL)
+		return false;
+	if (v->type == jbvBinary)
+	{
+		ev->member_root = ev->root;
+		ev->member_key = key;
+		ev->member_key_len = len;
+		ev->member = *v;
+	}
+	return true;
+}
+
 /*
  * Follows a path as far as it names members. '*rest' is what comes behind them, of type jpiNull when
  * nothing does.
@@ -254,18 +276,22 @@ follow(SeEval *ev, JsonPathItem *item, JsonbValue *v, JsonPathItem *rest)
 	{
 		char *key;
 		int32 len;
+		bool from_root;
 
 		if (next.type != jpiKey)
 		{
 			*rest = next;
 			return PLAIN_FOUND;
 		}
-		at = next;
 		if (v->type == jbvBinary && JsonContainerIsArray(v->val.binary.data))
 			return PLAIN_NOT;
+		if (v->type != jbvBinary)
+			return PLAIN_MISSING;
+		from_root = at.type == jpiRoot;
+		at = next;
 		key = jspGetString(&at, &len);
-		if (v->type != jbvBinary ||
-			getKeyJsonValueFromContainer(v->val.binary.data, key, len, v) == NULL)
+		if (from_root ? !root_member(ev, key, len, v)
+					  : getKeyJsonValueFromContainer(v->val.binary.data, key, len, v) == NULL)
 			return PLAIN_MISSING;
 	}
 	return PLAIN_FOUND;

@@ -15,8 +15,8 @@ _Static_assert(LIBCURL_VERSION_NUM >= 0x075500, "libcurl 7.85 or later is needed
 
 #define SE_HTTP_MAX_HEADERS		  256
 #define SE_HTTP_MAX_HEADER_BYTES  (64 * 1024)
-#define SE_HTTP_STREAMS			  32 /* requests per HTTP/2 connection */
-#define SE_HTTP_IDLE_CALLS		  64 /* easy handles kept per lane */
+#define SE_HTTP_STREAMS			  32  /* requests per HTTP/2 connection */
+#define SE_HTTP_IDLE_CALLS		  256 /* requests, and easy handles, kept per lane */
 #define SE_HTTP_IDLE_LANE_US	  (120 * INT64_C(1000000))
 #define SE_HTTP_IDLE_CONNECTION_S 30L
 #define SE_HTTP_GRACE_US		  (100 * INT64_C(1000))
@@ -54,13 +54,16 @@ typedef struct SeHttpLane
 	SeHttpCall *waiting_tail;
 	SeHttpCall *idle_calls;
 	int nidle;
+	CURL *idle_handles[SE_HTTP_IDLE_CALLS];
+	int nidle_handles;
 	int64_t idle_since_us;
 } SeHttpLane;
 
 /*
- * One request, with the easy handle that it runs on.  Calls are reused within
- * their lane only: an easy handle keeps state (TLS sessions, header memory)
- * that must not pass from one group to another.
+ * One request.  It gets an easy handle when it is given to libcurl: many more
+ * wait than run, and a handle is large.  Handles are reused within their lane
+ * only: they keep state (TLS sessions, header memory) that must not pass from
+ * one group to another.
  */
 struct SeHttpCall
 {
@@ -68,13 +71,18 @@ struct SeHttpCall
 	SeHttpCall *next;	   /* waiting list or idle list of the lane */
 	SeHttpCall *live_prev; /* list of all unfinished calls of the loop */
 	SeHttpCall *live_next;
-	CURL *easy;
+	CURL *easy;	 /* NULL while it waits */
 	bool active; /* added to the multi handle */
 
 	/* the request */
 	SeHttpResult *result; /* made at submit, so that none can get lost */
-	char *arena;		  /* header list and body; libcurl reads it */
+	char *arena;		  /* holds what follows; libcurl reads it */
 	size_t arena_size;
+	struct curl_slist *headers;
+	const char *method;
+	const char *url;
+	const char *sent_body;
+	size_t sent_len;
 	bool repeatable; /* safe method: libcurl may send it twice */
 	size_t max_response;
 	int64_t submitted_us;
@@ -129,6 +137,13 @@ struct SeHttpLoop
 	SeHttpSocket *sockets;
 	int nsockets;
 	CURLU *scratch; /* to parse URLs with */
+
+	/* what the parser made of the last URL, see known_origin() */
+	char origin[300];
+	size_t origin_len; /* 0: nothing is known */
+	char origin_host[256];
+	int origin_port;
+	bool origin_tls;
 	SeHttpResult *done_head;
 	SeHttpResult *done_tail;
 };
@@ -153,8 +168,18 @@ extern void se_http_call_detach(SeHttpCall *call);
 
 /* http_request.c */
 extern SeHttpCall *se_http_call_get(SeHttpLane *lane);
+extern bool se_http_call_prepare(SeHttpCall *call); /* an easy handle with all options set */
 extern void se_http_call_put(SeHttpCall *call);
 extern void se_http_call_free(SeHttpCall *call);
+
+/*
+ * http_url.c: where a URL goes; NULL, or what is wrong with it.  host: lower case, at most size bytes.
+ * *url: what libcurl gets, NULL: the URL as it stands; freed with curl_free().
+ */
+extern const char *se_http_read_url(SeHttpLoop *loop, const char *given, char *host, size_t size,
+									int *port, bool *tls, char **url);
+extern bool se_http_check_proxy(SeHttpLoop *loop, const SeHttpRequest *request, char *error,
+								size_t size);
 
 /* http_callback.c */
 extern size_t se_http_on_header(char *data, size_t size, size_t n, void *arg);

@@ -135,6 +135,8 @@ se_http_lane_free(SeHttpLane *lane)
 		lane->idle_calls = call->next;
 		se_http_call_free(call);
 	}
+	for (int i = 0; i < lane->nidle_handles; i++)
+		curl_easy_cleanup(lane->idle_handles[i]);
 	if (lane->multi != NULL)
 		curl_multi_cleanup(lane->multi);
 	se_egress_free(lane->egress);
@@ -240,7 +242,8 @@ se_http_lane_start_one(SeHttpLane *lane)
 		se_http_finish(call, CURLE_OPERATION_TIMEDOUT);
 		return true;
 	}
-	if (curl_easy_setopt(call->easy, CURLOPT_TIMEOUT_MS, (long) (left_us / 1000)) != CURLE_OK ||
+	if (!se_http_call_prepare(call) ||
+		curl_easy_setopt(call->easy, CURLOPT_TIMEOUT_MS, (long) (left_us / 1000)) != CURLE_OK ||
 		curl_multi_add_handle(lane->multi, call->easy) != CURLM_OK)
 	{
 		se_http_finish(call, CURLE_OUT_OF_MEMORY);

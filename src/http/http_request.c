@@ -14,10 +14,8 @@ static char submit_error[400];
 
 /* Options that never change in the life of a handle, i.e. in its lane. */
 static bool
-set_fixed_options(SeHttpCall *call)
+set_fixed_options(CURL *easy, SeHttpLane *lane)
 {
-	SeHttpLane *lane = call->lane;
-	CURL *easy = call->easy;
 	CURLcode code = CURLE_OK;
 
 #define SET(option, value)                                                                         \
@@ -27,8 +25,6 @@ set_fixed_options(SeHttpCall *call)
 			code = curl_easy_setopt(easy, option, value);                                          \
 	} while (0)
 
-	SET(CURLOPT_PRIVATE, call);
-	SET(CURLOPT_ERRORBUFFER, call->detail);
 	SET(CURLOPT_NOSIGNAL, 1L);
 	SET(CURLOPT_PROTOCOLS_STR, lane->tls ? "https" : "http");
 	SET(CURLOPT_FOLLOWLOCATION, 0L);
@@ -69,16 +65,40 @@ set_fixed_options(SeHttpCall *call)
 #endif
 
 	SET(CURLOPT_HEADERFUNCTION, se_http_on_header);
-	SET(CURLOPT_HEADERDATA, call);
 	SET(CURLOPT_WRITEFUNCTION, se_http_on_body);
-	SET(CURLOPT_WRITEDATA, call);
 	SET(CURLOPT_PREREQFUNCTION, se_http_on_send);
-	SET(CURLOPT_PREREQDATA, call);
 	SET(CURLOPT_OPENSOCKETFUNCTION, se_http_on_open);
-	SET(CURLOPT_OPENSOCKETDATA, call);
 	SET(CURLOPT_CLOSESOCKETFUNCTION, se_http_on_close);
 	SET(CURLOPT_CLOSESOCKETDATA, lane->loop);
 	return code == CURLE_OK;
+}
+
+/* A fresh or reused handle of this lane; NULL when out of memory. */
+static CURL *
+get_handle(SeHttpLane *lane)
+{
+	CURL *easy;
+
+	if (lane->nidle_handles > 0)
+		return lane->idle_handles[--lane->nidle_handles];
+	easy = curl_easy_init();
+	if (easy != NULL && !set_fixed_options(easy, lane))
+	{
+		curl_easy_cleanup(easy);
+		return NULL;
+	}
+	return easy;
+}
+
+static void
+put_handle(SeHttpLane *lane, CURL *easy)
+{
+	if (easy == NULL)
+		return;
+	if (lane->nidle_handles < SE_HTTP_IDLE_CALLS)
+		lane->idle_handles[lane->nidle_handles++] = easy;
+	else
+		curl_easy_cleanup(easy);
 }
 
 /* A fresh or reused call of this lane; NULL when out of memory. */
@@ -99,12 +119,6 @@ se_http_call_get(SeHttpLane *lane)
 		if (call == NULL)
 			return NULL;
 		call->lane = lane;
-		call->easy = curl_easy_init();
-		if (call->easy == NULL || !set_fixed_options(call))
-		{
-			se_http_call_free(call);
-			return NULL;
-		}
 	}
 	call->result = calloc(1, sizeof(SeHttpResult));
 	if (call->result == NULL)
@@ -119,6 +133,8 @@ se_http_call_get(SeHttpLane *lane)
 static void
 forget_request(SeHttpCall *call)
 {
+	put_handle(call->lane, call->easy);
+	call->easy = NULL;
 	if (call->arena != NULL)
 		explicit_bzero(call->arena, call->arena_size);
 	free(call->arena);
@@ -126,6 +142,9 @@ forget_request(SeHttpCall *call)
 	se_http_result_free(call->result);
 	call->arena = NULL;
 	call->arena_size = 0;
+	call->headers = NULL;
+	call->method = call->url = call->sent_body = NULL;
+	call->sent_len = 0;
 	call->body = NULL;
 	call->body_len = call->body_size = 0;
 	call->result = NULL;
@@ -158,8 +177,6 @@ void
 se_http_call_free(SeHttpCall *call)
 {
 	forget_request(call);
-	if (call->easy != NULL)
-		curl_easy_cleanup(call->easy);
 	free(call->head);
 	free(call);
 }
@@ -223,105 +240,6 @@ check_request(const SeHttpRequest *request)
 	return NULL;
 }
 
-/*
- * Take scheme, host and port of a URL apart with libcurl's own parser, so that
- * what is checked is what libcurl connects to ("127.1" comes out as
- * 127.0.0.1).  host: lower case, at most size bytes.
- */
-static const char *
-parse_url(CURLU *parser, const char *url, char *host, size_t size, int *port, bool *tls)
-{
-	char *part = NULL;
-	const char *problem = NULL;
-	CURLUcode code = curl_url_set(parser, CURLUPART_URL, url, CURLU_DISALLOW_USER);
-
-	if (code == CURLUE_USER_NOT_ALLOWED)
-		return "the URL contains a user name";
-	if (code != CURLUE_OK)
-		return "the URL is not valid";
-
-	if (curl_url_get(parser, CURLUPART_SCHEME, &part, 0) != CURLUE_OK)
-		return "the URL has no scheme";
-	*tls = strcasecmp(part, "https") == 0;
-	if (!*tls && strcasecmp(part, "http") != 0)
-		problem = "the URL is neither http nor https";
-	curl_free(part);
-	if (problem != NULL)
-		return problem;
-
-	if (curl_url_get(parser, CURLUPART_HOST, &part, 0) != CURLUE_OK)
-		return "the URL has no host";
-	if (strlen(part) >= size)
-		problem = "the host name is too long";
-	else
-	{
-		for (size_t i = 0; i <= strlen(part); i++)
-			host[i] = (char) tolower((unsigned char) part[i]);
-	}
-	curl_free(part);
-	if (problem != NULL)
-		return problem;
-
-	if (curl_url_get(parser, CURLUPART_ZONEID, &part, 0) == CURLUE_OK)
-	{
-		curl_free(part);
-		return "the URL has an address with a zone";
-	}
-	if (curl_url_get(parser, CURLUPART_PORT, &part, CURLU_DEFAULT_PORT) != CURLUE_OK)
-		return "the URL has no port";
-	*port = atoi(part);
-	curl_free(part);
-	return NULL;
-}
-
-/* The proxy is checked by name only, and may carry a password. */
-static bool
-check_proxy(SeHttpLoop *loop, const SeHttpRequest *request)
-{
-	char host[256];
-	char reason[300];
-	int port;
-	char *part = NULL;
-	bool scheme_ok;
-
-	if (curl_url_set(loop->scratch, CURLUPART_URL, request->proxy, 0) != CURLUE_OK ||
-		curl_url_get(loop->scratch, CURLUPART_SCHEME, &part, 0) != CURLUE_OK)
-	{
-		snprintf(submit_error, sizeof(submit_error), "the proxy is not a valid URL");
-		return false;
-	}
-	scheme_ok = strcasecmp(part, "http") == 0 || strcasecmp(part, "https") == 0;
-	curl_free(part);
-	part = NULL;
-	if (!scheme_ok || curl_url_get(loop->scratch, CURLUPART_HOST, &part, 0) != CURLUE_OK ||
-		strlen(part) >= sizeof(host))
-	{
-		curl_free(part);
-		snprintf(submit_error, sizeof(submit_error), "the proxy is not an http or https URL");
-		return false;
-	}
-	strcpy(host, part);
-	curl_free(part);
-	part = NULL;
-
-	/* Without a port libcurl takes 1080 for a proxy: demand one. */
-	if (curl_url_get(loop->scratch, CURLUPART_PORT, &part, 0) != CURLUE_OK)
-	{
-		snprintf(submit_error, sizeof(submit_error), "the proxy URL has no port");
-		return false;
-	}
-	port = atoi(part);
-	curl_free(part);
-
-	/* How we speak to the proxy says nothing about the request in it. */
-	if (!se_egress_check_host(request->egress, host, port, false, reason, sizeof(reason)))
-	{
-		snprintf(submit_error, sizeof(submit_error), "proxy: %s", reason);
-		return false;
-	}
-	return true;
-}
-
 /* Lay one header line down at *to and link it. */
 static struct curl_slist *
 add_line(struct curl_slist *node, char **to, const char *name, const char *value)
@@ -360,29 +278,40 @@ add_removal(struct curl_slist *node, char **to, const char *name)
 	return node + 1;
 }
 
+static char *
+add_bytes(char **to, const char *bytes, size_t len)
+{
+	char *copy = *to;
+
+	if (len > 0)
+		memcpy(copy, bytes, len);
+	copy[len] = '\0';
+	*to += len + 1;
+	return copy;
+}
+
 /*
- * Copy headers and body into one block.  libcurl only reads the header list,
- * so its nodes can be an array there instead of many small allocations.
+ * Copy the request into one block.  libcurl only reads the header list, so
+ * its nodes can be an array there instead of many small allocations.
  */
 static bool
-fill_arena(SeHttpCall *call, const SeHttpRequest *request, char **body)
+fill_arena(SeHttpCall *call, const SeHttpRequest *request, const char *url)
 {
 	size_t size = (request->nheaders + 2) * sizeof(struct curl_slist) + 40;
-	struct curl_slist *first;
 	struct curl_slist *node;
 	char *to;
 	bool has_type = false;
 
 	for (int i = 0; i < request->nheaders; i++)
 		size += strlen(request->headers[i].name) + strlen(request->headers[i].value) + 4;
-	size += request->body_len + 1;
+	size += strlen(request->method) + strlen(url) + request->body_len + 3;
 	call->arena = malloc(size);
 	if (call->arena == NULL)
 		return false;
 	call->arena_size = size;
 
-	first = node = (struct curl_slist *) call->arena;
-	to = (char *) (first + request->nheaders + 2);
+	call->headers = node = (struct curl_slist *) call->arena;
+	to = (char *) (call->headers + request->nheaders + 2);
 	for (int i = 0; i < request->nheaders; i++)
 	{
 		const SeHttpHeader *header = &request->headers[i];
@@ -398,23 +327,23 @@ fill_arena(SeHttpCall *call, const SeHttpRequest *request, char **body)
 		node = add_removal(node, &to, "Content-Type");
 	node[-1].next = NULL;
 
-	*body = to;
-	if (request->body_len > 0)
-		memcpy(to, request->body, request->body_len);
-	to[request->body_len] = '\0';
-	return curl_easy_setopt(call->easy, CURLOPT_HTTPHEADER, first) == CURLE_OK;
+	call->method = add_bytes(&to, request->method, strlen(request->method));
+	call->url = add_bytes(&to, url, strlen(url));
+	call->sent_body = add_bytes(&to, request->body, request->body_len);
+	call->sent_len = request->body_len;
+	return true;
 }
 
 static bool
-set_method(SeHttpCall *call, const SeHttpRequest *request, const char *body)
+set_method(SeHttpCall *call)
 {
-	const char *method = request->method;
+	const char *method = call->method;
 	CURL *easy = call->easy;
 	bool post = strcmp(method, "POST") == 0;
 	bool get = strcmp(method, "GET") == 0;
 	bool head = strcmp(method, "HEAD") == 0;
 	bool with_body =
-		request->body_len > 0 || post || strcmp(method, "PUT") == 0 || strcmp(method, "PATCH") == 0;
+		call->sent_len > 0 || post || strcmp(method, "PUT") == 0 || strcmp(method, "PATCH") == 0;
 	bool ok;
 
 	call->repeatable = get || head || strcmp(method, "OPTIONS") == 0;
@@ -430,20 +359,39 @@ set_method(SeHttpCall *call, const SeHttpRequest *request, const char *body)
 						  (with_body ? post : get || head) ? NULL : method) == CURLE_OK;
 	if (ok && with_body)
 		ok = curl_easy_setopt(easy, CURLOPT_POST, 1L) == CURLE_OK &&
-			 curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) request->body_len) ==
+			 curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) call->sent_len) ==
 				 CURLE_OK &&
-			 curl_easy_setopt(easy, CURLOPT_POSTFIELDS, body) == CURLE_OK;
+			 curl_easy_setopt(easy, CURLOPT_POSTFIELDS, call->sent_body) == CURLE_OK;
 	else if (ok && head)
 		ok = curl_easy_setopt(easy, CURLOPT_NOBODY, 1L) == CURLE_OK;
 	return ok;
 }
 
-static bool
-set_request(SeHttpCall *call, const SeHttpRequest *request, const char *url)
+/* A request that is about to be given to libcurl gets its handle. */
+bool
+se_http_call_prepare(SeHttpCall *call)
 {
-	CURL *easy = call->easy;
-	char *body;
+	CURL *easy = get_handle(call->lane);
 
+	call->easy = easy;
+	return easy != NULL && curl_easy_setopt(easy, CURLOPT_PRIVATE, call) == CURLE_OK &&
+		   curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, call->detail) == CURLE_OK &&
+		   curl_easy_setopt(easy, CURLOPT_HEADERDATA, call) == CURLE_OK &&
+		   curl_easy_setopt(easy, CURLOPT_WRITEDATA, call) == CURLE_OK &&
+		   curl_easy_setopt(easy, CURLOPT_PREREQDATA, call) == CURLE_OK &&
+		   curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, call) == CURLE_OK &&
+		   curl_easy_setopt(easy, CURLOPT_URL, call->url) == CURLE_OK &&
+		   curl_easy_setopt(easy, CURLOPT_HTTPHEADER, call->headers) == CURLE_OK &&
+		   set_method(call) &&
+		   curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) call->connect_timeout_ms) ==
+			   CURLE_OK &&
+		   curl_easy_setopt(easy, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t) call->max_response) ==
+			   CURLE_OK;
+}
+
+static bool
+take_request(SeHttpCall *call, const SeHttpRequest *request, const char *url)
+{
 	call->result->owner = request->owner;
 	call->max_response = request->max_response ? request->max_response : 10 * 1024 * 1024;
 	call->timeout_ms = request->timeout_ms > 0 ? request->timeout_ms : 30000;
@@ -451,13 +399,16 @@ set_request(SeHttpCall *call, const SeHttpRequest *request, const char *url)
 		request->connect_timeout_ms > 0 ? request->connect_timeout_ms : 10000;
 	call->submitted_us = se_http_now_us();
 	call->deadline_us = call->submitted_us + (int64_t) call->timeout_ms * 1000;
+	return fill_arena(call, request, url);
+}
 
-	return curl_easy_setopt(easy, CURLOPT_URL, url) == CURLE_OK &&
-		   fill_arena(call, request, &body) && set_method(call, request, body) &&
-		   curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) call->connect_timeout_ms) ==
-			   CURLE_OK &&
-		   curl_easy_setopt(easy, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t) call->max_response) ==
-			   CURLE_OK;
+static void
+forget_url(char *url)
+{
+	if (url == NULL)
+		return;
+	explicit_bzero(url, strlen(url)); /* a query may hold a key */
+	curl_free(url);
 }
 
 bool
@@ -474,32 +425,26 @@ se_http_submit(SeHttpLoop *loop, const SeHttpRequest *request, const char **erro
 
 	*error = submit_error;
 	if ((problem = check_request(request)) != NULL ||
-		(problem = parse_url(loop->scratch, request->url, host, sizeof(host), &port, &tls)) != NULL)
+		(problem = se_http_read_url(loop, request->url, host, sizeof(host), &port, &tls, &url)) !=
+			NULL)
 	{
 		*error = problem;
 		return false;
 	}
 	if (!se_egress_check_host(request->egress, host, port, !tls, submit_error,
-							  sizeof(submit_error)))
-		return false;
-	/* libcurl gets the URL as its parser wrote it, not as it was given. */
-	if (curl_url_get(loop->scratch, CURLUPART_URL, &url, 0) != CURLUE_OK)
+							  sizeof(submit_error)) ||
+		(request->proxy != NULL &&
+		 !se_http_check_proxy(loop, request, submit_error, sizeof(submit_error))))
 	{
-		*error = "the URL is not valid";
-		return false;
-	}
-	if (request->proxy != NULL && !check_proxy(loop, request))
-	{
-		curl_free(url);
+		forget_url(url);
 		return false;
 	}
 
 	*error = "out of memory";
 	lane = se_http_lane_get(loop, request, host, port, tls);
 	call = lane != NULL ? se_http_call_get(lane) : NULL;
-	ok = call != NULL && set_request(call, request, url);
-	explicit_bzero(url, strlen(url)); /* a query may hold a key */
-	curl_free(url);
+	ok = call != NULL && take_request(call, request, url != NULL ? url : request->url);
+	forget_url(url);
 	if (!ok)
 	{
 		if (call != NULL)

@@ -32,6 +32,7 @@ typedef struct SeNeedle
 
 struct SeRedactor
 {
+	bool begins[256]; /* bytes that a spelling of any can begin with */
 	int nneedles;
 	SeNeedle needles[];
 };
@@ -205,35 +206,65 @@ match_base64(const char *text, size_t left, const char *core, size_t len)
 	return true;
 }
 
-/* Mark all bytes of text that belong to some spelling of the secret. */
-static void
-mark_needle(const char *text, size_t len, const SeNeedle *needle, char *marks)
+/* Mark all bytes of text that belong to a spelling of the secret that begins at i. */
+static bool
+mark_at(const char *text, size_t len, size_t i, const SeNeedle *needle, char *marks)
 {
+	size_t matched = match_spelling(text + i, len - i, needle);
+
+	if (matched > 0)
+		memset(marks + i, 1, matched);
+	for (int shift = 0; shift < SE_REDACT_SHIFTS; shift++)
+	{
+		size_t from = i;
+		size_t to = i + needle->base64_len[shift];
+
+		if (!match_base64(text + i, len - i, needle->base64[shift], needle->base64_len[shift]))
+			continue;
+		/* The rest of the word holds the user name, or bits of the secret. */
+		while (from > 0 && is_base64(text[from - 1]))
+			from--;
+		while (to < len && is_base64(text[to]))
+			to++;
+		memset(marks + from, 1, to - from);
+		matched = to - from;
+	}
+	return matched > 0;
+}
+
+/* Whether there was anything to mark. */
+static bool
+mark(const SeRedactor *redactor, const char *text, size_t len, char *marks)
+{
+	bool any = false;
+
 	for (size_t i = 0; i < len; i++)
 	{
-		size_t matched;
-
 		/* Most places cannot even begin one. */
-		if (!needle->begins[(unsigned char) text[i]])
+		if (!redactor->begins[(unsigned char) text[i]])
 			continue;
-		matched = match_spelling(text + i, len - i, needle);
-		if (matched > 0)
-			memset(marks + i, 1, matched);
-		for (int shift = 0; shift < SE_REDACT_SHIFTS; shift++)
+		for (int k = 0; k < redactor->nneedles; k++)
 		{
-			size_t from = i;
-			size_t to = i + needle->base64_len[shift];
+			const SeNeedle *needle = &redactor->needles[k];
 
-			if (!match_base64(text + i, len - i, needle->base64[shift], needle->base64_len[shift]))
-				continue;
-			/* The rest of the word holds the user name, or bits of the secret. */
-			while (from > 0 && is_base64(text[from - 1]))
-				from--;
-			while (to < len && is_base64(text[to]))
-				to++;
-			memset(marks + from, 1, to - from);
+			if (needle->begins[(unsigned char) text[i]])
+				any |= mark_at(text, len, i, needle, marks);
 		}
 	}
+	return any;
+}
+
+static char *
+copy(const char *text, size_t len, size_t *new_len)
+{
+	char *result = malloc(len + 1);
+
+	if (result == NULL)
+		return NULL;
+	memcpy(result, text, len);
+	result[len] = '\0';
+	*new_len = len;
+	return result;
 }
 
 static char *
@@ -317,16 +348,22 @@ se_redactor_make(const char *const *secrets, int nsecrets)
 
 	if (redactor == NULL)
 		return NULL;
+	memset(redactor->begins, 0, sizeof(redactor->begins));
 	redactor->nneedles = 0;
 	for (int i = 0; i < nsecrets; i++)
 	{
+		SeNeedle *needle = &redactor->needles[redactor->nneedles];
+
 		if (secrets[i] == NULL || strlen(secrets[i]) < SE_REDACT_MIN)
 			continue;
-		if (!make_needle(secrets[i], &redactor->needles[redactor->nneedles++]))
+		redactor->nneedles++;
+		if (!make_needle(secrets[i], needle))
 		{
 			se_redactor_free(redactor);
 			return NULL;
 		}
+		for (size_t k = 0; k < sizeof(redactor->begins); k++)
+			redactor->begins[k] |= needle->begins[k];
 	}
 	return redactor;
 }
@@ -349,9 +386,8 @@ se_redact(const SeRedactor *redactor, const char *text, size_t len, size_t *new_
 
 	if (marks == NULL)
 		return NULL;
-	for (int i = 0; i < redactor->nneedles; i++)
-		mark_needle(text, len, &redactor->needles[i], marks);
-	result = rewrite(text, len, marks, new_len);
+	result = mark(redactor, text, len, marks) ? rewrite(text, len, marks, new_len)
+											  : copy(text, len, new_len);
 	free(marks);
 	return result;
 }

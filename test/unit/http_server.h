@@ -16,6 +16,7 @@
 #include "http/http_loop.c"
 #include "http/http_lane.c"
 #include "http/http_request.c"
+#include "http/http_url.c"
 #include "http/http_callback.c"
 #include "http/http_result.c"
 

@@ -187,6 +187,40 @@ test_no_repeat(void)
 	se_http_result_free(result);
 }
 
+/* What begins as an origin that was just spoken to is not taken for it. */
+static void
+test_known_origin(void)
+{
+	static const struct
+	{
+		const char *suffix;
+		const char *problem;
+	} tails[] = {{"@evil.example/", "user name"}, {"1/", ""},
+				 {".evil.example/", ""},		  {"\\@evil.example/", ""},
+				 {"/a b", "not valid"},			  {"/a\nb", "not valid"},
+				 {"/\x7f", "not valid"}};
+	SeHttpRequest request = request_for("GET", "/echo");
+	char origin[100];
+	char url[200];
+	SeHttpResult *result;
+
+	snprintf(origin, sizeof(origin), "%s", request.url);
+	*strrchr(origin, '/') = '\0';
+	for (size_t i = 0; i < sizeof(tails) / sizeof(tails[0]); i++)
+	{
+		result = fetch("GET", "/echo");
+		ok(result->phase == SE_HTTP_ANSWERED, "an origin is known");
+		se_http_result_free(result);
+		snprintf(url, sizeof(url), "%s%s", origin, tails[i].suffix);
+		request.url = url;
+		refused(&request, tails[i].problem);
+	}
+	result = fetch("GET", "/x/../echo");
+	ok(result->phase == SE_HTTP_ANSWERED && result->status == 200,
+	   "dots of a path are resolved all the same");
+	se_http_result_free(result);
+}
+
 static void
 test_submit(void)
 {
@@ -215,6 +249,7 @@ test_submit(void)
 	refused(&request, "user name");
 	request.url = "https://allowed.example\\@evil.example/";
 	refused(&request, "");
+	test_known_origin();
 	request = request_for("GET", "/");
 	request.headers = &split;
 	request.nheaders = 1;
