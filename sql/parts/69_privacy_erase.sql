@@ -160,14 +160,19 @@ END
 $$;
 COMMENT ON FUNCTION sync._erase(text, text, text) IS 'Notes that the personal data of a record is to be erased';
 
+CREATE FUNCTION sync._erase_row(object text, id text, reason text)
+RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'se_erase_row';
+COMMENT ON FUNCTION sync._erase_row(text, text, text) IS 'Clears the personal columns of a record as the caller, whoever owns them, and has the rest erased';
+
 -- Not SECURITY DEFINER: whoever clears the record in its table needs the right to.
 CREATE FUNCTION sync.erase(object text, id text, reason text, in_table boolean DEFAULT true)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    f record;
 BEGIN
     IF reason IS NULL OR btrim(reason) = '' THEN
         RAISE EXCEPTION 'a reason is required'
@@ -176,9 +181,9 @@ BEGIN
     IF id IS NULL THEN
         RAISE EXCEPTION 'the record''s id is required' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    SELECT * INTO f FROM sync._erase_fields(object, id);
-    IF in_table AND f.assignments IS NOT NULL THEN
-        EXECUTE format('UPDATE %s t SET %s WHERE %s', f.relation, f.assignments, f.condition) USING id;
+    PERFORM sync._erase_fields(object, id);
+    IF in_table THEN
+        RETURN sync._erase_row(object, id, reason);
     END IF;
     RETURN sync._erase(object, id, reason);
 END

@@ -30,7 +30,7 @@ BEGIN
             ('sync_admin', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 
                 'adopt_cluster', 'start_workers', 'create_route', 'drop_route', 'create_stream', 'drop_stream',
                 'forget_system', 'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull', 'activate_connector',
-                'manifest_preview', 'set_event_compatibility', 'event_schema', 'set_personal', 'drop_personal', 'erase', '_erase', '_erase_fields', '_upkeep_personal', 'wait_for', 'wait_idle', 'remote_id', 'find', 'health', 'hub_status', 'check_invariants',
+                'manifest_preview', 'set_event_compatibility', 'event_schema', 'set_personal', 'drop_personal', 'erase', '_erase', '_erase_fields', '_erase_row', '_upkeep_personal', 'wait_for', 'wait_idle', 'remote_id', 'find', 'health', 'hub_status', 'check_invariants',
                 'set_owner', 'drop_owner', 'set_conflict_policy',
                 -- what set_owner and track call with their caller's rights
                 'guard', '_owner_act', '_guards_of', '_set_guards',

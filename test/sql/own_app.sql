@@ -335,6 +335,15 @@ SELECT sync.set_owner('account', 'name', 'hub');
 SELECT count(*) FROM sync.correction;
 
 --
+-- Personal data is erased, whoever owns it.
+--
+SELECT sync.set_owner('account', 'name', 'crm', 'ignore'), sync.set_owner('account', 'code', 'crm');
+SELECT sync.set_personal('account', 'name'), sync.set_personal('account', 'code');
+SELECT sync.erase('account', '1', 'asked') > 0 AS asked;
+SELECT name, code, note FROM account WHERE id = 1;
+SELECT sync.drop_owner('account', 'name');
+
+--
 -- A conflict holds the newest wish, with its trace.
 --
 SELECT sync.set_owner('account', 'amount', 'crm', 'quarantine');
