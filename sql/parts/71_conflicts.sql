@@ -148,16 +148,10 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    guarded constant boolean := to_regprocedure('sync._owner_bypass(integer)') IS NOT NULL;
 BEGIN
-    IF guarded THEN
-        EXECUTE 'SELECT sync._owner_bypass($1)' USING c.object_id;
-    END IF;
+    PERFORM sync._owner_bypass(c.object_id);
     PERFORM sync._field_write(c.object_id, c.record_id, c.field, value, origin);
-    IF guarded THEN
-        EXECUTE 'SELECT sync._owner_bypass(NULL)';
-    END IF;
+    PERFORM sync._owner_bypass(NULL);
 END
 $$;
 COMMENT ON FUNCTION sync._decided_write(sync.conflict_entry, jsonb, integer) IS 'Writes the value that a conflict was decided for, past the owner of the field';

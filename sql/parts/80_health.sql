@@ -93,6 +93,10 @@ AS $$
            'See sync.dead_letter, sync.conflict and sync.inbox; sync.retry() or sync.discard() settles a delivery.'
       FROM sync.system_status s WHERE s.dead + s.conflict + s.inbox > 0
     UNION ALL
+    SELECT 'conflicts', 'warning', format('%s wait for a decision, the oldest for %s', count(*), date_trunc('second', clock_timestamp() - min(c.opened_at))),
+           'View sync.conflict has them; sync.resolve_conflict() decides.'
+      FROM sync.conflict_entry c WHERE c.resolved_at IS NULL HAVING count(*) > 0
+    UNION ALL
     SELECT format('stream %s %s', t.system, t.object), 'warning', format('failed %s times: %s', t.failures, t.last_error),
            'It is tried again by itself.'
       FROM sync.stream_status t WHERE t.failures > 0
