@@ -140,7 +140,8 @@ corrected(const SeTable *table, const SeGuardField *field)
 }
 
 /*
- * Afterwards: everything that should have been undone was, unless it could not be.
+ * Afterwards: everything that should have been undone was, unless it could not be. A correction comes
+ * to nothing where the owner does not know the record; a new one may be known, under an id of before.
  */
 
 void
@@ -153,21 +154,23 @@ se_guard_inserted(SeTable *table, const Datum *values, const bool *nulls, bool i
 	moving_after = 0;
 	if (moved || !se_guard_binds(table))
 		return;
-	/* A record that the hub has just made is known to no system: there is nothing to correct it by. */
-	if (judge(guard->record, false) == SE_VERDICT_REFUSE)
-		se_guard_refuse(table, NULL, guard->record, "insert one");
 	if (se_owner_binds(guard->record, SE_OWNER_HUB))
 	{
-		if (table->role == SE_TABLE_LINES)
-			se_guard_correct(table, "lines", guard->record.owner, values, nulls);
+		if (judge(guard->record, false) == SE_VERDICT_REFUSE)
+			se_guard_refuse(table, NULL, guard->record, "insert one");
+		se_guard_correct(table, table->role == SE_TABLE_LINES ? "lines" : "*", guard->record.owner,
+						 values, nulls);
 		return;
 	}
 	for (int i = 0; i < guard->count; i++)
 	{
 		SeGuardField *field = &guard->fields[i];
 
-		if (judge(field->owner, false) == SE_VERDICT_REFUSE && given(field, values, nulls))
+		if (!given(field, values, nulls))
+			continue;
+		if (judge(field->owner, false) == SE_VERDICT_REFUSE)
 			se_guard_refuse(table, field, field->owner, "insert a record with a value in it");
+		se_guard_correct(table, field->column->name, field->owner.owner, values, nulls);
 	}
 }
 
