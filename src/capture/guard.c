@@ -1,8 +1,8 @@
 /*
  * guard.c: holds applications to the owners of fields. See guard.h.
  *
- * Nobody is exempt: neither members of sync_admin nor superusers. Records that are pulled from a
- * system are judged by the pull (se_origin_system), and the hub's own acts are not judged.
+ * Nobody is exempt: neither members of sync_admin nor superusers. What is pulled from a system
+ * is judged by the pull (se_origin_system), and the hub's own acts are not judged.
  */
 #include "postgres.h"
 
@@ -75,9 +75,11 @@ se_guard_forget(void)
 bool
 se_guard_binds(const SeTable *table)
 {
-	if (table->guard == NULL || se_origin_system != 0)
+	if (table->guard == NULL)
 		return false;
-	/* Only the statement itself: what triggers of the table write is an application's. */
+	/* Only the statement itself is the pull's, or the hub's: triggers write for an application. */
+	if (se_origin_system != 0)
+		return trigger_depth() > 1;
 	return bypassed_object != table->object_id || trigger_depth() != bypassed_depth + 1;
 }
 
@@ -88,10 +90,17 @@ can_undo(void)
 	return !InNoForceRLSOperation();
 }
 
+/* Whether the owner is a system that has no part in what is written now. */
+static bool
+binds(SeOwner owner)
+{
+	return se_owner_binds(owner, SE_OWNER_HUB) && se_owner_binds(owner, se_origin_system);
+}
+
 static SeVerdict
 judge(SeOwner owner, bool undoable)
 {
-	return se_owner_verdict(owner, SE_OWNER_HUB, undoable);
+	return binds(owner) ? se_owner_verdict(owner, SE_OWNER_HUB, undoable) : SE_VERDICT_PASS;
 }
 
 static uint64
@@ -154,7 +163,7 @@ se_guard_inserted(SeTable *table, const Datum *values, const bool *nulls, bool i
 	moving_after = 0;
 	if (moved || !se_guard_binds(table))
 		return;
-	if (se_owner_binds(guard->record, SE_OWNER_HUB))
+	if (binds(guard->record))
 	{
 		if (judge(guard->record, false) == SE_VERDICT_REFUSE)
 			se_guard_refuse(table, NULL, guard->record, "insert one");
@@ -166,7 +175,7 @@ se_guard_inserted(SeTable *table, const Datum *values, const bool *nulls, bool i
 	{
 		SeGuardField *field = &guard->fields[i];
 
-		if (!given(field, values, nulls))
+		if (!binds(field->owner) || !given(field, values, nulls))
 			continue;
 		if (judge(field->owner, false) == SE_VERDICT_REFUSE)
 			se_guard_refuse(table, field, field->owner, "insert a record with a value in it");
@@ -187,7 +196,7 @@ check_updated(SeTable *table, const Datum *old_values, const bool *old_nulls, co
 		SeVerdict verdict = judge(field->owner, !undone);
 		int at = field->column->attnum - 1;
 
-		if (changed != NULL && !changed[field->index])
+		if (verdict == SE_VERDICT_PASS || (changed != NULL && !changed[field->index]))
 			continue;
 		if (verdict == SE_VERDICT_UNDO || verdict == SE_VERDICT_HOLD)
 			continue;
@@ -216,7 +225,7 @@ se_guard_deleted(SeTable *table, const Datum *values, const bool *nulls, bool mo
 	bool lines = table->role == SE_TABLE_LINES;
 
 	moving_after = moved ? record_mark(table, values, nulls) : 0;
-	if (moved || !se_guard_binds(table) || !se_owner_binds(guard->record, SE_OWNER_HUB))
+	if (moved || !se_guard_binds(table) || !binds(guard->record))
 		return;
 	/* Lines go with their document: whether that may go was asked of itself. */
 	if (lines && se_guard_document_gone(table, values, nulls))
@@ -439,7 +448,7 @@ se_guard(PG_FUNCTION_ARGS)
 	table = se_table_lookup(trigdata->tg_relation, trigdata->tg_trigger->tgargs[0]);
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
 	{
-		if (se_guard_binds(table) && se_owner_binds(table->guard->record, SE_OWNER_HUB))
+		if (se_guard_binds(table) && binds(table->guard->record))
 			se_guard_refuse(table, NULL, table->guard->record, "truncate the table");
 		return PointerGetDatum(NULL);
 	}

@@ -336,6 +336,30 @@ SELECT sync.set_owner('account', 'name', 'hub');
 SELECT count(*) FROM sync.correction;
 
 --
+-- What is pulled is the system's doing, what triggers write elsewhere meanwhile an application's for it:
+-- it may change what the hub or that system owns.
+--
+SELECT FROM sync.register_connector($json$ {"manifest": 1, "name": "plans", "version": "1", "hosts": ["api.example.com"], "base_url": "https://api.example.com",
+  "auth": {"type": "none"}, "objects": {"plan": {"pull": {"list": {"path": "/p", "items": "$.data"}, "record": {"id": "$.id", "our_id": "$.ours"},
+    "fields": {"title": "$.title"}, "on_missing": "inbox"}}}} $json$::jsonb);
+CREATE SERVER billing FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'plans', mode 'paused');
+CREATE TABLE plan (id integer PRIMARY KEY, title text);
+INSERT INTO plan VALUES (1, 'a');
+CREATE FUNCTION spread() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN UPDATE shop.account SET name = NEW.title, note = NEW.title WHERE id = 1; RETURN NULL; END$$;
+CREATE TRIGGER spread AFTER UPDATE ON plan FOR EACH ROW EXECUTE FUNCTION spread();
+SELECT sync.track('plan'), sync.create_stream('billing', 'plan') AS stream \gset
+SELECT sync.set_owner('plan', 'title', 'billing'), sync.set_owner('account', 'note', 'hub'), sync.set_owner('account', 'name', 'crm');
+SELECT applied, to_inbox FROM sync._apply_page(:stream, '[{"id": "p1", "ours": "1", "title": "b"}]');
+SELECT sqlstate, reason FROM sync.inbox WHERE system_id = sync._system_id('billing');
+SELECT sync.set_owner('account', 'name', 'crm', 'ignore');
+SELECT applied, to_inbox FROM sync._apply_page(:stream, '[{"id": "p1", "ours": "1", "title": "c"}]');
+SELECT name, note FROM account WHERE id = 1;
+SELECT sync.set_owner('account', 'name', 'billing');
+SELECT applied, to_inbox FROM sync._apply_page(:stream, '[{"id": "p1", "ours": "1", "title": "d"}]');
+SELECT name, note FROM account WHERE id = 1;
+DROP TRIGGER spread ON plan;
+
+--
 -- Personal data is erased, whoever owns it.
 --
 SELECT sync.set_owner('account', 'name', 'crm', 'ignore'), sync.set_owner('account', 'code', 'crm');
