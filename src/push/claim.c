@@ -302,6 +302,12 @@ prepare(SeDelivery *d)
 				   "the connector cannot push this object");
 		return false;
 	}
+	if (d->change == SE_DELETE && se_mask_hides_delete(d))
+	{
+		end_unsent(d, SE_END_IGNORED, "ignored", "not_owner",
+				   "the record is put back by the system that owns it");
+		return false;
+	}
 	if (d->change == SE_DELETE && !d->route->wants[SE_DELETE])
 	{
 		end_unsent(d, SE_END_IGNORED, "ignored", "not_wanted", "the route takes no deletes");

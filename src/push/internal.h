@@ -317,6 +317,8 @@ extern const SeRefs *se_context_refs(SeSystem *system);
 extern void se_mask_begin(void);
 extern void se_mask_load(SeDelivery **deliveries, int n);
 extern Jsonb *se_mask_body(const SeDelivery *delivery, Jsonb *body);
+/* Whether no system is to be told that the record was deleted here, because its owner puts it back. */
+extern bool se_mask_hides_delete(const SeDelivery *delivery);
 /* Tells open conflicts what the deliveries say our value is now; in the claim's transaction. */
 extern void se_mask_note(SeDelivery **deliveries, int n);
 

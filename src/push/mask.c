@@ -24,7 +24,7 @@ typedef struct Mask
 	int system_id;
 	char *record_id;
 	char *field;
-	Jsonb *theirs;
+	Jsonb *theirs; /* NULL: of the field '*', a delete */
 	TimestampTz since;
 } Mask;
 
@@ -73,13 +73,15 @@ se_mask_load(SeDelivery **deliveries, int n)
 		" AND c.record_id = ANY ($3)"
 		" UNION ALL SELECT 0, k.object_id, k.system_id, k.record_id, k.field, m.fields -> k.field,"
 		" k.at FROM sync.correction k JOIN sync.external_id x USING (object_id, record_id, system_id)"
-		" JOIN sync.mirror m USING (system_id, object_id, remote_id) WHERE m.fields ? k.field"
-		" AND k.system_id = ANY ($1) AND k.object_id = ANY ($2) AND k.record_id = ANY ($3)",
+		" JOIN sync.mirror m USING (system_id, object_id, remote_id)"
+		" WHERE k.object_id = ANY ($2) AND k.record_id = ANY ($3)"
+		" AND (k.field = '*' OR (m.fields ? k.field AND k.system_id = ANY ($1)))",
 		3, types, values, NULL, true, 0);
 	masks = palloc(sizeof(Mask) * Max(nmasks, 1));
 	for (int i = 0; i < nmasks; i++)
 	{
 		bool isnull;
+		Datum theirs;
 		Mask *m = &masks[i];
 
 		m->conflict_id = DatumGetInt64(se_spi_datum(i, 1, &isnull));
@@ -87,7 +89,8 @@ se_mask_load(SeDelivery **deliveries, int n)
 		m->system_id = DatumGetInt32(se_spi_datum(i, 3, &isnull));
 		m->record_id = se_spi_text(i, 4);
 		m->field = se_spi_text(i, 5);
-		m->theirs = se_obj_copy(DatumGetJsonbP(se_spi_datum(i, 6, &isnull)));
+		theirs = se_spi_datum(i, 6, &isnull);
+		m->theirs = isnull ? NULL : se_obj_copy(DatumGetJsonbP(theirs));
 		m->since = DatumGetTimestampTz(se_spi_datum(i, 7, &isnull));
 	}
 }
@@ -109,11 +112,27 @@ se_mask_body(const SeDelivery *d, Jsonb *body)
 {
 	for (int i = 0; body != NULL && i < nmasks; i++)
 	{
-		if (is_about(&masks[i], d) && se_obj_get(body, masks[i].field) != NULL &&
+		if (is_about(&masks[i], d) && masks[i].theirs != NULL &&
+			se_obj_get(body, masks[i].field) != NULL &&
 			!(d->frozen != NULL && d->first_claim_at != 0 && d->first_claim_at < masks[i].since))
 			body = with_member(body, masks[i].field, masks[i].theirs);
 	}
 	return body;
+}
+
+/* An app has deleted what a system owns; the record is read there and made anew here. */
+bool
+se_mask_hides_delete(const SeDelivery *d)
+{
+	for (int i = 0; i < nmasks; i++)
+	{
+		const Mask *m = &masks[i];
+
+		if (strcmp(m->field, "*") == 0 && m->object_id == d->event.object_id &&
+			strcmp(m->record_id, d->event.record_id) == 0)
+			return true;
+	}
+	return false;
 }
 
 /* Our side of a conflict is another value now; when it is theirs, there is no conflict any more. */

@@ -75,11 +75,7 @@ sub row
 sub own
 {
 	my ($field, $system, $violation) = @_;
-	my $owner = defined $system ? "(SELECT id FROM sync.system WHERE name = '$system')" : 'NULL';
-
-	$hub->sql("INSERT INTO sync.owner (object_id, field, system_id, on_violation)
-		SELECT o.id, '$field', $owner, '$violation' FROM sync.object o WHERE o.name = 'customer'
-		ON CONFLICT (object_id, field) DO UPDATE SET system_id = excluded.system_id, on_violation = excluded.on_violation");
+	$hub->sql("SELECT sync.set_owner('customer', '$field', '$system', '$violation', 'tested')");
 	return;
 }
 
@@ -129,6 +125,26 @@ change('crm', $crm[0], name => 'Renamed by its owner');
 pull('crm', 'erp');
 is(remote('erp', $erp[0])->{name}, 'Renamed by its owner', 'the owner may');
 sound('corrected');
+
+# ---- an application changes what a system owns: it is put back, and nobody there hears of it ----
+
+my $mine = record($crm[5]);
+$hub->sql("UPDATE app.customer SET name = 'Of the application', number = 'C-6b' WHERE id = '$mine'");
+$hub->poll_until("SELECT name = 'Customer 6' FROM app.customer WHERE id = '$mine'");
+$hub->wait_idle(60);
+is(row($crm[5], 'number'), 'C-6b', 'what nobody owns stays changed');
+is(remote('crm', $crm[5])->{number}, 'C-6b', 'and is sent');
+is(remote('crm', $crm[5])->{name} . '|' . remote('erp', $erp[5])->{name}, 'Customer 6|Customer 6', 'both systems say what the owner says');
+is(scalar(grep { ($_->{body} // '') =~ /Of the application/ } @{ $vendor{crm}->requests(limit => 5000) }), 0, 'the owner was not told otherwise');
+is($hub->value('SELECT count(*) FROM sync.correction'), 0, 'nothing is left to be put back');
+own('*', 'crm', 'correct');
+$hub->sql("DELETE FROM app.customer WHERE id = '$mine'");
+$hub->poll_until("SELECT EXISTS (SELECT FROM app.customer WHERE id = '$mine')");
+$hub->wait_idle(60);
+is(join('|', row($crm[5], 'name'), remote('crm', $crm[5])->{name}, remote('erp', $erp[5])->{name}), 'Customer 6|Customer 6|Customer 6',
+	'a record that was deleted against its owner is back, and was never gone elsewhere');
+$hub->sql("SELECT sync.drop_owner('customer', '*', 'tested')");
+sound('put back');
 
 # ---- two that insist ----
 
