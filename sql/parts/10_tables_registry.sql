@@ -121,6 +121,7 @@ CREATE TABLE sync.stream (
     schedule        text,
     state           text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'dropped')),
     since           timestamptz,
+    deciding_since  timestamptz,
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     created_by      name NOT NULL DEFAULT session_user
 );
@@ -129,6 +130,7 @@ CREATE INDEX stream_object_idx ON sync.stream (object_id);
 COMMENT ON TABLE sync.stream IS 'Objects that are pulled from systems';
 COMMENT ON COLUMN sync.stream.every IS 'Interval between polls by the worker; NULL when pg_cron or only request_pull() starts them';
 COMMENT ON COLUMN sync.stream.schedule IS 'pg_cron schedule, when one was given';
+COMMENT ON COLUMN sync.stream.deciding_since IS 'Since when remote records without a record of ours wait for sync.accept_matches(); NULL: they do not';
 COMMENT ON COLUMN sync.stream.since IS 'Instant from which the first poll reads; NULL for everything the system lists';
 
 CREATE TABLE sync.stream_cursor (

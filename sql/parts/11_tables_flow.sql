@@ -204,12 +204,15 @@ CREATE TABLE sync.inbox (
     attempts        integer NOT NULL DEFAULT 1,
     received_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     retry_at        timestamptz,
+    our_id          text,
+    remote_number   text,
     UNIQUE (system_id, object_id, remote_id)
 );
 CREATE INDEX inbox_wait_idx ON sync.inbox (system_id, wait_object_id, wait_remote_id);
 CREATE INDEX inbox_object_idx ON sync.inbox (object_id);
 COMMENT ON TABLE sync.inbox IS 'Inbound records that could not be applied, whole, with the reason; they block nobody';
 COMMENT ON COLUMN sync.inbox.item IS 'The newest state of the remote record as it came';
+COMMENT ON COLUMN sync.inbox.our_id IS 'Id of ours that the remote record carries';
 COMMENT ON COLUMN sync.inbox.wait_remote_id IS 'Remote id of the record whose arrival would release this one, when that is the reason';
 
 CREATE TABLE sync.api_call (

@@ -168,7 +168,7 @@ DECLARE
     found bigint;
 BEGIN
     SELECT * INTO o FROM sync.object t WHERE t.name = $2;
-    IF NOT (operation = 'set_owner' AND o.financial) THEN
+    IF NOT (operation = 'set_owner' AND o.financial OR operation = 'mass_delete') THEN
         RETURN NULL;
     END IF;
     SELECT a.id INTO found FROM sync.approval_request a
@@ -176,7 +176,7 @@ BEGIN
        AND a.record_id IS NOT DISTINCT FROM $3 AND a.call = $6;
     IF found IS NULL THEN
         INSERT INTO sync.approval_request (operation, object_id, record_id, amount, currency, policy, call, reason, expires_at)
-        VALUES ($1, o.id, $3, $4, $5, 'ownership of a financial object', $6, $7, clock_timestamp() + interval '7 days')
+        VALUES ($1, o.id, $3, $4, $5, CASE operation WHEN 'mass_delete' THEN 'many deletes at once' ELSE 'ownership of a financial object' END, $6, $7, clock_timestamp() + interval '7 days')
         RETURNING id INTO found;
         PERFORM sync._audit('approval.requested', $2, $3, NULL, jsonb_build_object('approval', found, 'operation', $1, 'call', $6), $7);
     END IF;

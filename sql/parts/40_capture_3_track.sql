@@ -128,6 +128,10 @@ BEGIN
         DELETE FROM sync.inbox WHERE object_id = old.id;
         DELETE FROM sync.mirror WHERE object_id = old.id;
         DELETE FROM sync.external_id WHERE object_id = old.id;
+        DELETE FROM sync.external_alias WHERE object_id = old.id;
+        DELETE FROM sync.match_candidate WHERE object_id = old.id;
+        DELETE FROM sync.held_delete WHERE object_id = old.id;
+        DELETE FROM sync.merge WHERE object_id = old.id;
         UPDATE sync.api_call SET object_id = NULL WHERE object_id = old.id;
         DELETE FROM sync.object WHERE id = old.id;
     ELSE

@@ -330,6 +330,9 @@ BEGIN
     DELETE FROM sync.correction k WHERE k.system_id = gone;
     DELETE FROM sync.mirror m WHERE m.system_id = gone;
     DELETE FROM sync.external_id x WHERE x.system_id = gone;
+    DELETE FROM sync.external_alias x WHERE x.system_id = gone;
+    DELETE FROM sync.match_candidate c WHERE c.system_id = gone;
+    DELETE FROM sync.held_delete h WHERE h.system_id = gone;
 END
 $$;
 COMMENT ON FUNCTION sync.forget_system(text) IS 'Deletes the bindings, mirror and inbox of a system without routes and streams, so that its server can be dropped';

@@ -240,6 +240,13 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Start is now, all, or an instant such as 2026-01-31 00:00+00.';
         END IF;
     END IF;
+    IF kind <> 'now' AND EXISTS (SELECT FROM sync.stream t WHERE t.system_id = the_system AND t.object_id = the_object
+                                                             AND t.state = 'active' AND t.deciding_since IS NOT NULL) THEN
+        RAISE EXCEPTION 'identity of object "%" in system "%" is not decided', object, system
+            USING ERRCODE = 'SE063',
+                  DETAIL = 'Records that the system holds already would be created a second time.',
+                  HINT = 'Look at sync.match_preview() and decide with sync.accept_matches(); or use start => ''now''.';
+    END IF;
     IF (o.financial OR coalesce((manifest ->> 'financial')::boolean, false))
        AND cutover_date IS NULL AND (kind = 'all' OR begin_at < clock_timestamp()) THEN
         RAISE EXCEPTION 'object "%" is financial: its past is not sent without a cut-over date', object
@@ -299,7 +306,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._pull(integer) IS 'Has the hub read a stream, given by id';
 
-CREATE FUNCTION sync.create_stream(system text, object text, schedule text DEFAULT NULL, since timestamptz DEFAULT NULL)
+CREATE FUNCTION sync.create_stream(system text, object text, schedule text DEFAULT NULL, since timestamptz DEFAULT NULL,
+                                   identity text DEFAULT 'match')
 RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -313,6 +321,11 @@ DECLARE
     made integer;
 BEGIN
     PERFORM sync._manifest_object(create_stream.system, create_stream.object, 'pull');
+    IF identity IS NULL OR identity NOT IN ('match', 'decide') THEN
+        RAISE EXCEPTION 'invalid identity "%"', identity
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'match: what no record of ours fits is created; decide: nothing is bound or created before sync.accept_matches().';
+    END IF;
     IF NOT isfinite(since) THEN
         RAISE EXCEPTION 'since must be finite'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out to read everything that the system lists.';
@@ -349,8 +362,8 @@ BEGIN
         END IF;
     END IF;
 
-    INSERT INTO sync.stream AS t (system_id, object_id, every, schedule, since)
-    VALUES (the_system, the_object, period, cron_line, create_stream.since)
+    INSERT INTO sync.stream AS t (system_id, object_id, every, schedule, since, deciding_since)
+    VALUES (the_system, the_object, period, cron_line, create_stream.since, CASE identity WHEN 'decide' THEN clock_timestamp() END)
     RETURNING t.id INTO made;
     INSERT INTO sync.stream_cursor (stream_id, incarnation, requested_at)
     VALUES (made, sync._incarnation(), CASE WHEN create_stream.schedule IS NOT NULL THEN clock_timestamp() END);
@@ -363,7 +376,7 @@ BEGIN
     RETURN made;
 END
 $$;
-COMMENT ON FUNCTION sync.create_stream(text, text, text, timestamptz) IS 'Pulls an object from a system, by interval, by pg_cron, or (without schedule) on request only; returns the stream''s id';
+COMMENT ON FUNCTION sync.create_stream(text, text, text, timestamptz, text) IS 'Pulls an object from a system, by interval, by pg_cron, or (without schedule) on request only; returns the stream''s id';
 
 CREATE FUNCTION sync.drop_stream(system text, object text)
 RETURNS void

@@ -22,6 +22,7 @@ SELECT i.id, y.name AS system, o.name AS object, i.remote_id,
        i.mapped ->> o.number_column::text AS record_number,
        x.record_id,
        CASE WHEN i.item = 'null' THEN 'reading'
+            WHEN i.sqlstate = 'SE063' THEN 'undecided'
             WHEN i.wait_remote_id IS NOT NULL THEN 'waiting'
             ELSE 'failed' END AS state,
        -- The server's detail shows the whole row.
@@ -36,7 +37,7 @@ SELECT i.id, y.name AS system, o.name AS object, i.remote_id,
   LEFT JOIN sync.object w ON w.id = i.wait_object_id
   LEFT JOIN sync.external_id x ON x.system_id = i.system_id AND x.object_id = i.object_id AND x.remote_id = i.remote_id;
 COMMENT ON VIEW sync.inbox_status IS 'Inbound records that could not be applied yet: why, what they wait for, when they are tried again';
-COMMENT ON COLUMN sync.inbox_status.state IS 'reading: will be read again by id; waiting: for another record; failed: tried again at retry_at, or after retry_inbox()';
+COMMENT ON COLUMN sync.inbox_status.state IS 'reading: will be read again by id; waiting: for another record; undecided: until sync.accept_matches(); failed: tried again at retry_at, or after retry_inbox()';
 
 CREATE FUNCTION sync.retry_inbox(id bigint DEFAULT NULL)
 RETURNS integer

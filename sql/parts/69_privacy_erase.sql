@@ -232,6 +232,20 @@ BEGIN
      WHERE c.object_id = e.object_id AND c.record_id = e.record_id AND (c.field IS NULL OR c.field = ANY (e.fields));
     GET DIAGNOSTICS n = ROW_COUNT;
     done := done || jsonb_build_object('conflict_entry', n);
+    -- Remote records of one that was merged into this one, the row that was merged, and what was in doubt.
+    UPDATE sync.mirror m SET fields = m.fields - e.fields, raw = NULL, mapping = NULL
+      FROM sync.external_alias x
+     WHERE x.object_id = e.object_id AND x.record_id = e.record_id
+       AND m.system_id = x.system_id AND m.object_id = x.object_id AND m.remote_id = x.remote_id
+       AND (m.fields ?| e.fields OR m.raw IS NOT NULL);
+    UPDATE sync.merge m SET loser_row = m.loser_row - e.fields
+     WHERE m.object_id = e.object_id AND (m.loser = e.record_id OR m.survivor = e.record_id) AND m.loser_row ?| e.fields;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    done := done || jsonb_build_object('merge', n);
+    UPDATE sync.conflict_entry c SET remote_value = NULL
+      FROM sync.external_id x
+     WHERE c.kind = 'match' AND c.object_id = e.object_id AND c.remote_value IS NOT NULL AND x.object_id = e.object_id
+       AND x.record_id = e.record_id AND c.system_id = x.system_id AND c.remote_id = x.remote_id;
     DELETE FROM sync.audit_salt a WHERE a.object_id = e.object_id AND a.record_id = e.record_id;
     GET DIAGNOSTICS n = ROW_COUNT;
     done := done || jsonb_build_object('audit_salt', n);

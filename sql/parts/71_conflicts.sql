@@ -302,7 +302,9 @@ BEGIN
             USING ERRCODE = 'undefined_object', HINT = 'View sync.conflict lists what is open.';
     ELSIF c.kind NOT IN ('field', 'violation', 'repeated', 'deleted') THEN
         RAISE EXCEPTION 'conflict % is not about a value', c.id
-            USING ERRCODE = 'SE062', DETAIL = c.message, HINT = 'Decide which records belong together; see doc/ownership.md.';
+            USING ERRCODE = 'SE062', DETAIL = c.message, HINT = CASE c.kind WHEN 'match' THEN 'Say which record it is with sync.decide_match().'
+                                                                 WHEN 'merged' THEN 'Merge the two with sync.merge_records(), or leave both with sync.keep_apart().'
+                                                                 ELSE 'See doc/identity.md.' END;
     ELSIF take <> 'hub' AND c.system_id IS NULL AND coalesce(c.field, 'lines') = 'lines' THEN
         RAISE EXCEPTION 'what the application wanted in conflict % cannot be done for it', c.id
             USING ERRCODE = 'SE062', DETAIL = c.message,

@@ -81,6 +81,19 @@ AS $$
       LEFT JOIN sync.external_id x ON x.system_id = m.system_id AND x.object_id = m.object_id AND x.remote_id = m.remote_id
      WHERE NOT m.deleted AND m.record_id IS NOT NULL AND m.record_id IS DISTINCT FROM x.record_id
     UNION ALL
+    SELECT 'bound_once', format('%s %s of system %s is bound to record %s and an alias of record %s', o.name, a.remote_id, y.name, x.record_id, a.record_id)
+      FROM sync.external_alias a
+      JOIN sync.external_id x ON x.system_id = a.system_id AND x.object_id = a.object_id AND x.remote_id = a.remote_id
+      JOIN sync.object o ON o.id = a.object_id
+      JOIN sync.system y ON y.id = a.system_id
+    UNION ALL
+    -- What a push in flight brought is moved by the hub within ten minutes.
+    SELECT 'merged_is_unbound', format('%s %s was merged into %s and is bound to %s', o.name, m.loser, m.survivor, x.remote_id)
+      FROM sync.merge m
+      JOIN sync.external_id x ON x.object_id = m.object_id AND x.record_id = m.loser AND x.bound_at < clock_timestamp() - interval '30 min'
+      JOIN sync.object o ON o.id = m.object_id
+     WHERE m.undone_at IS NULL AND m.merged_at < clock_timestamp() - interval '30 min'
+    UNION ALL
     SELECT 'bound_once', format('%s %s of system %s is mirrored under %s remote records', o.name, m.record_id, y.name, count(*))
       FROM sync.mirror m
       JOIN sync.object o ON o.id = m.object_id

@@ -38,18 +38,22 @@ BEGIN
                 '_system_id', '_object_id', '_manifest_object', '_manifest', '_system_options', '_condition_check',
                 '_condition_sql', '_check_expression', '_first_checkpoint', '_route_id', '_pending_id', '_record_number', '_sees_all',
                 '_preview_push', '_preview_pull', '_preview_targets', '_preview_with', '_differences', '_connector_id', '_current_connector',
+                'accept_matches', 'decide_match', 'keep_apart', 'match_preview', 'merge_records', 'set_delete_policy', 'set_match_rule', 'set_merge_policy',
+                'start_matching', 'undo_merge', 'normal_country', 'normal_email', 'normal_name', 'normal_tax_number',
                 '_condition_type', '_connector_names', '_queued', '_partitions', '_hub_slots', '_incarnation']),
             ('sync_operator', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 
                 'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull', 'wait_for', 'wait_idle',
                 'remote_id', 'find', 'health', 'hub_status', 'check_invariants', '_pending_id', '_record_number', '_sees_all',
                 'manifest_preview', 'event_schema', '_preview_push', '_preview_pull', '_preview_targets', '_preview_with', '_differences',
                 '_connector_id', '_current_connector', '_object_id',
+                'accept_matches', 'decide_match', 'keep_apart', 'match_preview', 'merge_records', 'start_matching', 'undo_merge',
                 '_hub_slots', '_queued', '_system_options', '_manifest']),
             ('sync_approver', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'find', '_record_number', '_sees_all']),
             ('sync_auditor', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'find', 'health', 'hub_status', 'check_invariants', 'remote_id', '_record_number', '_sees_all',
                 '_hub_slots', '_queued']),
             ('sync_analyst', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'find', 'remote_id', '_record_number', '_sees_all']),
-            ('sync_app', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'wait_for', 'remote_id', '_record_number', '_sees_all']),
+            ('sync_app', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'wait_for', 'remote_id', '_record_number', '_sees_all',
+                'normal_country', 'normal_email', 'normal_name', 'normal_tax_number']),
             -- conflicts
             ('sync_admin', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
             ('sync_operator', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
@@ -59,7 +63,9 @@ BEGIN
             ('sync_worker', ARRAY[
                 '_incarnation', '_identity', '_condition_sql', '_condition_type', '_check_expression', '_system_options', '_system_secrets', '_manifest',
                 '_manifest_object', '_connector_names', '_release_behind', '_open_claim', '_queued', '_record_number', '_sees_all', '_partitions',
-                '_library_version', '_preloaded', '_change', '_wake', '_object_id', '_drift', '_audit', '_upkeep_personal'])) g (role, functions)
+                '_library_version', '_preloaded', '_change', '_wake', '_object_id', '_drift', '_audit', '_upkeep_personal',
+                '_match', '_match_ambiguous', '_match_settled', '_is_deciding', '_identity_hold', '_alias_gone', '_follow_merge', '_sweep_merges',
+                '_guard_deletes', '_held_alive', '_hold_deletes', '_too_many_deletes'])) g (role, functions)
     LOOP
         FOREACH function_name IN ARRAY grantee.functions LOOP
             signature := NULL;
@@ -88,7 +94,7 @@ BEGIN
         SELECT * FROM (VALUES
             ('outbox', '{body,old}'::name[]), ('pending', '{body,old,frozen,message}'), ('claim', '{request,target}'),
             ('outcome', '{response,message}'), ('mirror', '{fields,raw}'), ('inbox', '{item,mapped,reason}'),
-            ('conflict_entry', '{hub_value,remote_value,taken_value,message}'), ('drift_entry', '{got}')) b (name, hidden)
+            ('conflict_entry', '{hub_value,remote_value,taken_value,message}'), ('drift_entry', '{got}'), ('merge', '{loser_row}')) b (name, hidden)
     LOOP
         SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) INTO columns
           FROM pg_catalog.pg_attribute a

@@ -371,11 +371,12 @@ typedef struct SeMapped
 	char *version;
 	bool has_version_at;
 	TimestampTz version_at;
-	bool deleted;  /* then fields and lines are NULL */
-	char *our_id;  /* our record id inside the remote record, or NULL */
-	Jsonb *fields; /* canonical column → value; JSON null clears */
-	Jsonb *lines;  /* array of such objects, or NULL when the object has no lines */
-	bool settled;  /* the same record will always be mapped to the same */
+	bool deleted;	   /* then fields and lines are NULL */
+	char *our_id;	   /* our record id inside the remote record, or NULL */
+	char *merged_into; /* remote id of the record that it was merged into there, or NULL */
+	Jsonb *fields;	   /* canonical column → value; JSON null clears */
+	Jsonb *lines;	   /* array of such objects, or NULL when the object has no lines */
+	bool settled;	   /* the same record will always be mapped to the same */
 	char *wait_object;
 	char *wait_remote_id;
 	char *wait_by;	 /* NULL: wait_remote_id is a remote id; else a value of that column */

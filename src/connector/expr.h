@@ -130,6 +130,7 @@ typedef struct SeRecordSpec
 	SeExpr *version;
 	SeExpr *version_at;
 	SeExpr *our_id;
+	SeExpr *merged_into;
 	JsonPath *deleted;
 	JsonPath *skip;
 	List *fields;	 /* SeNamedExpr * */

@@ -80,6 +80,7 @@ compile_record(SeCompiler *c, const char *at, JsonbValue *node, JsonbValue *pull
 	r->version = se_compile_expr_of(c, record_at, node, "version");
 	r->version_at = se_compile_expr_of(c, record_at, node, "version_at");
 	r->our_id = se_compile_expr_of(c, record_at, node, "our_id");
+	r->merged_into = se_compile_expr_of(c, record_at, node, "merged_into");
 	r->deleted = se_compile_path_of(c, record_at, node, "deleted");
 	r->skip = se_compile_path_of(c, record_at, node, "skip");
 	r->fields = se_compile_named(c, se_pointer(at, "fields"), jv_get(pull, "fields"));

@@ -88,6 +88,7 @@ map_record(SeEval *ev, const SePull *pull, SeMapped *out)
 	if (spec->version_at)
 		out->has_version_at = se_eval_time(ev, spec->version_at, &out->version_at);
 	out->our_id = se_eval_text(ev, spec->our_id);
+	out->merged_into = se_eval_text(ev, spec->merged_into);
 	out->deleted = spec->deleted && se_eval_predicate(ev, spec->deleted);
 	if (out->deleted || ev->status != SE_RENDER_OK)
 		return;

@@ -355,6 +355,7 @@ se_mapped_json(const SeMapped *r)
 	if (r->deleted)
 		jv_push_member(&state, "deleted", jv_bool(true));
 	add_text(&state, "our_id", r->our_id);
+	add_text(&state, "merged_into", r->merged_into);
 	add_jsonb(&state, "fields", r->fields);
 	add_jsonb(&state, "lines", r->lines);
 	add_text(&state, "wait_object", r->wait_object);

@@ -26,6 +26,7 @@ int se_max_databases = 16;
 int se_max_in_flight = 256;
 int se_max_queue = 5000;
 int se_max_response = 16384;
+int se_merge_retention = 30 * 24 * 60;
 int se_outbox_retention = 7 * 24 * 3600;
 int se_poll_interval = 5000;
 char *se_reason = NULL;
@@ -94,6 +95,9 @@ se_guc_init(bool preloading)
 			   1000000, PGC_SIGHUP, 0);
 	define_int("sync_ext.max_response", "Largest response that is read.", NULL, &se_max_response,
 			   16384, 1, 1024 * 1024, PGC_SIGHUP, GUC_UNIT_KB);
+	define_int("sync_ext.merge_retention", "How long a merge of records can be undone.",
+			   "Counts from the merge; what was merged before a change keeps its own limit.",
+			   &se_merge_retention, 30 * 24 * 60, 60, INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN);
 	DefineCustomBoolVariable("sync_ext.notify_outcomes",
 							 "Whether final outcomes are sent to the channel sync_outcome.", NULL,
 							 &se_notify_outcomes, true, PGC_SIGHUP, 0, NULL, NULL, NULL);

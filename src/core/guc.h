@@ -19,6 +19,7 @@ extern int se_max_databases;	   /* slots for databases in shared memory (postmas
 extern int se_max_in_flight;	   /* requests in flight of one hub process */
 extern int se_max_queue;		   /* deliveries one system may hold in memory */
 extern int se_max_response;		   /* kB of a response that are read */
+extern int se_merge_retention;	   /* min that a merge of records can be undone */
 extern bool se_notify_outcomes;	   /* NOTIFY sync_outcome on final outcomes */
 extern int se_outbox_retention;	   /* s that delivered events are kept */
 extern int se_poll_interval;	   /* ms between polls when no commit wakes the hub */

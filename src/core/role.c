@@ -7,6 +7,7 @@
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
+#include "commands/trigger.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/syscache.h"
@@ -68,6 +69,18 @@ se_role_restore(const SeRole *saved)
 	disarm();
 	AtEOXact_GUC(false, saved->guc_level);
 	SetUserIdAndSecContext(saved->user, saved->context);
+}
+
+void
+se_role_fire_deferred(void)
+{
+	ConstraintsSetStmt *immediate = makeNode(ConstraintsSetStmt);
+	SeRole saved;
+
+	GetUserIdAndSecContext(&saved.user, &saved.context);
+	SetUserIdAndSecContext(GetOuterUserId(), saved.context);
+	AfterTriggerSetState(immediate);
+	SetUserIdAndSecContext(saved.user, saved.context);
 }
 
 Oid

@@ -32,4 +32,11 @@ extern Oid se_function_owner(Oid function);
 /* Owner of a relation. */
 extern Oid se_relation_owner(Oid relation);
 
+/*
+ * Fires what the session has put off until its commit, with the rights of whoever acts in it, and checks
+ * constraints at once from then on. A SECURITY DEFINER function that is going to do the latter calls
+ * this first: else triggers of the caller's own tables would run with the definer's rights.
+ */
+extern void se_role_fire_deferred(void);
+
 #endif

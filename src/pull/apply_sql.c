@@ -210,6 +210,7 @@ se_apply_page(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	desc = BlessTupleDesc(desc);
 	records = records_arg(PG_GETARG_JSONB_P(1));
+	se_role_fire_deferred();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	read_stream_target(PG_GETARG_INT32(0), &target);

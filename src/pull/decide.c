@@ -353,12 +353,42 @@ decide_live(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight
 	}
 }
 
+/*
+ * The remote record of a record that was merged away, while the survivor is bound to another one. What
+ * is done to it there changes nothing of ours; that it exists, and how it stands, is known.
+ */
+static void
+decide_alias(SeItem *item)
+{
+	item->record_id = NULL;
+	item->set_columns = NIL;
+	item->set_lines = false;
+	if (item->deleted)
+		item->fate = item->in_mirror && !item->mirror_deleted ? SE_FATE_DELETE : SE_FATE_NOTHING;
+	else if (item->record == NULL || item->map.status != SE_MAP_OK || is_older(item) ||
+			 (item->same_raw && same_version(item) && !item->mirror_deleted))
+		item->fate = SE_FATE_NOTHING;
+	else
+		item->fate = SE_FATE_MIRROR;
+}
+
 void
 se_decide(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight)
 {
 	item->sqlstate = item->reason = item->wait_remote_id = NULL;
 	item->outdated = false;
 	item->wait_object_id = 0;
+	if (item->alias != NULL)
+	{
+		decide_alias(item);
+		return;
+	}
+	if (item->map.merged_into != NULL && item->map.merged_into[0] != '\0')
+	{
+		/* No delete, and nothing to create: se_follow_merges() */
+		item->fate = SE_FATE_NOTHING;
+		return;
+	}
 	if (item->deleted)
 	{
 		decide_deleted(target, table, item, in_flight);

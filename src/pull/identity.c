@@ -1,8 +1,9 @@
 /*
  * identity.c: which canonical record is a remote record that is not bound yet?
  *
- * First the id of ours that it carries, then each alternative of the manifest's `match`, then the
- * manifest's `on_missing`. A record is only taken when exactly one unbound one fits.
+ * First what a person decided, then the id of ours that it carries, then the declared rules or, where
+ * there are none, each alternative of the manifest's `match`, then the manifest's `on_missing`. A
+ * record is only taken when exactly one unbound one fits.
  */
 #include "postgres.h"
 
@@ -19,14 +20,8 @@
 #include "utils/uuid.h"
 
 #include "core/spi.h"
+#include "pull/identity.h"
 #include "pull/internal.h"
-
-typedef struct SeCandidate
-{
-	SeItem *item;
-	char *record_id;
-	bool taken; /* bound in this system already, or by an item before it */
-} SeCandidate;
 
 /* Could the text be a key of this table? Asking the table with one that cannot would raise. */
 static bool
@@ -133,9 +128,8 @@ has_all(const SeItem *item, List *columns)
 	return true;
 }
 
-/* Rows of the answer (n, record id) → candidates. */
-static List *
-take_candidates(List *items, uint64 rows)
+List *
+se_take_candidates(List *items, uint64 rows)
 {
 	List *candidates = NIL;
 	ListCell *lc;
@@ -145,8 +139,11 @@ take_candidates(List *items, uint64 rows)
 	for (uint64 i = 0; i < rows; i++)
 	{
 		bool isnull;
-		SeCandidate *candidate = palloc0(sizeof(SeCandidate));
+		SeCandidate *candidate;
 
+		if (SPI_tuptable->tupdesc->natts > 2 && !DatumGetBool(se_spi_datum(i, 3, &isnull)))
+			continue;
+		candidate = palloc0(sizeof(SeCandidate));
 		candidate->item = list_nth(items, DatumGetInt32(se_spi_datum(i, 1, &isnull)) - 1);
 		candidate->record_id = se_spi_text(i, 2);
 		candidate->item->candidates = lappend(candidate->item->candidates, candidate);
@@ -180,16 +177,16 @@ mark_bound(const SeTarget *target, List *candidates)
 	PopActiveSnapshot();
 }
 
-static void
-refuse(SeItem *item, const char *sqlstate, char *reason)
+void
+se_refuse(SeItem *item, const char *sqlstate, char *reason)
 {
 	item->fate = SE_FATE_INBOX;
 	item->sqlstate = sqlstate != NULL ? pstrdup(sqlstate) : NULL;
 	item->reason = reason;
 }
 
-static void
-bind_to(SeItem *item, char *record_id)
+void
+se_bind_to(SeItem *item, char *record_id)
 {
 	item->record_id = record_id;
 	item->binds = true;
@@ -254,9 +251,8 @@ claimed_so_far(SeItem **items, int n)
 	return claimed;
 }
 
-/* Binds every item that has exactly one free candidate. */
-static void
-settle(const SeTarget *target, List *open, List *candidates, SeItem **items, int n, bool by_id)
+void
+se_settle(const SeTarget *target, List *open, List *candidates, SeItem **items, int n, bool by_id)
 {
 	HTAB *claimed = claimed_so_far(items, n);
 	ListCell *lc;
@@ -284,20 +280,24 @@ settle(const SeTarget *target, List *open, List *candidates, SeItem **items, int
 		}
 		if (unbound == 1)
 		{
-			bind_to(item, only->record_id);
+			se_bind_to(item, only->record_id);
 			claim(claimed, only->record_id);
 		}
 		else if (unbound > 1)
-			refuse(item, NULL, psprintf("several match: %d records could be this one", unbound));
+		{
+			item->several = true;
+			se_refuse(item, SE_MATCH_SEVERAL,
+					  psprintf("several match: %d records could be this one", unbound));
+		}
 		else if (taken && by_id)
-			refuse(item, "23505",
-				   psprintf("carries our id %s, which is bound to another remote record",
-							item->map.our_id));
+			se_refuse(item, "23505",
+					  psprintf("carries our id %s, which is bound to another remote record",
+							   item->map.our_id));
 	}
 }
 
-static List *
-open_items(SeItem **items, int n)
+List *
+se_open_items(SeItem **items, int n)
 {
 	List *open = NIL;
 
@@ -319,7 +319,7 @@ identify_by_our_id(const SeTarget *target, SeTable *table, SeItem **items, int n
 	ListCell *lc;
 	uint64 rows;
 
-	foreach (lc, open_items(items, n))
+	foreach (lc, se_open_items(items, n))
 	{
 		if (fits_key(table, ((SeItem *) lfirst(lc))->map.our_id))
 			open = lappend(open, lfirst(lc));
@@ -343,7 +343,7 @@ identify_by_our_id(const SeTarget *target, SeTable *table, SeItem **items, int n
 	appendStringInfo(&sql, ") JOIN %s t ON t.%s = item.__k1", table->quoted,
 					 table->keys[0]->quoted);
 	rows = se_execute_as_owner(table, sql.data, 1, &arg, true);
-	settle(target, open, take_candidates(open, rows), items, n, true);
+	se_settle(target, open, se_take_candidates(open, rows), items, n, true);
 }
 
 static void
@@ -376,7 +376,7 @@ identify_by_columns(const SeTarget *target, SeTable *table, SeItem **items, int 
 	ListCell *lc;
 	uint64 rows;
 
-	foreach (lc, open_items(items, n))
+	foreach (lc, se_open_items(items, n))
 	{
 		if (has_all(lfirst(lc), columns))
 			open = lappend(open, lfirst(lc));
@@ -396,6 +396,12 @@ identify_by_columns(const SeTarget *target, SeTable *table, SeItem **items, int 
 	initStringInfo(&on);
 	appendStringInfoString(&sql, "SELECT item.__n, ");
 	se_append_record_id(&sql, table, "t");
+	/*
+	 * A row that was merged into another is told, and left out by us: as a condition it changes the
+	 * plan, which is made while the table is empty and kept.
+	 */
+	if (se_table_column(table, SE_MERGED_INTO, strlen(SE_MERGED_INTO)) != NULL)
+		appendStringInfoString(&sql, ", t." SE_MERGED_INTO " IS NULL");
 	appendStringInfoString(&sql, " FROM jsonb_to_recordset($1) item (__n int");
 	foreach (lc, columns)
 	{
@@ -412,7 +418,7 @@ identify_by_columns(const SeTarget *target, SeTable *table, SeItem **items, int 
 	}
 	appendStringInfo(&sql, ") JOIN %s t ON %s", table->quoted, on.data);
 	rows = se_execute_as_owner(table, sql.data, 1, &arg, indexed);
-	settle(target, open, take_candidates(open, rows), items, n, false);
+	se_settle(target, open, se_take_candidates(open, rows), items, n, false);
 }
 
 /* Several columns: the record id is their texts as an array, if the record says all of them. */
@@ -453,11 +459,36 @@ key_for_new(const SeTable *table, const SeItem *item)
 
 		return fits_key(table, key) ? as_key(table, key) : key;
 	}
-	if (fits_key(table, item->map.our_id))
+	/* Of a record that is none of ours, so a person said, the id that it carries is another's. */
+	if (!item->decided_new && fits_key(table, item->map.our_id))
 		return as_key(table, item->map.our_id);
 	return table->keys[0]->typid == UUIDOID && !field_value(item, table->keys[0]->name, &value)
 			   ? new_uuid()
 			   : NULL;
+}
+
+static void
+create_new(const SeTable *table, SeItem *item)
+{
+	se_bind_to(item, key_for_new(table, item));
+	item->is_new = true;
+}
+
+static void
+handle_missing(const SeTarget *target, SeTable *table, SeItem *item)
+{
+	switch (target->pull->on_missing)
+	{
+		case SE_MISSING_INSERT:
+			create_new(table, item);
+			break;
+		case SE_MISSING_IGNORE:
+			item->fate = SE_FATE_NOTHING;
+			break;
+		case SE_MISSING_INBOX:
+			se_refuse(item, NULL, pstrdup("no record of ours matches"));
+			break;
+	}
 }
 
 void
@@ -465,25 +496,22 @@ se_identify(const SeTarget *target, SeTable *table, SeItem **items, int n)
 {
 	ListCell *lc;
 
-	identify_by_our_id(target, table, items, n);
-	foreach (lc, target->pull->match)
-		identify_by_columns(target, table, items, n, lfirst(lc));
-	foreach (lc, open_items(items, n))
+	if (se_open_items(items, n) == NIL)
+		return;
+	se_identify_decided(target, items, n);
+	foreach (lc, se_open_items(items, n))
 	{
-		SeItem *item = lfirst(lc);
-
-		switch (target->pull->on_missing)
-		{
-			case SE_MISSING_INSERT:
-				bind_to(item, key_for_new(table, item));
-				item->is_new = true;
-				break;
-			case SE_MISSING_IGNORE:
-				item->fate = SE_FATE_NOTHING;
-				break;
-			case SE_MISSING_INBOX:
-				refuse(item, NULL, pstrdup("no record of ours matches"));
-				break;
-		}
+		if (((SeItem *) lfirst(lc))->decided_new)
+			create_new(table, lfirst(lc));
 	}
+	if (se_refuse_undecided(target, items, n))
+		return;
+	identify_by_our_id(target, table, items, n);
+	if (!se_identify_by_rules(target, items, n))
+	{
+		foreach (lc, target->pull->match)
+			identify_by_columns(target, table, items, n, lfirst(lc));
+	}
+	foreach (lc, se_open_items(items, n))
+		handle_missing(target, table, lfirst(lc));
 }

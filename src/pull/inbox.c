@@ -3,7 +3,7 @@
  *
  * A row with an item is mapped and applied again when it is due: when what it waits for became
  * bound, when somebody asks for it, or after a while. A row whose item is JSON null asks for the
- * record to be read by id. Either ends like an item of a page does; the row goes when the item is
+ * record to be read by id; JSON false says that it is gone. Either ends like an item of a page does; the row goes when the item is
  * applied, and is put off when it is not.
  */
 #include "postgres.h"
@@ -373,13 +373,15 @@ apply_stored(SeDue *due, int from, int to)
 	int nrenamed = 0;
 	SeTarget target;
 	SePageResult result;
+	JsonbValue gone;
 	int n = 0;
 
 	for (int i = from; i < to; i++)
 	{
 		if (due[i].item == NULL)
 			continue;
-		items[n].record = due[i].item;
+		items[n].deleted = JsonbExtractScalar(&due[i].item->root, &gone);
+		items[n].record = items[n].deleted ? NULL : due[i].item;
 		/* the mapping may know an id by now */
 		items[n].remote_id = due[i].remote_id[0] == '(' ? NULL : due[i].remote_id;
 		items[n].stored = true;

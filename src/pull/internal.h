@@ -7,7 +7,8 @@
  *	 refs.c		remote ids → our records, for a whole page at once
  *	 table.c	the canonical table behind an object, from the catalog
  *	 write.c	statements on that table, run as its owner; write_sql.c makes their text
- *	 identity.c	which canonical record an unknown remote record is
+ *	 identity.c	which canonical record an unknown remote record is; identity_rules.c by declared rules
+ *	 deletes.c	what a delete means, and when deletes are too many
  *	 known.c	what is known of items before a page
  *	 state.c	external ids, mirror and inbox, set-wise
  *	 rows.c		their rows, past the executor
@@ -128,6 +129,8 @@ typedef struct SeItem
 	char *bound; /* record id in external_id */
 	char *bound_number;
 	char *bound_version;
+	char *
+		alias; /* the record that its own was merged into, while another remote record is bound to that */
 	Jsonb *mirror_fields;
 	Jsonb *mirror_agreed;	 /* what was agreed, of fields where that is not what they say; NULL */
 	Jsonb *mirror_corrected; /* when fields were corrected of late; NULL */
@@ -142,6 +145,8 @@ typedef struct SeItem
 	bool dropped;  /* a newer item of the same page stands for it */
 	char *record_id;
 	List *candidates; /* scratch of identity.c */
+	bool several;	  /* more than one of ours could be it */
+	bool decided_new; /* a person said that it is none of ours */
 	bool is_new;
 	bool binds;
 	bool applied;
@@ -287,6 +292,14 @@ extern int se_pull_object_id(const char *object); /* 0: none of that name */
 
 /* ---- identity.c ---- */
 extern void se_identify(const SeTarget *target, SeTable *table, SeItem **items, int n);
+
+/* ---- deletes.c ---- */
+/* The object's policy in place of the manifest's on_delete. */
+extern void se_deletes_policy(SeTarget *target);
+/* Deletes that are too many at once become SE_FATE_NOTHING and wait for approval. */
+extern void se_deletes_guard(const SeTarget *target, SeItem **items, int n);
+extern void se_deletes_alive(const SeTarget *target, SeItem **items, int n);
+extern bool se_deletes_hold(const SeTarget *target, SeItem **items, int n);
 
 /* ---- write_sql.c, write.c ---- */
 

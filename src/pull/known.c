@@ -44,7 +44,8 @@ enum
 	EXTERNAL_RECORD_ID = 3,
 	EXTERNAL_NUMBER = 5,
 	EXTERNAL_VERSION,
-	INBOX_ITEM = 5
+	INBOX_ITEM = 5,
+	ALIAS_RECORD_ID = 4
 };
 
 static TimestampTz
@@ -90,6 +91,13 @@ take_binding(SeItem *item, SeLookup *row)
 	item->bound = se_lookup_text(row, EXTERNAL_RECORD_ID);
 	item->bound_number = se_lookup_text(row, EXTERNAL_NUMBER);
 	item->bound_version = se_lookup_text(row, EXTERNAL_VERSION);
+}
+
+static void
+take_alias(SeItem *item, SeLookup *row)
+{
+	if (item->bound == NULL)
+		item->alias = se_lookup_text(row, ALIAS_RECORD_ID);
 }
 
 static void
@@ -158,6 +166,7 @@ se_state_read(const SeTarget *target, SeItem **items, int n)
 	}
 	find_rows("external_id", "external_id_system_id_object_id_remote_id_key", target, rest, nrest,
 			  take_binding);
+	find_rows("external_alias", "external_alias_pkey", target, rest, nrest, take_alias);
 }
 
 static void

@@ -29,6 +29,7 @@
 
 #include "capture/events.h"
 #include "core/crash.h"
+#include "pull/identity.h"
 #include "pull/internal.h"
 #include "push/push.h"
 
@@ -141,7 +142,7 @@ apply_once(const SeTarget *target, SeTable *table, SeItem **items, int n)
 		/* an earlier try in a larger set may have got this far */
 		item->fate = item->deleted ? SE_FATE_DELETE : SE_FATE_APPLY;
 		item->record_id = item->bound;
-		item->binds = item->applied = false;
+		item->binds = item->applied = item->several = item->decided_new = false;
 		if (item->bound == NULL)
 			item->is_new = false;
 	}
@@ -294,8 +295,10 @@ apply_round(const SeTarget *target, SeTable *table, SeItem **items, int n)
 	int bound = 0;
 
 	for (int i = 0; i < n; i++)
-	{
 		se_decide(target, table, items[i], push_may_act(target, items[i]));
+	se_deletes_guard(target, items, n);
+	for (int i = 0; i < n; i++)
+	{
 		if (items[i]->fate == SE_FATE_APPLY || items[i]->fate == SE_FATE_DELETE)
 			work[nwork++] = items[i];
 	}
@@ -387,7 +390,7 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 				break;
 			case SE_FATE_MIRROR:
 				mirrored[nmirrored++] = item;
-				if (is_renamed(item))
+				if (item->alias == NULL && is_renamed(item))
 					rebound[nrebound++] = item;
 				result->mirrored++;
 				break;
@@ -424,8 +427,10 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 	}
 	se_state_seen(target, seen, nseen);
 	se_state_inbox_clear(target, cleared, ncleared);
+	se_match_settled(target, cleared, ncleared);
 	se_state_inbox_put(target, kept, nkept);
 	se_drift_note(target, kept, nkept);
+	se_match_note(target, kept, nkept);
 	se_findings_write(target, items, n);
 	if (result->read_again > 0)
 		se_inbox_wake();
@@ -527,6 +532,7 @@ se_page_apply(SeTarget *target, SeItem *all, int n, bool full, SePageResult *res
 	se_rules_forget();
 	se_write_lock_wait(LOCK_WAIT_MS);
 	target->mapping = mapping_of(target);
+	se_deletes_policy(target);
 	read_and_map(target, all, n);
 	for (int i = 0; i < n; i++)
 	{
@@ -541,7 +547,9 @@ se_page_apply(SeTarget *target, SeItem *all, int n, bool full, SePageResult *res
 	}
 	se_merge_overridden(target, items, nlive);
 	apply_rounds(target, items, nlive);
+	se_follow_merges(target, items, nlive);
 	SE_CRASH_POINT("pull_applied");
 	record_page(target, items, nlive, full, result);
+	se_deletes_alive(target, items, nlive);
 	wake_others(target, items, nlive, result);
 }

@@ -111,8 +111,9 @@ keys_array(List *refs)
 	return PointerGetDatum(construct_array(values, n, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
+/* `column` is the place of the record id in the table. */
 static void
-look_up_remote_ids(SeRefCache *cache, List *refs)
+look_up_in(SeRefCache *cache, List *refs, const char *table, const char *index, int column)
 {
 	MemoryContext old = MemoryContextSwitchTo(cache->cxt);
 	const char *object = NULL;
@@ -121,22 +122,33 @@ look_up_remote_ids(SeRefCache *cache, List *refs)
 	ListCell *lc;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	se_lookup_open(&bindings, "external_id", "external_id_system_id_object_id_remote_id_key", 3);
+	se_lookup_open(&bindings, table, index, 3);
 	foreach (lc, refs)
 	{
 		SeRef *ref = lfirst(lc);
 		Datum keys[] = {Int32GetDatum(cache->system_id), 0, CStringGetTextDatum(ref->key)};
 
+		if (ref->record_id != NULL)
+			continue;
 		if (object == NULL || strcmp(object, ref->object) != 0)
 			object_id = se_pull_object_id(ref->object);
 		object = ref->object;
 		keys[1] = Int32GetDatum(object_id);
 		if (se_lookup_find(&bindings, keys))
-			ref->record_id = se_lookup_text(&bindings, 3);
+			ref->record_id = se_lookup_text(&bindings, column);
 	}
 	se_lookup_close(&bindings);
 	PopActiveSnapshot();
 	MemoryContextSwitchTo(old);
+}
+
+static void
+look_up_remote_ids(SeRefCache *cache, List *refs)
+{
+	look_up_in(cache, refs, "external_id", "external_id_system_id_object_id_remote_id_key", 3);
+	/* What refers to the remote record of one that was merged away means the survivor. */
+	if (!se_rows_none("external_alias"))
+		look_up_in(cache, refs, "external_alias", "external_alias_pkey", 4);
 }
 
 /* By value of a canonical column: asked of the object's table, with its owner's rights. */
@@ -262,6 +274,7 @@ map_one(const SeTarget *target, const SeRefs *refs, MemoryContext scratch, SeIte
 	map->remote_number = text_copy(map->remote_number);
 	map->version = text_copy(map->version);
 	map->our_id = text_copy(map->our_id);
+	map->merged_into = text_copy(map->merged_into);
 	map->fields = json_copy(map->fields);
 	map->lines = json_copy(map->lines);
 	map->wait_object = text_copy(map->wait_object);

@@ -357,7 +357,7 @@ state_as_of(const SeTarget *target, const SeItem *item)
 
 /*
  * Keeps items with their reason. JSON null as the item says 'read it by id'; such a row is due at
- * once. Others are looked at again by themselves after 1 min, 2 min, … 64 min (seconds, where an app
+ * once. JSON false says that the record is gone, which could not be followed. Others are looked at again by themselves after 1 min, 2 min, … 64 min (seconds, where an app
  * only had the row locked), give or take a quarter: what was wrong may have been put right without
  * anybody telling us.
  */
@@ -366,13 +366,16 @@ se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
 {
 	static SPIPlanPtr plan = NULL;
 	Oid types[] = {INT4OID,		 INT4OID,	   TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID,
-				   TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID,	TIMESTAMPTZARRAYOID};
-	Datum values[10];
-	SeArg columns[8];
-	const Oid column_types[] = {TEXTOID, JSONBOID, JSONBOID, TEXTOID,
-								TEXTOID, INT4OID,  TEXTOID,	 TIMESTAMPTZOID};
+				   TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID,	TIMESTAMPTZARRAYOID,
+				   TEXTARRAYOID, TEXTARRAYOID};
+	Datum values[12];
+	SeArg columns[10];
+	const Oid column_types[] = {TEXTOID, JSONBOID, JSONBOID,	   TEXTOID, TEXTOID,
+								INT4OID, TEXTOID,  TIMESTAMPTZOID, TEXTOID, TEXTOID};
 	JsonbValue null = {.type = jbvNull};
+	JsonbValue gone = {.type = jbvBool};
 	Jsonb *json_null = JsonbValueToJsonb(&null);
+	Jsonb *json_gone = JsonbValueToJsonb(&gone);
 
 	if (n == 0)
 		return;
@@ -381,11 +384,12 @@ se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
 	for (int i = 0; i < n; i++)
 	{
 		SeItem *item = items[i];
-		bool read_again = item->fate == SE_FATE_READ_AGAIN || item->record == NULL;
-		bool mapped = !read_again && item->map.fields != NULL;
+		bool is_gone = item->fate == SE_FATE_INBOX && item->deleted;
+		bool read_again = !is_gone && (item->fate == SE_FATE_READ_AGAIN || item->record == NULL);
+		bool mapped = !read_again && !is_gone && item->map.fields != NULL;
 
 		se_arg_text(&columns[0], item->remote_id);
-		se_arg_json(&columns[1], read_again ? json_null : item->record);
+		se_arg_json(&columns[1], is_gone ? json_gone : read_again ? json_null : item->record);
 		se_arg_json(&columns[2],
 					mapped ? se_fields_with_lines(item->map.fields, item->map.lines) : NULL);
 		se_arg_text(&columns[3], item->sqlstate);
@@ -393,6 +397,8 @@ se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
 		se_arg_add(&columns[5], Int32GetDatum(item->wait_object_id), item->wait_object_id == 0);
 		se_arg_text(&columns[6], item->wait_remote_id);
 		se_arg_add(&columns[7], TimestampTzGetDatum(state_as_of(target, item)), read_again);
+		se_arg_text(&columns[8], item->map.our_id);
+		se_arg_text(&columns[9], item->map.remote_number);
 	}
 	values[0] = Int32GetDatum(target->system_id);
 	values[1] = Int32GetDatum(target->object_id);
@@ -401,26 +407,30 @@ se_state_inbox_put(const SeTarget *target, SeItem **items, int n)
 	se_spi_execute(
 		&plan,
 		"INSERT INTO sync.inbox AS b (system_id, object_id, remote_id, item, mapped,"
-		" sqlstate, reason, wait_object_id, wait_remote_id, received_at, retry_at)"
+		" sqlstate, reason, wait_object_id, wait_remote_id, received_at, our_id, remote_number,"
+		" retry_at)"
 		" SELECT $1, $2, u.remote_id, u.item, u.mapped, u.sqlstate, u.reason, u.wait_object_id,"
-		" u.wait_remote_id, coalesce(u.as_of, clock_timestamp()), clock_timestamp()"
-		" + CASE WHEN u.item = 'null' THEN interval '0'"
+		" u.wait_remote_id, coalesce(u.as_of, clock_timestamp()), u.our_id, u.remote_number,"
+		" clock_timestamp() + CASE WHEN u.item = 'null' THEN interval '0'"
+		/* A person's decision makes it due, and nothing else would help. */
+		" WHEN u.sqlstate = 'SE063' THEN NULL"
 		" WHEN u.sqlstate = '55P03' THEN interval '1 s' ELSE interval '1 min' END"
-		" FROM unnest($3, $4, $5, $6, $7, $8, $9, $10) u (remote_id, item, mapped, sqlstate,"
-		" reason, wait_object_id, wait_remote_id, as_of)"
+		" FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12) u (remote_id, item, mapped,"
+		" sqlstate, reason, wait_object_id, wait_remote_id, as_of, our_id, remote_number)"
 		" ON CONFLICT (system_id, object_id, remote_id) DO UPDATE"
 		" SET item = excluded.item, mapped = excluded.mapped,"
 		" sqlstate = excluded.sqlstate, reason = excluded.reason,"
 		" wait_object_id = excluded.wait_object_id,"
-		" wait_remote_id = excluded.wait_remote_id,"
+		" wait_remote_id = excluded.wait_remote_id, our_id = excluded.our_id,"
+		" remote_number = excluded.remote_number,"
 		" received_at = CASE WHEN b.item = excluded.item THEN b.received_at"
 		" ELSE excluded.received_at END,"
 		/* A page that lists the same again neither counts as a try nor puts one off. */
 		" attempts = CASE WHEN b.item <> excluded.item THEN 1"
 		" WHEN b.item = 'null' OR b.retry_at > clock_timestamp() THEN b.attempts"
 		" ELSE b.attempts + 1 END,"
-		" retry_at = CASE WHEN b.item <> excluded.item THEN excluded.retry_at"
-		" WHEN b.item = 'null' OR b.retry_at > clock_timestamp() THEN b.retry_at"
+		" retry_at = CASE WHEN b.item <> excluded.item OR excluded.retry_at IS NULL"
+		" THEN excluded.retry_at WHEN b.item = 'null' OR b.retry_at > clock_timestamp() THEN b.retry_at"
 		" ELSE clock_timestamp() + power(2, least(b.attempts, 6))"
 		" * CASE WHEN excluded.sqlstate = '55P03' THEN interval '1 s' ELSE interval '1 min' END"
 		" * (0.75 + random() / 2) END",

@@ -117,8 +117,9 @@ current_operation(SeDelivery *d, const SeManifestObject *object)
 }
 
 /* Nothing to send for this event: a delete of what was never there, or no such operation. */
-static void
-end_unsent(SeDelivery *d, SeEnding ending, const char *word, const char *code, const char *message)
+void
+se_end_unsent(SeDelivery *d, SeEnding ending, const char *word, const char *code,
+			  const char *message)
 {
 	d->attempt_id = 0;
 	d->ending = ending;
@@ -136,9 +137,9 @@ wait_for(SeDelivery *d, const SeRendered *r)
 	/* No record of that id is ever bound, so waiting would not end. */
 	if (strlen(r->wait_key) + (r->wait_by ? strlen(r->wait_by) : 0) >= SE_MAX_RECORD_ID)
 	{
-		end_unsent(d, SE_END_DEAD, "rejected", "reference_too_long",
-				   psprintf("refers to a record of object \"%s\" by a text that is too long",
-							r->wait_object));
+		se_end_unsent(d, SE_END_DEAD, "rejected", "reference_too_long",
+					  psprintf("refers to a record of object \"%s\" by a text that is too long",
+							   r->wait_object));
 		return;
 	}
 	old = MemoryContextSwitchTo(d->cxt);
@@ -150,14 +151,14 @@ wait_for(SeDelivery *d, const SeRendered *r)
 						  r->wait_state ? " to be " : " to be known in the system",
 						  r->wait_state ? r->wait_state : "");
 	MemoryContextSwitchTo(old);
-	end_unsent(d, SE_END_WAITING, "waiting", "waiting", d->message);
+	se_end_unsent(d, SE_END_WAITING, "waiting", "waiting", d->message);
 }
 
 /* Nobody can tell whether the last request took effect. */
 static void
 end_unknown(SeDelivery *d)
 {
-	end_unsent(d, SE_END_DEAD, "rejected", "ambiguous", SE_UNKNOWN_EFFECT);
+	se_end_unsent(d, SE_END_DEAD, "rejected", "ambiguous", SE_UNKNOWN_EFFECT);
 }
 
 /* ---- rendering ---- */
@@ -260,18 +261,18 @@ prepare_step(SeDelivery *d, const SeManifestObject *object)
 				wait_for(d, &d->rendered);
 				return false;
 			default:
-				end_unsent(d, SE_END_DEAD, "rejected", d->rendered.code, d->rendered.message);
+				se_end_unsent(d, SE_END_DEAD, "rejected", d->rendered.code, d->rendered.message);
 				return false;
 		}
 	}
 	if (d->step == NULL && object->plan_empty[d->change])
-		end_unsent(d, SE_END_DONE, "done", NULL, NULL);
+		se_end_unsent(d, SE_END_DONE, "done", NULL, NULL);
 	else if (d->step == NULL && object->plan[d->change] == NIL)
-		end_unsent(d, SE_END_IGNORED, "ignored", "not_supported",
-				   "the connector has no operation for this change");
+		se_end_unsent(d, SE_END_IGNORED, "ignored", "not_supported",
+					  "the connector has no operation for this change");
 	else
-		end_unsent(d, d->step == NULL ? SE_END_IGNORED : SE_END_DONE,
-				   d->step == NULL ? "ignored" : "done", NULL, NULL);
+		se_end_unsent(d, d->step == NULL ? SE_END_IGNORED : SE_END_DONE,
+					  d->step == NULL ? "ignored" : "done", NULL, NULL);
 	return false;
 }
 
@@ -292,14 +293,14 @@ prepare(SeDelivery *d)
 				"a record of object \"%s\" has a key of more than %d bytes: such records are not sent",
 				d->route->object, SE_MAX_RECORD_ID),
 			"View sync.delivery shows them with code key_too_long.");
-		end_unsent(d, SE_END_IGNORED, "ignored", "key_too_long", "the record's key is too long");
+		se_end_unsent(d, SE_END_IGNORED, "ignored", "key_too_long", "the record's key is too long");
 		return false;
 	}
 	se_context_build(d);
 	if (object == NULL || !object->can_push)
 	{
-		end_unsent(d, SE_END_DEAD, "rejected", "not_supported",
-				   "the connector cannot push this object");
+		se_end_unsent(d, SE_END_DEAD, "rejected", "not_supported",
+					  "the connector cannot push this object");
 		return false;
 	}
 	if (d->change == SE_DELETE && se_mask_hides_delete(d))
@@ -310,15 +311,17 @@ prepare(SeDelivery *d)
 	}
 	if (d->change == SE_DELETE && !d->route->wants[SE_DELETE])
 	{
-		end_unsent(d, SE_END_IGNORED, "ignored", "not_wanted", "the route takes no deletes");
+		se_end_unsent(d, SE_END_IGNORED, "ignored", "not_wanted", "the route takes no deletes");
 		return false;
 	}
 	if (d->change == SE_DELETE && d->remote_id == NULL && d->step == NULL)
 	{
-		end_unsent(d, SE_END_IGNORED, "ignored", "unknown_there",
-				   "the system never had this record");
+		se_end_unsent(d, SE_END_IGNORED, "ignored", "unknown_there",
+					  "the system never had this record");
 		return false;
 	}
+	if (!se_identity_allows(d))
+		return false;
 	if (d->unbound_id != NULL && d->step != NULL && se_object_operation(object, d->step) != NULL)
 	{
 		se_bind_again(d, se_object_operation(object, d->step));
@@ -430,7 +433,7 @@ safe_prepare(SeDelivery *d)
 			Max(d->route->system->blocked_until, TimestampTzPlusMilliseconds(d->claimed_at, 2000));
 	}
 	else if (message != NULL)
-		end_unsent(d, SE_END_DEAD, "rejected", "not_rendered", message);
+		se_end_unsent(d, SE_END_DEAD, "rejected", "not_rendered", message);
 	return ready;
 }
 

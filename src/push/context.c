@@ -11,6 +11,7 @@
 
 #include "core/json.h"
 #include "core/lookup.h"
+#include "core/rows.h"
 #include "core/spi.h"
 #include "push/internal.h"
 #include "push/record_body.h"
@@ -33,6 +34,7 @@ se_context_begin(void)
 {
 	nloaded = 0;
 	se_stale_begin();
+	se_identity_begin();
 	se_mask_begin();
 }
 
@@ -174,6 +176,46 @@ remote_object(const Binding *binding)
 	return se_obj_end(&b);
 }
 
+/* The values that the row had in the fields that are set in place of its delete. */
+static Jsonb *
+values_before(Jsonb *body, Jsonb *fields)
+{
+	JsonbIterator *it = JsonbIteratorInit(&fields->root);
+	JsonbIteratorToken token;
+	JsonbValue key;
+	SeObjBuilder b;
+
+	se_obj_begin(&b);
+	while ((token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
+	{
+		char *name;
+
+		if (token != WJB_KEY)
+			continue;
+		name = pnstrdup(key.val.string.val, key.val.string.len);
+		se_obj_value(&b, name, se_obj_get(body, name));
+	}
+	return se_obj_end(&b);
+}
+
+/*
+ * A delete of ours may be an update over there, which sets fields of the row as it last was. Sets
+ * `old` and `body` when it is.
+ */
+static void
+take_deactivation(SeDelivery *d, const Binding *binding, Jsonb **body, Jsonb **old)
+{
+	Jsonb *fields;
+
+	if (se_delete_policy(d, &fields) != SE_PUSH_DEACTIVATE || *body == NULL ||
+		binding->remote_id == NULL || (d->step != NULL && d->change == SE_DELETE))
+		return;
+	d->change = SE_UPDATE;
+	*old = values_before(*body, fields);
+	*body = DatumGetJsonbP(
+		DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(*body), JsonbPGetDatum(fields)));
+}
+
 /* Sets remote_id, change (unless a plan is under way) and ctx. */
 void
 se_context_build(SeDelivery *d)
@@ -182,6 +224,7 @@ se_context_build(SeDelivery *d)
 	const Binding *binding = binding_of(d);
 	SeObjBuilder b;
 	Jsonb *body;
+	Jsonb *before = d->event.old;
 	MemoryContext old;
 
 	if (binding == NULL)
@@ -199,20 +242,22 @@ se_context_build(SeDelivery *d)
 												 : SE_CREATE;
 	else
 		se_delivery_find_plan(d);
+	if (d->event.op == 'D')
+		take_deactivation(d, binding, &body, &before);
 	/* In the order of jsonb, by length and then by bytes: there is nothing to sort then. */
 	se_obj_begin(&b);
 	se_obj_text(&b, "id", d->event.record_id);
 	se_obj_text(&b, "op", change_word(d->change));
 	se_obj_value(&b, "new", body);
-	se_obj_value(&b, "old", d->event.old);
+	se_obj_value(&b, "old", before);
 	se_obj_value(&b, "event", event_object(&d->event));
 	se_obj_value(&b, "param", d->route->system->param);
 	se_obj_value(&b, "entity", d->route->system->entity);
 	se_obj_value(&b, "mirror", d->record_there != NULL ? d->record_there : binding->raw);
 	se_obj_text(&b, "object", d->route->object);
 	se_obj_value(&b, "remote", remote_object(binding));
-	if (d->event.old != NULL)
-		se_obj_value(&b, "changed", se_obj_keys(d->event.old));
+	if (before != NULL)
+		se_obj_value(&b, "changed", se_obj_keys(before));
 	se_obj_value(&b, "response", d->answer);
 	old = MemoryContextSwitchTo(d->attempt_cxt);
 	d->ctx = se_obj_end(&b);
@@ -221,6 +266,31 @@ se_context_build(SeDelivery *d)
 }
 
 /* ---- references ---- */
+
+/* The record that stands for one that was merged away; NULL: it was not. */
+static char *
+survivor_of(int object_id, const char *record_id)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[2] = {INT4OID, TEXTOID};
+	Datum values[2];
+	char *survivor = NULL;
+
+	if (se_rows_none("merge"))
+		return NULL;
+	values[0] = Int32GetDatum(object_id);
+	values[1] = CStringGetTextDatum(record_id);
+	if (se_spi_execute(
+			&plan,
+			"WITH RECURSIVE s (id, n) AS (SELECT $2, 0 UNION ALL "
+			"SELECT m.survivor::text, s.n + 1 FROM s JOIN sync.merge m ON m.object_id = $1 "
+			"AND m.loser = s.id AND m.undone_at IS NULL WHERE s.n < 100) "
+			"SELECT s.id FROM s WHERE s.n > 0 ORDER BY s.n DESC LIMIT 1",
+			2, types, values, NULL, true, 1) > 0)
+		survivor = se_spi_text(0, 1);
+	SPI_freetuptable(SPI_tuptable);
+	return survivor;
+}
 
 static bool
 to_remote(void *arg, const char *object, const char *by, const char *key, bool want_raw,
@@ -245,12 +315,17 @@ to_remote(void *arg, const char *object, const char *by, const char *key, bool w
 	values[0] = Int32GetDatum(system->id);
 	values[1] = Int32GetDatum(object_id);
 	values[2] = CStringGetTextDatum(record_id);
-	if (se_spi_execute(&plan,
-					   "SELECT e.remote_id, m.raw FROM sync.external_id e "
-					   "LEFT JOIN sync.mirror m USING (system_id, object_id, remote_id) "
-					   "WHERE e.system_id = $1 AND e.object_id = $2 AND e.record_id = $3",
-					   3, types, values, NULL, true, 1) == 0)
-		return false;
+	while (se_spi_execute(&plan,
+						  "SELECT e.remote_id, m.raw FROM sync.external_id e "
+						  "LEFT JOIN sync.mirror m USING (system_id, object_id, remote_id) "
+						  "WHERE e.system_id = $1 AND e.object_id = $2 AND e.record_id = $3",
+						  3, types, values, NULL, true, 1) == 0)
+	{
+		record_id = survivor_of(object_id, record_id);
+		if (record_id == NULL)
+			return false;
+		values[2] = CStringGetTextDatum(record_id);
+	}
 	*remote_id = se_spi_text(0, 1);
 	if (want_raw && raw != NULL)
 	{
@@ -282,6 +357,8 @@ to_ours(void *arg, const char *object, const char *by, const char *remote_id, ch
 	values[2] = CStringGetTextDatum(remote_id);
 	if (se_spi_execute(&plan,
 					   "SELECT record_id FROM sync.external_id WHERE system_id = $1 "
+					   "AND object_id = $2 AND remote_id = $3 UNION ALL "
+					   "SELECT record_id FROM sync.external_alias WHERE system_id = $1 "
 					   "AND object_id = $2 AND remote_id = $3",
 					   3, types, values, NULL, true, 1) == 0)
 		return false;

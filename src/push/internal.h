@@ -6,6 +6,7 @@
  *   scan.c      reads a piece of a window, decides which events a route wants
  *   queue.c     deliveries in memory, in order per record
  *   context.c   the document that requests are rendered over; references
+ *   identity.c  records that may not be created; deletes that are something else there
  *   mask.c      fields of which a system is not to be told our value
  *   stale.c     what pulls have changed since an event
  *   frozen.c    what a parked delivery keeps of its request
@@ -313,6 +314,20 @@ extern void se_context_preload(SeDelivery **deliveries, int n);
 extern void se_context_build(SeDelivery *delivery); /* sets ctx and remote_id */
 extern const SeRefs *se_context_refs(SeSystem *system);
 
+/* ---- identity.c ---- */
+typedef enum SeDeletePolicy
+{
+	SE_PUSH_DELETE,
+	SE_PUSH_DEACTIVATE, /* an update that sets fields goes in its place */
+	SE_PUSH_IGNORE
+} SeDeletePolicy;
+
+extern void se_identity_begin(void); /* of a batch of deliveries */
+/* Whether the delivery may go on; else it has ended or waits. */
+extern bool se_identity_allows(SeDelivery *delivery);
+/* What a delete of ours means there; fields: what is set in its place, or NULL. */
+extern SeDeletePolicy se_delete_policy(SeDelivery *delivery, Jsonb **fields);
+
 /* ---- mask.c ---- */
 extern void se_mask_begin(void);
 extern void se_mask_load(SeDelivery **deliveries, int n);
@@ -339,6 +354,9 @@ extern void se_bind_again(SeDelivery *delivery, const SeOperation *op);
 
 /* ---- claim.c ---- */
 extern bool se_claim(TimestampTz now); /* own transaction */
+/* Ends a delivery for which nothing was sent, or parks it. */
+extern void se_end_unsent(SeDelivery *delivery, SeEnding ending, const char *word, const char *code,
+						  const char *message);
 extern void se_delivery_key(SeDelivery *delivery, const char *step, char *key, int size);
 
 /* ---- batch.c ---- */

@@ -257,6 +257,28 @@ SELECT * FROM sync._apply_page(1, '[]');
 RESET ROLE;
 
 SET client_min_messages = warning;
+-- what a caller has put off until the commit runs as the caller: a page, which checks constraints at
+-- once, lends nobody the rights of the extension's owner
+CREATE ROLE pull_admin IN ROLE sync_admin;
+CREATE SCHEMA AUTHORIZATION pull_admin;
+SET SESSION AUTHORIZATION pull_admin;
+CREATE TABLE pull_admin.ran (by_whom name DEFAULT current_user);
+CREATE TABLE pull_admin.bait (id int);
+CREATE FUNCTION pull_admin.spring() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO pull_admin.ran DEFAULT VALUES;
+    RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER spring AFTER INSERT ON pull_admin.bait DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pull_admin.spring();
+BEGIN;
+INSERT INTO pull_admin.bait VALUES (1);
+SELECT applied FROM sync._apply_page(:customers, '[{"id": "bait", "v": "1", "at": "2026-05-01T10:00:00Z", "name": "Bait"}]');
+COMMIT;
+SELECT * FROM pull_admin.ran;
+RESET SESSION AUTHORIZATION;
+DROP OWNED BY pull_admin CASCADE;
+DROP ROLE pull_admin;
 SELECT FROM sync.drop_stream('remote', 'customer');
 SELECT FROM sync.drop_stream('remote', 'invoice');
 SELECT FROM sync.untrack('customer', true);
