@@ -305,8 +305,8 @@ prepare(SeDelivery *d)
 	}
 	if (d->change == SE_DELETE && se_mask_hides_delete(d))
 	{
-		end_unsent(d, SE_END_IGNORED, "ignored", "not_owner",
-				   "the record is put back by the system that owns it");
+		se_end_unsent(d, SE_END_IGNORED, "ignored", "not_owner",
+					  "the record is put back by the system that owns it");
 		return false;
 	}
 	if (d->change == SE_DELETE && !d->route->wants[SE_DELETE])
