@@ -170,7 +170,7 @@ DECLARE
     body jsonb;
     need record;
     built_in text;
-    found sync.approval_request;
+    asked sync.approval_request;
     hash text;
 BEGIN
     SELECT * INTO o FROM sync.object t WHERE t.name = $2;
@@ -187,26 +187,26 @@ BEGIN
         RETURN NULL;
     END IF;
 
-    SELECT a.* INTO found FROM sync.approval_request a
+    SELECT a.* INTO asked FROM sync.approval_request a
      WHERE a.state = 'open' AND a.expires_at > clock_timestamp() AND a.operation = $1 AND a.object_id IS NOT DISTINCT FROM o.id
        AND a.record_id IS NOT DISTINCT FROM $3 AND a.call IS NOT DISTINCT FROM $6;
-    IF FOUND AND found.payload_hash IS NOT DISTINCT FROM hash THEN
+    IF FOUND AND asked.payload_hash IS NOT DISTINCT FROM hash THEN
         -- Who asks once more has asked, too.
         UPDATE sync.approval_request a SET requesters = ARRAY(SELECT DISTINCT u FROM unnest(a.requesters || sync._identities()) u ORDER BY u)
-         WHERE a.id = found.id AND NOT a.requesters @> sync._identities();
-        RETURN found.id;
+         WHERE a.id = asked.id AND NOT a.requesters @> sync._identities();
+        RETURN asked.id;
     ELSIF FOUND THEN
-        PERFORM sync._lapse(found.id, 'the record has changed since');
+        PERFORM sync._lapse(asked.id, 'the record has changed since');
     END IF;
     INSERT INTO sync.approval_request AS a (operation, object_id, record_id, amount, currency, policy, approvers, call, reason, payload_hash,
                                             requesters, expires_at)
     VALUES ($1, o.id, $3, abs(amount), currency, concat_ws('; ', built_in, array_to_string(need.policies, '; ')),
             coalesce(need.approvers, '{}'), $6, $7, hash, sync._identities(), clock_timestamp() + coalesce(need.expires, interval '7 days'))
-    RETURNING a.* INTO found;
+    RETURNING a.* INTO asked;
     PERFORM sync._audit('approval.requested', $2, $3, NULL,
-                        jsonb_strip_nulls(jsonb_build_object('approval', found.id, 'operation', $1, 'policy', found.policy, 'call', $6,
-                                                             'amount', found.amount, 'currency', found.currency)), $7);
-    RETURN found.id;
+                        jsonb_strip_nulls(jsonb_build_object('approval', asked.id, 'operation', $1, 'policy', asked.policy, 'call', $6,
+                                                             'amount', asked.amount, 'currency', asked.currency)), $7);
+    RETURN asked.id;
 END
 $$;
 COMMENT ON FUNCTION sync._approval(text, text, text, numeric, text, jsonb, text) IS

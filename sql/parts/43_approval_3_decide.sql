@@ -11,7 +11,7 @@ AS $$
       JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
       JOIN pg_proc p ON p.oid = d.objid AND p.proowner = e.extowner
      WHERE e.extname = 'sync_ext' AND operation ~ '^[a-z_]+$' AND p.pronamespace = 'sync'::regnamespace
-       AND p.proname = '_approved_' || operation AND p.proargtypes::oid[] = '{jsonb,bigint}'::regtype[]::oid[]
+       AND p.proname = '_approved_' || operation AND p.pronargs = 2 AND p.proargtypes[0] = 'jsonb'::regtype AND p.proargtypes[1] = 'bigint'::regtype
        AND p.prorettype = 'jsonb'::regtype
 $$;
 COMMENT ON FUNCTION sync._approved_function(text) IS 'The function that does an approved act; NULL: there is none';

@@ -60,7 +60,7 @@ BEGIN
     END IF;
     IF "on" = 'change' THEN
         SELECT to_regclass(format('%I.%I', o.schema_name, o.table_name)) INTO relation FROM sync.object o WHERE o.name = set_guard.object;
-        PERFORM sync._set_trigger(relation, 'sync_guard', 'INSERT OR UPDATE ON TABLE FOR EACH ROW', 'sync.change_guard'::regproc, object, false);
+        PERFORM sync._set_trigger(relation, 'sync_demand', 'AFTER INSERT OR UPDATE ON TABLE FOR EACH ROW', 'sync.change_guard'::regproc, object, false);
     END IF;
     INSERT INTO sync.guard AS g (name, object, kind, system, applies, condition, message, field, recheck, reason)
     VALUES ($1, $2, "on", set_guard.system, set_guard.applies, $3, $4, set_guard.field, set_guard.recheck, set_guard.reason)

@@ -66,7 +66,7 @@ ask(Oid owner, SeTable *table, const char *record_id, Jsonb *new, Jsonb *old, Oi
 	SPI_finish();
 }
 
-/* Trigger sync_guard on a tracked table; its argument is the object. */
+/* Trigger sync_demand on a tracked table; its argument is the object. */
 PGDLLEXPORT Datum
 se_change_guard(PG_FUNCTION_ARGS)
 {

@@ -2,6 +2,7 @@
 SET client_min_messages = warning;
 DROP DATABASE IF EXISTS sync_own_approval;
 CREATE DATABASE sync_own_approval;
+SELECT current_user AS super \gset
 \c sync_own_approval
 SET client_min_messages = warning;
 CREATE EXTENSION sync_ext;
@@ -27,7 +28,7 @@ GRANT SELECT ON invoice TO own_ada, own_ben;
 GRANT USAGE ON SCHEMA public TO own_ada, own_ben;
 
 -- What a policy may not be.
-SET SESSION AUTHORIZATION own_ada;
+\c - own_ada
 SELECT sync.set_approval_policy('p', 'merge_records', 'invoice');
 SELECT sync.set_approval_policy('p', 'nonsense', reason => 'x');
 SELECT sync.set_approval_policy('p', 'deliver', 'nothing', reason => 'x');
@@ -44,26 +45,27 @@ INSERT INTO sync.approval_policy (name, operation, reason, state) VALUES ('q', '
 -- Amounts in the policy's currency; in another one, or unknown, approval is needed.
 SELECT sync.set_approval_policy('large', 'state_change', 'invoice', 1000, 'EUR', reason => 'four eyes') AS waits;
 SELECT name, operation, object, min_amount, currency, state, set_by, run_as FROM sync.approval_policy;
-RESET SESSION AUTHORIZATION;
-CREATE FUNCTION pg_temp.need(record text, amount numeric DEFAULT NULL, currency text DEFAULT NULL) RETURNS text LANGUAGE sql AS $$
-    SELECT a.policy FROM sync.approval_request a WHERE a.id = sync._approval('state_change', 'invoice', record, amount, currency, jsonb_build_object('test', record), 'x') $$;
-SELECT n, pg_temp.need(n::text) FROM generate_series(1, 4) n;
-SELECT pg_temp.need('9', 999.99, 'EUR'), pg_temp.need('10', -1000, 'EUR'), pg_temp.need('11', 1, 'JPY'), pg_temp.need('12');
+\c - :super
+CREATE FUNCTION need(record text, amount numeric DEFAULT NULL, currency text DEFAULT NULL, operation text DEFAULT 'state_change') RETURNS text LANGUAGE plpgsql AS $$
+DECLARE asked bigint := sync._approval(operation, 'invoice', record, amount, currency, jsonb_build_object('test', record), 'x');
+BEGIN RETURN (SELECT a.policy FROM sync.approval_request a WHERE a.id = asked); END $$;
+SELECT n, need(n::text) FROM generate_series(1, 4) n;
+SELECT need('9', 999.99, 'EUR'), need('10', -1000, 'EUR'), need('11', 1, 'JPY'), need('12');
 SELECT count(*), count(DISTINCT call) FROM sync.approval_request;
-SELECT pg_temp.need('2') IS NOT NULL AS again, (SELECT count(*) FROM sync.approval_request) AS requests;
+SELECT need('2') IS NOT NULL AS again;
+SELECT count(*) FROM sync.approval_request;
 DELETE FROM sync.approval_request;
 
 -- Conditions run as who set them, and demand approval when they fail.
-SET SESSION AUTHORIZATION own_ada;
-SELECT sync.set_approval_policy('rush', 'replay', 'invoice', condition => $$status = 'rush' AND 1 / (total_amount - 50) > 0$$, reason => 'four eyes') AS waits;
-RESET SESSION AUTHORIZATION;
+\c - own_ada
+SELECT sync.set_approval_policy('rush', 'set_period_policy', 'invoice', condition => $$status = 'rush' AND 1 / (total_amount - 50) > 0$$, reason => 'four eyes') AS waits;
+\c - :super
 UPDATE invoice SET status = 'rush' WHERE id = 1;
-SELECT n, (SELECT a.policy FROM sync.approval_request a WHERE a.id = sync._approval('replay', 'invoice', n::text, NULL, NULL, jsonb_build_object('n', n), 'x'))
-  FROM generate_series(1, 2) n;
+SELECT n, need(n::text, operation => 'set_period_policy') FROM generate_series(1, 2) n;
 DELETE FROM sync.approval_request;
 
 -- Loosening and removal need a second person; tightening does not.
-SET SESSION AUTHORIZATION own_ada;
+\c - own_ada
 SELECT sync.set_approval_policy('large', 'state_change', 'invoice', 500, 'EUR', reason => 'tighter') AS waits;
 SELECT sync.set_approval_policy('large', 'state_change', 'invoice', 9000, 'EUR', reason => 'looser') AS looser \gset
 SELECT min_amount, state FROM sync.approval_policy WHERE name = 'large' ORDER BY id;
@@ -77,13 +79,13 @@ RESET sync_ext.actor;
 SET ROLE sync_approver;
 SELECT sync.approve(:looser, 'my own');
 RESET ROLE;
-RESET SESSION AUTHORIZATION;
+\c - :super
 ALTER ROLE own_ada SUPERUSER;
-SET SESSION AUTHORIZATION own_ada;
+\c - own_ada
 SELECT sync.approve(:looser, 'my own, as a superuser');
-RESET SESSION AUTHORIZATION;
+\c - :super
 ALTER ROLE own_ada NOSUPERUSER;
-SET SESSION AUTHORIZATION own_ben;
+\c - own_ben
 SET sync_ext.actor = ' Own_Ada ';
 SELECT sync.approve(:looser, 'for ada');
 RESET sync_ext.actor;
@@ -96,7 +98,7 @@ SELECT sync.reject(:looser, 'too late');
 SELECT min_amount, state FROM sync.approval_policy WHERE name = 'large' ORDER BY id;
 SELECT sync.drop_approval_policy('large', 'not needed') AS gone \gset
 SELECT sync.drop_approval_policy('never was', 'x');
-RESET SESSION AUTHORIZATION;
+\c - :super
 
 -- The login stays known behind SET SESSION AUTHORIZATION.
 SELECT sync._identities() @> ARRAY[(SELECT rolname::text FROM pg_roles WHERE oid = (SELECT usesysid FROM pg_stat_activity WHERE pid = pg_backend_pid()))] AS login;
@@ -104,39 +106,38 @@ SELECT sync._approval('drop_approval_policy', NULL, NULL, NULL, NULL, '{"x": 1}'
 SET SESSION AUTHORIZATION own_cfo;
 SELECT sync.approve(:mine, 'behind another name');
 SELECT sync.reject(:mine, 'no such thing');
-SELECT state, decided_by, decision_reason FROM sync.approval_request WHERE id = :mine;
 RESET SESSION AUTHORIZATION;
 SELECT state, decided_by, decision_reason FROM sync.approval_request WHERE id = :mine;
 
 -- Approvers of a policy's own; not everybody may decide at all.
 DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'own_board') THEN CREATE ROLE own_board; END IF; END $$;
-SET SESSION AUTHORIZATION own_ada;
+\c - own_ada
 SELECT sync.set_approval_policy('board', 'set_guard', approvers => 'own_board', reason => 'the board decides') AS waits;
 SELECT sync.set_guard('g', 'invoice', 'true', 'never', 'route', reason => 'x') AS board \gset
-SET SESSION AUTHORIZATION own_ben;
+\c - own_ben
 SELECT sync.approve(:board, 'I am not of the board');
-RESET SESSION AUTHORIZATION;
+\c - :super
 GRANT own_board TO own_ben;
-SET SESSION AUTHORIZATION own_ben;
+\c - own_ben
 SELECT sync.approve(:board, 'now I am') ->> 'state' AS state;
-RESET SESSION AUTHORIZATION;
+\c - :super
 SELECT name, state FROM sync.guard;
 
 -- What was shown is what is approved.
 SELECT sync._approval('state_change', 'invoice', '3', NULL, NULL, '{"object": "invoice", "record_id": "3"}', 'please') IS NULL AS free;
-SET SESSION AUTHORIZATION own_ada;
+\c - own_ada
 SELECT sync.set_approval_policy('all', 'state_change', 'invoice', reason => 'all of them') AS waits;
-RESET SESSION AUTHORIZATION;
+\c - :super
 SELECT sync._approval('state_change', 'invoice', '3', NULL, NULL, '{"object": "invoice", "record_id": "3"}', 'please') AS shown \gset
 UPDATE invoice SET updated_at = now() + '1 s' WHERE id = 3;
 UPDATE sync.approval_request SET requesters = '{own_ada}', requested_by = 'own_ada' WHERE id = :shown;
 SELECT payload_hash = sync._payload_hash(sync._record_now(object_id, '3'), '{updated_at}') AS unchanged FROM sync.approval_request WHERE id = :shown;
 UPDATE invoice SET total_amount = 51 WHERE id = 3;
-SET SESSION AUTHORIZATION own_cfo;
+\c - own_cfo
 SET client_min_messages = error;
 SELECT (sync.approve(:shown, 'it was 50') - 'approval' - 'instead') AS answer;
 RESET client_min_messages;
-RESET SESSION AUTHORIZATION;
+\c - :super
 SELECT id = :shown AS shown, state, amount, requested_by, requesters FROM sync.approval_request WHERE record_id = '3' ORDER BY id;
 
 -- Time runs out.
@@ -152,14 +153,14 @@ SELECT state, decided_by, decision_reason FROM sync.approval_request WHERE id = 
 -- Nothing but functions of this extension is ever run for an approver.
 CREATE FUNCTION sync._approved_mine(jsonb, bigint) RETURNS jsonb LANGUAGE sql AS $$ SELECT '"ran"'::jsonb $$;
 SELECT sync._approved_function('mine') IS NULL AS refused, sync._approved_function('deliver') IS NOT NULL AS ours, sync._approved_function('x(); --') IS NULL AS odd;
-INSERT INTO sync.approval_request (operation, policy, call, requesters, expires_at) VALUES ('mine', 'x', '{}', '{own_ada}', 'infinity') RETURNING id AS mine \gset
-SET SESSION AUTHORIZATION own_ben;
+INSERT INTO sync.approval_request (operation, policy, call, requesters, expires_at) VALUES ('mine', 'x', '{}', '{own_ada}', '2100-01-01') RETURNING id AS mine \gset
+\c - own_ben
 SELECT sync.approve(:mine, 'run it');
-RESET SESSION AUTHORIZATION;
+\c - :super
 DROP FUNCTION sync._approved_mine(jsonb, bigint);
 
 -- On record.
-SELECT action, object, record_id, session_user_name, detail - '{approval,policy,before,call,requesters,instead_of,to}'::text[] AS detail, reason FROM sync.audit ORDER BY id;
+SELECT action, object, record_id, session_user_name, detail - '{approval,policy,before,call,requesters,instead_of,to,guard,expires_at}'::text[] AS detail, reason FROM sync.audit ORDER BY id;
 
 -- Tasks.
 SELECT kind, object, record_number, system, reason, assignee, due FROM sync.task ORDER BY kind, id;
@@ -172,6 +173,6 @@ SELECT sync.assign_task('approval', :task, NULL);
 SELECT count(*) FROM sync.task_assignment;
 SELECT action, object, detail - 'id' AS detail FROM sync.audit WHERE action LIKE 'task.%' ORDER BY id;
 
-\c regression
+\c regression :super
 DROP DATABASE sync_own_approval;
 DROP ROLE own_ada, own_ben, own_cfo, own_boss, own_board;
