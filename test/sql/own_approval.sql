@@ -30,7 +30,9 @@ GRANT USAGE ON SCHEMA public TO own_ada, own_ben;
 -- What a policy may not be.
 \c - own_ada
 SELECT sync.set_approval_policy('p', 'merge_records', 'invoice');
+\set VERBOSITY terse
 SELECT sync.set_approval_policy('p', 'nonsense', reason => 'x');
+\set VERBOSITY default
 SELECT sync.set_approval_policy('p', 'deliver', 'nothing', reason => 'x');
 SELECT sync.set_approval_policy('p', 'deliver', 'invoice', 10, reason => 'x');
 SELECT sync.set_approval_policy('p', 'deliver', 'invoice', 10, 'euro', reason => 'x');
@@ -93,8 +95,10 @@ SELECT sync.approve(:looser, ' ');
 SELECT sync.approve(:looser, NULL);
 SELECT sync.approve(99999, 'what?');
 SELECT sync.approve(:looser, 'agreed') ->> 'state' AS state;
+\set VERBOSITY terse
 SELECT sync.approve(:looser, 'twice');
 SELECT sync.reject(:looser, 'too late');
+\set VERBOSITY default
 SELECT min_amount, state FROM sync.approval_policy WHERE name = 'large' ORDER BY id;
 SELECT sync.drop_approval_policy('large', 'not needed') AS gone \gset
 SELECT sync.drop_approval_policy('never was', 'x');
