@@ -1,8 +1,8 @@
 /*
  * gate.c: what policies, guards and closed periods hold before the first request of a delivery.
  *
- * The decision is SQL (sync._gate). It is asked for deliveries of gated routes only, each time their plan
- * is about to begin; what has had an effect, or may have had one, is past it. Who is held goes to
+ * The decision is SQL (sync._gate). It is asked for deliveries of gated routes only, each time a request
+ * is about to be made that nothing has come of yet; what may have had an effect is past it. Who is held goes to
  * sync.pending in the transaction that asked: the approval request and the row that waits for it are
  * there together, and an approver, who changes the row, takes turns with us by its lock.
  */
@@ -35,11 +35,18 @@ se_gate_load(void)
 	}
 }
 
+/* A request that was refused is asked about again: it may come out otherwise than was approved. */
+static bool
+begins_anew(const SeDelivery *d)
+{
+	return d->step == NULL || (d->claimed_step != NULL && strcmp(d->step, d->claimed_step) == 0);
+}
+
 /* A dry run sends nothing, so nobody needs to approve it. */
 static bool
 is_asked(const SeDelivery *d)
 {
-	return d->route->gated && d->route->system->mode != SE_MODE_DRY_RUN && d->step == NULL &&
+	return d->route->gated && d->route->system->mode != SE_MODE_DRY_RUN && begins_anew(d) &&
 		   !d->recover && d->frozen == NULL && d->unbound_id == NULL;
 }
 

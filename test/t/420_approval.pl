@@ -152,6 +152,29 @@ as('checker', "SELECT sync.approve($asked, 'in time')");
 $hub->wait_idle;
 is(seen($late), 'late', 'a retry asks anew');
 
+# ---- refused by the vendor ----
+
+my $odd = $hub->new_id;
+as('maker', $hub->insert_sql($odd, 'odd', status => 'large', billing_email => 'not an address'));
+as('checker', 'SELECT sync.approve(' . open_approval($odd) . ", 'checked')");
+$hub->wait_idle;
+is($hub->value("SELECT code FROM sync.dead_letter WHERE record_id = '$odd'"), 'email_invalid', 'what was approved may still be refused there');
+$hub->sql("SELECT sync.retry(id) FROM sync.dead_letter WHERE record_id = '$odd'");
+$hub->wait_idle;
+is($hub->value("SELECT count(*) FROM sync.approval_request WHERE record_id = '$odd'"), 1, 'a retry of the same needs no other approval');
+is(held($odd), 'dead|email_invalid', 'and is refused again');
+# The next manifest would send something else, for all that anybody knows.
+my $manifest = SyncExt::Hub::manifest('stripe');
+$manifest =~ s/("version":\s*")/${1}9/;
+$hub->sql("SELECT sync.register_connector(\$manifest\$$manifest\$manifest\$::jsonb)");
+$hub->poll_until(q(SELECT connector_version LIKE '9%' FROM sync.system_status WHERE system = 'billing'));
+$hub->sql("SELECT sync.retry(id) FROM sync.dead_letter WHERE record_id = '$odd'");
+my $anew = open_approval($odd);
+is($hub->sql("SELECT state FROM sync.approval_request WHERE record_id = '$odd' ORDER BY id"), "lapsed\nopen", 'a request that may be another one is asked about anew');
+as('checker', "SELECT sync.reject($anew, 'enough')");
+$hub->wait_idle;
+$hub->forget($odd);
+
 # ---- removal of the policy frees what it holds ----
 
 my $freed = write_as('maker', 'freed');
