@@ -201,6 +201,25 @@ $hub->poll_until("SELECT NOT EXISTS (SELECT FROM sync.pending WHERE record_id = 
 $hub->wait_idle;
 is(seen($guarded), 'guarded', 'and lets it go by itself when it does');
 
+# An event that is written right after a guard was declared is held by it, however busy the hub is.
+my @slipped;
+my $busy = join '', map { $hub->insert_sql($hub->new_id, "busy $_") } 1 .. 200;
+foreach my $round (1 .. 8)
+{
+	my $next = $hub->new_id;
+	my $insert = $hub->insert_sql($next, "right after $round");
+
+	$hub->sql($busy) if $round == 1;
+	as('maker', "SELECT sync.set_guard('never', 'customer', 'false', 'never', 'route', applies => \$\$name LIKE 'right after%'\$\$, reason => 'x');\n$insert");
+	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.pending WHERE record_id = '$next')
+		OR EXISTS (SELECT FROM sync.delivery WHERE record_id = '$next' AND state = 'done')");
+	push @slipped, $round if held($next) ne 'held|guard';
+	as('maker', "SELECT sync.drop_guard('never', 'x')");
+}
+is("@slipped", '', 'nothing slips through between a declaration and its first reading');
+$hub->poll_until('SELECT NOT EXISTS (SELECT FROM sync.pending)');
+$hub->wait_idle;
+
 is_deeply([ $hub->broken(systems => ['billing']) ], [], 'all of it once and in order');
 is($hub->sql("SELECT DISTINCT action FROM sync.audit WHERE action LIKE 'approval.%' ORDER BY 1"),
 	"approval.expired\napproval.granted\napproval.lapsed\napproval.rejected\napproval.requested", 'all of it on record');
