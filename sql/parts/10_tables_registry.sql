@@ -58,6 +58,7 @@ CREATE TABLE sync.object (
     on_truncate         text NOT NULL DEFAULT 'refuse' CHECK (on_truncate IN ('refuse', 'record')),
     financial           boolean NOT NULL DEFAULT false,
     captured            boolean NOT NULL DEFAULT true,
+    attributed          boolean NOT NULL DEFAULT false,
     line_schema         name,
     line_table          name,
     line_parent_columns name[],
@@ -78,6 +79,7 @@ COMMENT ON COLUMN sync.object.number_column IS 'Column with the business number 
 COMMENT ON COLUMN sync.object.volatile_columns IS 'Columns whose change alone raises no event';
 COMMENT ON COLUMN sync.object.financial IS 'Money document or posting: waiting events never merge, and creation is verified before it is posted';
 COMMENT ON COLUMN sync.object.captured IS 'Whether triggers capture changes; false for reference tables that are only matched by pulls';
+COMMENT ON COLUMN sync.object.attributed IS 'Whether each event says who made the change: set where a policy may hold its delivery for somebody else''s approval';
 COMMENT ON COLUMN sync.object.line_table IS 'Table of the document''s lines; header and lines are one event';
 COMMENT ON COLUMN sync.object.line_parent_columns IS 'Line columns that hold the header''s key, in the order of key_columns';
 COMMENT ON COLUMN sync.object.table_oid IS 'OID of the table, a cache that lets a rename be followed; kept by a trigger';

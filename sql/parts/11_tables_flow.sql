@@ -118,7 +118,7 @@ CREATE TABLE sync.pending (
     body            jsonb,
     old             jsonb,
     context         jsonb,
-    state           text NOT NULL CHECK (state IN ('retry', 'waiting', 'ambiguous', 'behind', 'dead', 'conflict')),
+    state           text NOT NULL CHECK (state IN ('retry', 'waiting', 'held', 'ambiguous', 'behind', 'dead', 'conflict')),
     issue           integer NOT NULL DEFAULT 1,
     attempts        integer NOT NULL DEFAULT 0,
     step            text,
@@ -138,9 +138,9 @@ CREATE TABLE sync.pending (
 CREATE INDEX pending_record_idx ON sync.pending (route_id, record_id, seq);
 CREATE INDEX pending_wait_idx ON sync.pending (wait_object_id, wait_record_id) WHERE state = 'waiting';
 CREATE INDEX pending_state_idx ON sync.pending (state, next_attempt_at);
-CREATE INDEX pending_due_idx ON sync.pending (route_id, next_attempt_at, seq) WHERE state IN ('retry', 'ambiguous', 'waiting');
-COMMENT ON TABLE sync.pending IS 'Deliveries that left the steady flow: retried, waiting for another record, ambiguous, dead, or behind one of those';
-COMMENT ON COLUMN sync.pending.state IS 'retry at next_attempt_at; waiting for another record; ambiguous until looked up; behind an earlier delivery of the record; dead: needs a person; conflict: the remote document differs from ours and stays a draft';
+CREATE INDEX pending_due_idx ON sync.pending (route_id, next_attempt_at, seq) WHERE state IN ('retry', 'ambiguous', 'waiting', 'held');
+COMMENT ON TABLE sync.pending IS 'Deliveries that left the steady flow: retried, waiting for another record, held for approval, ambiguous, dead, or behind one of those';
+COMMENT ON COLUMN sync.pending.state IS 'retry at next_attempt_at; waiting for another record; held by an approval, a guard or a closed period, as code says; ambiguous until looked up; behind an earlier delivery of the record; dead: needs a person; conflict: the remote document differs from ours and stays a draft';
 COMMENT ON COLUMN sync.pending.wait_object_id IS 'What a waiting delivery waits for: this object''s record, bound in the route''s system';
 COMMENT ON COLUMN sync.pending.wait_state IS 'and in this remote state, when one is demanded';
 COMMENT ON COLUMN sync.pending.merged IS 'How many earlier waiting events of the record this row has taken in';

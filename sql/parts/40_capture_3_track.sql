@@ -303,11 +303,16 @@ BEGIN
                 WHERE relid <> relation AND c.relkind IN ('r', 'p') LOOP
         PERFORM sync._set_trigger(part, 'sync_capture_truncate', 'AFTER TRUNCATE ON TABLE FOR EACH STATEMENT', function, object, always);
     END LOOP;
+    -- A guard outlives the end of its object's tracking.
+    IF function = 'sync.capture'::regproc
+       AND EXISTS (SELECT FROM sync.guard g WHERE g.state = 'active' AND g.kind = 'change' AND g.object = _set_triggers.object) THEN
+        PERFORM sync._set_trigger(relation, 'sync_demand', 'AFTER INSERT OR UPDATE ON TABLE FOR EACH ROW', 'sync.change_guard'::regproc, object, false);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION sync._set_triggers(regclass, regproc, text, boolean) IS 'Makes the triggers of a tracked table and its partitions';
 
-CREATE FUNCTION sync._drop_triggers(relation regclass, object text, names name[] DEFAULT '{sync_capture,sync_capture_truncate}')
+CREATE FUNCTION sync._drop_triggers(relation regclass, object text, names name[] DEFAULT '{sync_capture,sync_capture_truncate,sync_demand}')
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp

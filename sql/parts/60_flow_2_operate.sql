@@ -239,7 +239,7 @@ DECLARE
     p sync.pending := sync._locked_pending(retry.id);
     unsure boolean;
 BEGIN
-    IF p.state NOT IN ('dead', 'conflict', 'retry', 'ambiguous') THEN
+    IF p.state NOT IN ('dead', 'conflict', 'retry', 'ambiguous', 'held') THEN
         RAISE EXCEPTION 'delivery %/% is %', p.route_id, p.seq, p.state
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   DETAIL = CASE p.state WHEN 'behind' THEN 'An earlier delivery of the same record is unfinished.'
@@ -315,6 +315,7 @@ BEGIN
     VALUES (0, clock_timestamp(), p.route_id, p.seq, true, 'discarded', 'discarded', p.code,
             concat_ws(': ', format('discarded by %s while %s', session_user, p.state), discard.reason));
     DELETE FROM sync.pending t WHERE t.id = p.id;
+    PERFORM sync._lapse_delivery(p.route_id, p.seq, 'the delivery was discarded');
     PERFORM sync._release_behind(p.route_id, p.record_id);
     PERFORM sync._change();
 END
@@ -358,6 +359,7 @@ BEGIN
     SELECT 0, clock_timestamp(), p.route_id, p.seq, true, 'discarded', 'discarded', p.code,
            format('discarded by %s with its route', session_user)
       FROM sync.pending p WHERE p.route_id = r.id;
+    PERFORM sync._lapse_delivery(p.route_id, p.seq, 'the route was dropped') FROM sync.pending p WHERE p.route_id = r.id;
     DELETE FROM sync.pending p WHERE p.route_id = r.id;
     UPDATE sync.route t SET state = 'dropped' WHERE t.id = r.id;
 END

@@ -104,7 +104,7 @@ BEGIN
                        format('after %s the delivery %s/%s is %s', wait_for.timeout, the_route, first.seq, first.state),
                        (SELECT format('it waits for %s %s', o.name, held.wait_record_id)
                           FROM sync.object o WHERE held.state = 'waiting' AND o.id = held.wait_object_id),
-                       'last error: ' || held.message,
+                       CASE held.state WHEN 'held' THEN 'it is held: ' || held.message ELSE 'last error: ' || held.message END,
                        (SELECT format('system "%s" is paused', y.name) || coalesce(': ' || y.paused_reason, '')
                           FROM sync.system y WHERE y.id = the_system AND y.paused),
                        (SELECT 'the system''s mode is paused'

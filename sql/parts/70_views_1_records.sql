@@ -80,6 +80,7 @@ SELECT o.name AS object, h.record_id,
        CASE WHEN p.state = 'waiting'
             THEN concat_ws(' ', w.name, coalesce(sync._record_number(w.id, p.wait_record_id), p.wait_record_id),
                            'to be ' || coalesce(p.wait_state, 'bound'))
+            WHEN p.state = 'held' THEN p.message
             WHEN p.state = 'behind' THEN 'an earlier change of the record' END AS waiting_for,
        x.remote_id, x.remote_number, CASE WHEN o.hides THEN sync._shown_message(o.id, p.message, p.body) ELSE p.message END AS last_error,
        p.next_attempt_at,
@@ -105,7 +106,7 @@ SELECT o.name, x.record_id, coalesce(m.fields ->> o.number_column, sync._record_
   LEFT JOIN sync.mirror m ON m.system_id = x.system_id AND m.object_id = x.object_id AND m.remote_id = x.remote_id
  WHERE NOT EXISTS (SELECT FROM sync._unfinished u
                     WHERE u.system_id = x.system_id AND u.object_id = x.object_id AND u.record_id = x.record_id);
-COMMENT ON VIEW sync.record_status IS 'Where each record stands in each system: queued, in_flight, retry, waiting, ambiguous, behind, dead, conflict, synced, or unsynced when the system deleted it';
+COMMENT ON VIEW sync.record_status IS 'Where each record stands in each system: queued, in_flight, retry, waiting, held, ambiguous, behind, dead, conflict, synced, or unsynced when the system deleted it';
 
 CREATE VIEW sync.delivery WITH (security_barrier) AS
 SELECT d.route_id || '/' || d.seq AS delivery, r.name AS route, y.name AS system, o.name AS object,

@@ -7,12 +7,12 @@ LANGUAGE c
 AS 'MODULE_PATHNAME', 'se_hub_slots';
 COMMENT ON FUNCTION sync._hub_slots() IS 'Shared memory of the cluster''s hubs; no rows when the library was not preloaded';
 
-CREATE VIEW sync.task AS
+CREATE VIEW sync.worker AS
 SELECT d.datname::text AS database, s.pid, s.state, a.query AS activity, s.started_at, s.failures, s.restart_at, s.reason
   FROM sync._hub_slots() s
   LEFT JOIN pg_catalog.pg_database d ON d.oid = s.database
   LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.pid;
-COMMENT ON VIEW sync.task IS 'Workers of the cluster: what each does now, and when one that ended starts again';
+COMMENT ON VIEW sync.worker IS 'Workers of the cluster: what each does now, and when one that ended starts again';
 
 CREATE VIEW sync.system_status AS
 SELECT s.name AS system, s.options ->> 'connector' AS connector, c.version AS connector_version,
@@ -21,7 +21,7 @@ SELECT s.name AS system, s.options ->> 'connector' AS connector, c.version AS co
        y.paused_reason, y.paused_by, y.paused_at,
        coalesce(r.routes, 0) AS routes, coalesce(t.streams, 0) AS streams,
        coalesce(u.queued, 0) AS queued, coalesce(u.in_flight, 0) AS in_flight, coalesce(u.retry, 0) AS retry,
-       coalesce(u.waiting, 0) AS waiting, coalesce(u.ambiguous, 0) AS ambiguous, coalesce(u.behind, 0) AS behind,
+       coalesce(u.waiting, 0) AS waiting, coalesce(u.held, 0) AS held, coalesce(u.ambiguous, 0) AS ambiguous, coalesce(u.behind, 0) AS behind,
        coalesce(u.dead, 0) AS dead, coalesce(u.conflict, 0) AS conflict,
        coalesce(i.inbox, 0) AS inbox, coalesce(x.bound, 0) AS bound, n.message AS notice
   FROM sync._server s
@@ -36,6 +36,7 @@ SELECT s.name AS system, s.options ->> 'connector' AS connector, c.version AS co
                     count(*) FILTER (WHERE u.state = 'in_flight') AS in_flight,
                     count(*) FILTER (WHERE u.state = 'retry') AS retry,
                     count(*) FILTER (WHERE u.state = 'waiting') AS waiting,
+                    count(*) FILTER (WHERE u.state = 'held') AS held,
                     count(*) FILTER (WHERE u.state = 'ambiguous') AS ambiguous,
                     count(*) FILTER (WHERE u.state = 'behind') AS behind,
                     count(*) FILTER (WHERE u.state = 'dead') AS dead,
@@ -55,7 +56,7 @@ SELECT r.id AS route_id, r.name AS route, y.name AS system, o.name AS object, r.
        r.run_as, r.max_lag,
        coalesce(u.queued, 0) AS lag_events, clock_timestamp() - u.oldest AS lag_time,
        coalesce(u.queued, 0) AS queued, coalesce(u.in_flight, 0) AS in_flight, coalesce(u.retry, 0) AS retry,
-       coalesce(u.waiting, 0) AS waiting, coalesce(u.ambiguous, 0) AS ambiguous, coalesce(u.behind, 0) AS behind,
+       coalesce(u.waiting, 0) AS waiting, coalesce(u.held, 0) AS held, coalesce(u.ambiguous, 0) AS ambiguous, coalesce(u.behind, 0) AS behind,
        coalesce(u.dead, 0) AS dead, coalesce(u.conflict, 0) AS conflict,
        (SELECT count(*) FROM sync.outcome f
          WHERE f.route_id = r.id AND f.final AND f.at > clock_timestamp() - interval '1 min') AS ended_last_minute,
@@ -68,6 +69,7 @@ SELECT r.id AS route_id, r.name AS route, y.name AS system, o.name AS object, r.
                     count(*) FILTER (WHERE u.state = 'in_flight') AS in_flight,
                     count(*) FILTER (WHERE u.state = 'retry') AS retry,
                     count(*) FILTER (WHERE u.state = 'waiting') AS waiting,
+                    count(*) FILTER (WHERE u.state = 'held') AS held,
                     count(*) FILTER (WHERE u.state = 'ambiguous') AS ambiguous,
                     count(*) FILTER (WHERE u.state = 'behind') AS behind,
                     count(*) FILTER (WHERE u.state = 'dead') AS dead,
@@ -97,7 +99,7 @@ COMMENT ON VIEW sync.stream_status IS 'Each stream: when it last read, how much,
 
 CREATE VIEW sync.progress AS
 SELECT 'push' AS kind, r.system, r.object, r.ended_last_minute AS done_last_minute,
-       r.queued + r.in_flight + r.retry AS remaining, r.waiting + r.ambiguous + r.behind + r.dead + r.conflict AS held,
+       r.queued + r.in_flight + r.retry AS remaining, r.waiting + r.held + r.ambiguous + r.behind + r.dead + r.conflict AS held,
        CASE WHEN r.ended_last_minute > 0
             THEN (r.queued + r.in_flight + r.retry)::double precision / r.ended_last_minute * interval '1 min' END AS time_left,
        r.cursor_at AS as_of

@@ -110,6 +110,17 @@ AS $$
      WHERE p.state = 'waiting' AND p.wait_state IS NULL
        AND EXISTS (SELECT FROM hub WHERE greatest(x.bound_at, hub.started_at, p.created_at) < clock_timestamp() - interval '30 s')
     UNION ALL
+    SELECT 'held_is_asked', format('delivery %s/%s waits for an approval that nobody was asked for', p.route_id, p.seq)
+      FROM sync.pending p
+     WHERE p.state = 'held' AND p.code = 'approval' AND p.next_attempt_at > clock_timestamp() + interval '2 s'
+       AND NOT EXISTS (SELECT FROM sync.approval_request a WHERE a.route_id = p.route_id AND a.seq = p.seq AND a.event_at = p.event_at AND a.state = 'open')
+    UNION ALL
+    SELECT 'approved_before_sent', format('delivery %s/%s was claimed at %s, and its approval %s is %s', c.route_id, c.seq, c.at, a.id, a.state)
+      FROM (SELECT DISTINCT ON (a.route_id, a.seq, a.event_at) a.* FROM sync.approval_request a
+             WHERE a.route_id IS NOT NULL ORDER BY a.route_id, a.seq, a.event_at, a.id DESC) a
+      JOIN sync.claim c ON c.route_id = a.route_id AND c.seq = a.seq AND c.event_at = a.event_at AND c.at >= a.requested_at
+     WHERE a.state IN ('open', 'rejected', 'expired')
+    UNION ALL
     SELECT 'key_is_one_request', format('key %s stands for %s requests', c.idempotency_key, count(DISTINCT c.request_hash))
       FROM sync.claim c WHERE c.idempotency_key IS NOT NULL
      GROUP BY c.idempotency_key HAVING count(DISTINCT c.request_hash) > 1

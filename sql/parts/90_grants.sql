@@ -32,6 +32,8 @@ BEGIN
                 'forget_system', 'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull', 'activate_connector',
                 'manifest_preview', 'set_event_compatibility', 'event_schema', 'set_personal', 'drop_personal', 'erase', '_erase', '_erase_fields', '_erase_row', '_upkeep_personal', 'wait_for', 'wait_idle', 'remote_id', 'find', 'health', 'hub_status', 'check_invariants',
                 'set_owner', 'drop_owner', 'set_conflict_policy',
+                'assign_task', 'drop_approval_policy', 'drop_guard', 'request_approval', 'set_approval_policy', 'set_guard', 'set_period_policy',
+                '_check_guard', '_check_policy', '_propose_guard', '_propose_policy', '_require_reason',
                 -- what set_owner and track call with their caller's rights
                 'guard', '_owner_act', '_guards_of', '_set_guards',
                 -- what create_route calls with its caller's rights
@@ -42,17 +44,17 @@ BEGIN
                 'start_matching', 'undo_merge', 'normal_country', 'normal_email', 'normal_name', 'normal_tax_number',
                 '_condition_type', '_connector_names', '_queued', '_partitions', '_hub_slots', '_incarnation']),
             ('sync_operator', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 
-                'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull', 'wait_for', 'wait_idle',
+                'assign_task', 'request_approval', 'check_system', 'call', 'fetch', 'pause', 'resume', 'retry', 'discard', 'request_pull', 'wait_for', 'wait_idle',
                 'remote_id', 'find', 'health', 'hub_status', 'check_invariants', '_pending_id', '_record_number', '_sees_all',
                 'manifest_preview', 'event_schema', '_preview_push', '_preview_pull', '_preview_targets', '_preview_with', '_differences',
                 '_connector_id', '_current_connector', '_object_id',
                 'accept_matches', 'decide_match', 'keep_apart', 'match_preview', 'merge_records', 'start_matching', 'undo_merge',
                 '_hub_slots', '_queued', '_system_options', '_manifest']),
-            ('sync_approver', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'find', '_record_number', '_sees_all']),
+            ('sync_approver', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'approve', 'assign_task', 'find', 'reject', '_record_number', '_sees_all']),
             ('sync_auditor', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'find', 'health', 'hub_status', 'check_invariants', 'remote_id', '_record_number', '_sees_all',
                 '_hub_slots', '_queued']),
             ('sync_analyst', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'find', 'remote_id', '_record_number', '_sees_all']),
-            ('sync_app', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'wait_for', 'remote_id', '_record_number', '_sees_all',
+            ('sync_app', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'request_approval', 'wait_for', 'remote_id', '_record_number', '_sees_all',
                 'normal_country', 'normal_email', 'normal_name', 'normal_tax_number']),
             -- conflicts
             ('sync_admin', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
@@ -63,7 +65,7 @@ BEGIN
             ('sync_worker', ARRAY[
                 '_incarnation', '_identity', '_condition_sql', '_condition_type', '_check_expression', '_system_options', '_system_secrets', '_manifest',
                 '_manifest_object', '_connector_names', '_release_behind', '_open_claim', '_queued', '_record_number', '_sees_all', '_partitions',
-                '_library_version', '_preloaded', '_change', '_wake', '_object_id', '_drift', '_audit', '_upkeep_personal',
+                '_library_version', '_preloaded', '_change', '_wake', '_object_id', '_drift', '_audit', '_upkeep_personal', '_expire_approvals', '_gate', '_gated_routes',
                 '_match', '_match_ambiguous', '_match_settled', '_is_deciding', '_identity_hold', '_alias_gone', '_follow_merge', '_sweep_merges',
                 '_guard_deletes', '_held_alive', '_hold_deletes', '_too_many_deletes'])) g (role, functions)
     LOOP
@@ -114,7 +116,10 @@ GRANT SELECT (id, route_id, seq, event_at, object_id, record_id, op, origin, sta
               wait_object_id, wait_record_id, wait_state, next_attempt_at, code, merged, created_at)
     ON sync.pending TO sync_analyst, sync_approver;
 GRANT SELECT ON sync.record_status, sync.ownership, sync._object_columns TO sync_app;
--- run_as is left out: the default says who inserted the row.
+GRANT SELECT ON sync.approval, sync.task, sync.approval_policy, sync.guard, sync.period_policy, sync.period_move TO sync_approver;
+-- run_as is left out: the default says who inserted the row. So is state: a row is a proposal.
+GRANT INSERT (name, operation, object, min_amount, currency, condition, expires, approvers, reason) ON sync.approval_policy TO sync_admin;
+GRANT INSERT (name, object, kind, system, applies, condition, message, field, recheck, reason) ON sync.guard TO sync_admin;
 GRANT INSERT (system_id, object_id, name, condition, operations, start_kind, start_at, cutover_date, max_lag)
     ON sync.route TO sync_admin;
 

@@ -13,6 +13,8 @@
 
 /* The settings as they were when `cached` was made; memory of the transaction. */
 static char *seen[SETTINGS];
+static bool seen_attributed = false;
+static Oid seen_user = InvalidOid;
 static Jsonb *cached = NULL;
 static bool cached_valid = false;
 
@@ -24,9 +26,9 @@ se_event_context_forget(void)
 }
 
 static bool
-is_unchanged(const char *const *now)
+is_unchanged(const char *const *now, bool attributed)
 {
-	if (!cached_valid)
+	if (!cached_valid || attributed != seen_attributed || GetSessionUserId() != seen_user)
 		return false;
 	for (int i = 0; i < SETTINGS; i++)
 	{
@@ -36,17 +38,21 @@ is_unchanged(const char *const *now)
 	return true;
 }
 
-/* NULL when no setting is set. SET LOCAL may change them from one statement to the next. */
+/*
+ * NULL when no setting is set, unless the session's user must be known whatever is set (attributed): he
+ * may not approve what he has changed. Who has become another by SET SESSION AUTHORIZATION is known
+ * by the login, too. SET LOCAL may change settings from one statement to the next.
+ */
 Jsonb *
-se_event_context(MemoryContext transaction_context)
+se_event_context(MemoryContext transaction_context, bool attributed)
 {
-	static const char *const keys[SETTINGS + 1] = {"actor", "reason", "correlation_id",
-												   "causation_id", "user"};
+	static const char *const keys[SETTINGS + 2] = {"actor",		   "reason", "correlation_id",
+												   "causation_id", "user",	 "login"};
 	const char *const settings[SETTINGS] = {se_actor, se_reason, se_correlation_id,
 											se_causation_id};
 	const char *now[SETTINGS];
-	const char *values[SETTINGS + 1];
-	bool any = false;
+	const char *values[SETTINGS + 2];
+	bool any = attributed;
 	MemoryContext old;
 
 	for (int i = 0; i < SETTINGS; i++)
@@ -55,7 +61,7 @@ se_event_context(MemoryContext transaction_context)
 		values[i] = now[i][0] != '\0' ? now[i] : NULL;
 		any = any || values[i] != NULL;
 	}
-	if (is_unchanged(now))
+	if (is_unchanged(now, attributed))
 		return cached;
 
 	old = MemoryContextSwitchTo(transaction_context);
@@ -63,7 +69,12 @@ se_event_context(MemoryContext transaction_context)
 	for (int i = 0; i < SETTINGS; i++)
 		seen[i] = pstrdup(now[i]);
 	values[SETTINGS] = any ? GetUserNameFromId(GetSessionUserId(), true) : NULL;
-	cached = any ? se_json_from_strings(SETTINGS + 1, keys, values) : NULL;
+	values[SETTINGS + 1] = attributed && GetAuthenticatedUserId() != GetSessionUserId()
+							   ? GetUserNameFromId(GetAuthenticatedUserId(), true)
+							   : NULL;
+	cached = any ? se_json_from_strings(SETTINGS + 2, keys, values) : NULL;
+	seen_attributed = attributed;
+	seen_user = GetSessionUserId();
 	cached_valid = true;
 	MemoryContextSwitchTo(old);
 	return cached;

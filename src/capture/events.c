@@ -205,7 +205,9 @@ se_event_add(int object_id, char op, const char *record_id, Jsonb *body, Jsonb *
 	event.record_id = copy_text(record_id);
 	event.body = copy_json(body);
 	event.old = copy_json(old);
-	event.context = se_event_context(buffer);
+	/* What comes from a system was changed by nobody here. */
+	event.context =
+		se_event_context(buffer, se_origin_system == 0 && se_object_is_attributed(object_id));
 	event.at = GetCurrentTimestamp();
 	event.seq = se_outbox_next_seq();
 

@@ -54,8 +54,11 @@ extern MemoryContext se_events_context(void);
 extern int64 se_outbox_next_seq(void);
 extern void se_outbox_insert(const SeEventCommon *common, SeEvent *events, int count);
 
+/* attributed.c */
+extern bool se_object_is_attributed(int object_id);
+
 /* context.c */
-extern Jsonb *se_event_context(MemoryContext transaction_context);
+extern Jsonb *se_event_context(MemoryContext transaction_context, bool attributed);
 extern void se_event_context_forget(void);
 
 #endif

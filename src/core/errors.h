@@ -21,6 +21,9 @@
 #define SE_ERRCODE_TRUNCATE_REFUSED	 MAKE_SQLSTATE('S', 'E', '0', '4', '0')
 #define SE_ERRCODE_DELIVERY_FAILED	 MAKE_SQLSTATE('S', 'E', '0', '5', '0')
 #define SE_ERRCODE_TIMEOUT			 MAKE_SQLSTATE('S', 'E', '0', '5', '1')
+#define SE_ERRCODE_SAME_PERSON		 MAKE_SQLSTATE('S', 'E', '0', '6', '5')
+#define SE_ERRCODE_GUARDED			 MAKE_SQLSTATE('S', 'E', '0', '6', '6')
+#define SE_ERRCODE_DECIDED			 MAKE_SQLSTATE('S', 'E', '0', '6', '7')
 #define SE_ERRCODE_NOT_OWNER		 MAKE_SQLSTATE('S', 'E', '0', '6', '0')
 #define SE_ERRCODE_CONFLICT			 MAKE_SQLSTATE('S', 'E', '0', '6', '2')
 

@@ -327,7 +327,7 @@ prepare(SeDelivery *d)
 		se_bind_again(d, se_object_operation(object, d->step));
 		return false;
 	}
-	return prepare_step(d, object);
+	return se_gate_passes(d) && prepare_step(d, object);
 }
 
 /* ---- claiming ---- */
@@ -531,7 +531,10 @@ bool
 se_claim(TimestampTz now)
 {
 	SeDelivery *batch[BATCH];
+	SeDelivery *gone[BATCH]; /* to sync.pending, held */
 	SeDelivery **claimed;
+	List *held = NIL;
+	ListCell *cell;
 	int n = collect(batch, now);
 	int nclaimed = 0;
 
@@ -550,16 +553,27 @@ se_claim(TimestampTz now)
 		d->claimed_at = now;
 		se_delivery_begin_attempt(d);
 		if (!safe_prepare(d))
+		{
+			if (d->ending == SE_END_HELD)
+				held = lappend(held, d);
 			continue;
+		}
 		d->attempt_id = next_attempt_id();
 		claimed[nclaimed++] = d;
 	}
 	se_batch_form(claimed, nclaimed);
 	if (nclaimed > 0)
 		insert_claims(claimed, nclaimed);
+	foreach (cell, held)
+		se_gate_park(lfirst(cell));
 	memcpy(batch, claimed, sizeof(SeDelivery *) * nclaimed);
+	n = 0;
+	foreach (cell, held)
+		gone[n++] = lfirst(cell);
 	SE_CRASH_POINT("push-claiming");
 	se_txn_commit();
+	while (n > 0)
+		drop(gone[--n]);
 	if (nclaimed == 0)
 		return true;
 	se_txn_flush();

@@ -261,7 +261,7 @@ int_column(uint64 row, int col)
 	"AND c.seq = p.seq AND c.event_at = p.event_at AND c.issue >= p.issue "                         \
 	"AND c.attempt_id > coalesce(p.last_attempt_id, 0) ORDER BY c.attempt_id DESC LIMIT 1) "        \
 	"FROM (SELECT d.* FROM pg_catalog.unnest($1) r, LATERAL (SELECT * FROM sync.pending d "         \
-	"WHERE d.route_id = r AND d.state IN ('retry', 'ambiguous', 'waiting') "                        \
+	"WHERE d.route_id = r AND d.state IN ('retry', 'ambiguous', 'waiting', 'held') "                \
 	"AND d.next_attempt_at <= $4 AND d.id <> ALL ($2) "                                             \
 	"ORDER BY d.next_attempt_at, d.seq LIMIT $3) d ORDER BY d.next_attempt_at, d.seq LIMIT $3) p "  \
 	"ORDER BY p.next_attempt_at, p.seq"
@@ -362,7 +362,7 @@ read_next_due(TimestampTz now)
 	se_spi_execute(&plan,
 				   "SELECT min(d.at) FROM pg_catalog.unnest($1) r, LATERAL ("
 				   "SELECT p.next_attempt_at AS at FROM sync.pending p WHERE p.route_id = r "
-				   "AND p.state IN ('retry', 'ambiguous', 'waiting') AND p.id <> ALL ($2) "
+				   "AND p.state IN ('retry', 'ambiguous', 'waiting', 'held') AND p.id <> ALL ($2) "
 				   "ORDER BY p.next_attempt_at LIMIT 1) d",
 				   2, types, values, NULL, true, 1);
 	value = se_spi_datum(0, 1, &isnull);

@@ -53,7 +53,8 @@ se_freeze(SeDelivery *d, const char *state)
 		se_obj_text(&b, "unbound_id", d->unbound_id);
 		return se_obj_end(&b);
 	}
-	if (strcmp(state, "dead") == 0 && !dies_unsure(d) && d->claimed_step != NULL)
+	if ((strcmp(state, "dead") == 0 || strcmp(state, "held") == 0) && !dies_unsure(d) &&
+		d->claimed_step != NULL)
 	{
 		char hash[2 + 2 * sizeof(d->claimed_hash) + 1] = "\\x";
 

@@ -18,6 +18,7 @@
  *   due.c       … and come back when they are due
  *   release.c   … or when the record is bound that they wait for
  *   held.c      … and what people may have locked of them meanwhile
+ *   gate.c      what policies, guards and closed periods hold before the first request
  *   route.c     routes, scanners, conditions
  *   call.c      one-off API calls
  */
@@ -81,6 +82,7 @@ typedef struct SeRoute
 	char *condition;	  /* SQL that answers a batch; NULL: every event */
 	Oid run_as;
 	SPIPlanPtr plan; /* of the condition */
+	bool gated;		 /* a policy, a guard or a period may hold its deliveries */
 	SeScanner *scanner;
 	TimestampTz ended_at; /* when a delivery of it last ended here */
 } SeRoute;
@@ -154,7 +156,8 @@ typedef enum SeEnding /* what an attempt made of its delivery */
 	SE_END_AMBIGUOUS,
 	SE_END_WAITING,
 	SE_END_DEAD,
-	SE_END_CONFLICT
+	SE_END_CONFLICT,
+	SE_END_HELD /* parked by its claim's transaction: an approval must not slip in between */
 } SeEnding;
 
 typedef enum SeRowLock /* what became of an attempt to lock a row without waiting */
@@ -232,6 +235,7 @@ struct SeDelivery
 	bool has_pushed;
 	bool pushed_deleted;
 	SeExtract extract;
+	Jsonb *gate_patch; /* fields that an approval has changed; NULL: none */
 	int wait_object_id;
 	char *wait_key;
 	char *wait_state;
@@ -351,6 +355,12 @@ extern const SeOperation *se_not_repeatable(SeDelivery *delivery, const SeManife
 											const SeOperation *op);
 extern void se_remember_claim(SeDelivery *delivery, const char *step, const char *hash);
 extern void se_bind_again(SeDelivery *delivery, const SeOperation *op);
+
+/* ---- gate.c ---- */
+extern void se_gate_load(void); /* which routes are gated; in a transaction */
+extern bool se_gate_passes(
+	SeDelivery *delivery); /* false: `ending` says HELD or DEAD; in a transaction */
+extern void se_gate_park(SeDelivery *delivery); /* one that is held; in the same transaction */
 
 /* ---- claim.c ---- */
 extern bool se_claim(TimestampTz now); /* own transaction */

@@ -75,6 +75,8 @@ state_word(const SeDelivery *d)
 			return "dead";
 		case SE_END_CONFLICT:
 			return "conflict";
+		case SE_END_HELD:
+			return "held";
 	}
 	return "queued";
 }

@@ -126,6 +126,16 @@ struct SeBehind
 static dlist_head behind = DLIST_STATIC_INIT(behind); /* in the transaction's memory */
 
 /*
+ * Financial events are each a document's state. Where somebody has to approve, what one person has
+ * changed must not go out under the name of another.
+ */
+static bool
+may_merge(const SeRoute *route)
+{
+	return !route->financial && !route->gated;
+}
+
+/*
  * It merges into the last behind row where that is allowed; the events that a row stood for before
  * are recorded as merged.
  */
@@ -145,7 +155,7 @@ write_behind(SeBehind *b)
 			  PointerGetDatum(
 				  construct_array(b->merged, b->nmerged, INT8OID, 8, true, TYPALIGN_DOUBLE)),
 			  false);
-	if (!b->route->financial && b->event.op != 'D' &&
+	if (may_merge(b->route) && b->event.op != 'D' &&
 		se_spi_execute(
 			&merge_plan,
 			"WITH tail AS (SELECT p.id, p.seq, p.op FROM sync.pending p "
@@ -229,7 +239,7 @@ se_pending_behind(SeRoute *route, const SeEvent *event)
 	record->followed = true;
 	if (b != NULL)
 	{
-		if (!route->financial && event->op != 'D' && (b->event.op == 'I' || b->event.op == 'U'))
+		if (may_merge(route) && event->op != 'D' && (b->event.op == 'I' || b->event.op == 'U'))
 		{
 			merge_event(b, event);
 			return;
@@ -355,7 +365,7 @@ se_pending_lock(SeDelivery *d)
 	values[0] = Int64GetDatum(d->pending_id);
 	if (se_spi_execute(&plan,
 					   "SELECT FROM sync.pending WHERE id = $1 AND state IN ('retry', "
-					   "'ambiguous', 'waiting') FOR UPDATE SKIP LOCKED",
+					   "'ambiguous', 'waiting', 'held') FOR UPDATE SKIP LOCKED",
 					   1, types, values, NULL, false, 1) > 0)
 		return true;
 	se_due_wait(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1000));

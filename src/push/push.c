@@ -68,7 +68,10 @@ se_push_step(TimestampTz now)
 	busy |= se_pending_load_due(now);
 	(void) se_cursor_open_windows(now);
 	busy |= se_scan(now);
-	busy |= se_claim(now);
+	if (se_hub_is_current())
+		busy |= se_claim(now);
+	else
+		busy = true;
 	busy |= se_call_step(now);
 	if (!busy && se_cursor_checkpoint_due(now, se_exchange_in_flight() == 0))
 	{

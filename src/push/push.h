@@ -29,6 +29,12 @@ extern bool se_push_step(TimestampTz now);
 /* Records what has been answered, and nothing else; true when there was something. */
 extern bool se_push_record(TimestampTz now);
 
+/*
+ * Whether what was loaded is still what is declared; the hub's. Nothing is claimed before it is: an event
+ * that comes after a policy has committed is held by it.
+ */
+extern bool se_hub_is_current(void);
+
 /* When se_push_step() wants to be called next without being woken. */
 extern TimestampTz se_push_next_due(TimestampTz now);
 

@@ -296,6 +296,7 @@ se_routes_load(void)
 			make_route(i, system);
 	}
 	drop_missing(present);
+	se_gate_load();
 }
 
 void

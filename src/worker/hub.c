@@ -209,6 +209,13 @@ load_all(void)
 	loaded = true;
 }
 
+/* A commit counts the changes up before its client hears of it. */
+bool
+se_hub_is_current(void)
+{
+	return pg_atomic_read_u32(&slot->changes) == seen_changes;
+}
+
 /* ---- waiting ---- */
 
 static void

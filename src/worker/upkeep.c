@@ -39,6 +39,7 @@ se_upkeep_step(TimestampTz now)
 		run("upkeep of history", "SELECT sync._upkeep_history()");
 		run("upkeep of personal data", "SELECT sync._upkeep_personal()");
 		run("upkeep of merges", "SELECT sync._sweep_merges()");
+		run("upkeep of approvals", "SELECT sync._expire_approvals()");
 		se_notice_clear("upkeep");
 	}
 	PG_CATCH();

@@ -77,7 +77,7 @@ SELECT has_column('sync', t.relation::name, c.name::name, format('sync.%s has co
     ('dead_letter', '{id,delivery,system,object,record_number,message,request,response,how_to_retry}'),
     ('conflict', '{id,delivery,system,object,record_number,message}'),
     ('ownership', '{object,field,owner,on_violation,origin,set_by,set_at,conflict_policy}'),
-    ('task', '{database,pid,state,started_at,failures,restart_at,reason}'),
+    ('worker', '{database,pid,state,started_at,failures,restart_at,reason}'),
     ('external_id', '{system_id,object_id,record_id,remote_id,remote_number}')) t (relation, columns)
  CROSS JOIN LATERAL unnest(t.columns) c (name);
 

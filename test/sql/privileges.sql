@@ -83,7 +83,7 @@ SELECT count(*) FROM sync.outbox;
 SELECT count(*) > 5 AS healthy_or_not FROM sync.health();
 SELECT count(*) FROM sync.check_invariants();
 SELECT count(*) FROM sync.delivery;
-SELECT count(*) >= 0 AS readable FROM sync.task;
+SELECT count(*) >= 0 AS readable FROM sync.worker;
 SELECT object, record_id, record_number FROM sync.find('C1');
 SELECT sync.adopt_cluster();
 SELECT sync.create_route('shop', 'customer');

@@ -37,7 +37,7 @@ sub until_in
 	return $node->poll_query_until($database, $query) || BAIL_OUT("never true in $database: $query");
 }
 
-my $running = q(SELECT EXISTS (SELECT FROM sync.task WHERE database = current_database() AND state = 'running'));
+my $running = q(SELECT EXISTS (SELECT FROM sync.worker WHERE database = current_database() AND state = 'running'));
 
 # ---- several databases ----
 
@@ -50,7 +50,7 @@ foreach my $database (qw(second third))
 	until_in($database, $running);
 }
 is(hubs(), 3, 'a hub for each database with the extension');
-is(in('hub', q(SELECT count(*) FROM sync.task WHERE state = 'running')), 3, 'sync.task shows them all');
+is(in('hub', q(SELECT count(*) FROM sync.worker WHERE state = 'running')), 3, 'sync.worker shows them all');
 
 # ---- rename, tablespace, template ----
 
@@ -65,8 +65,8 @@ until_in('renamed', $running);
 
 quick('TEMPLATE beside a hub', 'CREATE DATABASE copy TEMPLATE hub');
 $hub->wait_running;
-until_in('copy', q(SELECT EXISTS (SELECT FROM sync.task WHERE database = 'copy' AND state = 'idle')));
-like(in('copy', q(SELECT reason FROM sync.task WHERE database = 'copy')), qr/another database/,
+until_in('copy', q(SELECT EXISTS (SELECT FROM sync.worker WHERE database = 'copy' AND state = 'idle')));
+like(in('copy', q(SELECT reason FROM sync.worker WHERE database = 'copy')), qr/another database/,
 	'the copy is silent and says why');
 in('copy', q(INSERT INTO app.customer (name) VALUES ('from the copy')));
 $hub->write('after the copy');
@@ -137,8 +137,8 @@ SKIP:
 		my ($status, $out, $err) = $node->psql('hub', "SET statement_timeout = '15s'; ALTER EXTENSION sync_ext UPDATE TO '99'");
 		is($status, 0, 'ALTER EXTENSION UPDATE beside the hub') or diag($err);
 	}
-	until_in('hub', q(SELECT EXISTS (SELECT FROM sync.task WHERE database = 'hub' AND state = 'idle')));
-	like(in('hub', q(SELECT reason FROM sync.task WHERE database = 'hub')), qr/library is version .* extension 99/, 'versions that differ: idle, with the reason');
+	until_in('hub', q(SELECT EXISTS (SELECT FROM sync.worker WHERE database = 'hub' AND state = 'idle')));
+	like(in('hub', q(SELECT reason FROM sync.worker WHERE database = 'hub')), qr/library is version .* extension 99/, 'versions that differ: idle, with the reason');
 	like(in('hub', q(SELECT status || detail FROM sync.health() WHERE "check" = 'version')), qr/^error/, 'health() says so');
 	my $id = $hub->write('while versions differ');
 	is($hub->value("SELECT state FROM sync.record_status WHERE record_id = '$id'"), 'queued', 'the app goes on, its events wait');

@@ -20,8 +20,8 @@ sub silent
 {
 	my ($copy, $database, $reason, $name) = @_;
 
-	$copy->poll_query_until($database, "SELECT EXISTS (SELECT FROM sync.task WHERE database = '$database' AND state = 'idle')")
-	  or diag($copy->safe_psql($database, 'TABLE sync.task'));
+	$copy->poll_query_until($database, "SELECT EXISTS (SELECT FROM sync.worker WHERE database = '$database' AND state = 'idle')")
+	  or diag($copy->safe_psql($database, 'TABLE sync.worker'));
 	like($copy->safe_psql($database, 'SELECT reason FROM sync.hub_status()'), $reason, "$name says why it is silent");
 	like($copy->safe_psql($database, q(SELECT status || ' ' || detail FROM sync.health() WHERE "check" = 'identity')), qr/^error silent/,
 		"$name: health() shows it");
@@ -71,7 +71,7 @@ my ($stuck) = $restored->safe_psql('hub', q(SELECT id FROM app.customer WHERE na
 $restored->safe_psql('hub', q(SELECT sync.adopt_cluster()));
 $restored->safe_psql('hub', q(SELECT sync.resume('crm')));
 is($restored->safe_psql('hub', 'SELECT incarnation FROM sync.hub'), '2', 'adoption counts up the incarnation');
-$restored->poll_query_until('hub', q(SELECT EXISTS (SELECT FROM sync.task WHERE database = 'hub' AND state = 'running')));
+$restored->poll_query_until('hub', q(SELECT EXISTS (SELECT FROM sync.worker WHERE database = 'hub' AND state = 'running')));
 {
 	local $hub->{node} = $restored;
 	local $restored->{sync_database} = 'hub';
@@ -156,7 +156,7 @@ $standby->promote;
 {
 	local $hub->{node} = $standby;
 	$standby->{sync_database} = 'hub';
-	$hub->poll_until(q(SELECT EXISTS (SELECT FROM sync.task WHERE database = 'hub' AND state = 'running')));
+	$hub->poll_until(q(SELECT EXISTS (SELECT FROM sync.worker WHERE database = 'hub' AND state = 'running')));
 	pass('with the permit a promoted standby goes on by itself');
 	is($hub->value('SELECT timeline FROM sync.hub'), '2', 'on the new timeline');
 	is($hub->value(q(SELECT suspect_before IS NOT NULL FROM sync.hub)), 't', 'events from before are suspect');
@@ -170,7 +170,7 @@ $standby->promote;
 
 	# What pg_upgrade does to the identity: another system identifier, all else as it was.
 	$hub->sql('UPDATE sync.hub SET system_identifier = 4711');
-	$hub->poll_until(q(SELECT EXISTS (SELECT FROM sync.task WHERE database = current_database() AND state = 'idle')));
+	$hub->poll_until(q(SELECT EXISTS (SELECT FROM sync.worker WHERE database = current_database() AND state = 'idle')));
 	$hub->write('between upgrade and adoption');
 	like($hub->value('SELECT sync.adopt_cluster(same => true)'), qr/same hub/, 'an upgraded cluster is adopted as the same');
 	$hub->wait_running;

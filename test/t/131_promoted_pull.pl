@@ -44,7 +44,7 @@ $sandbox->fault(kind => 'latency', ms => 700, match => { path => '/rest/customer
 $standby->start;
 $standby->promote;
 $hub->{node} = $standby;
-$hub->poll_until("SELECT EXISTS (SELECT FROM sync.task WHERE database = 'hub' AND state = 'running')");
+$hub->poll_until("SELECT EXISTS (SELECT FROM sync.worker WHERE database = 'hub' AND state = 'running')");
 $hub->sql("SELECT sync.resume('crm')");
 $hub->poll_until("SELECT records > 0 FROM sync.stream_status");
 $hub->wait_idle(120);

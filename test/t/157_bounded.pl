@@ -88,7 +88,7 @@ my $columns = $hub->value(q(SELECT string_agg(quote_ident(attname), ', ') FROM p
 	WHERE attrelid = 'sync.pending'::regclass AND attnum > 0 AND NOT attisdropped AND attname NOT IN ('id', 'seq', 'record_id')));
 $hub->sql("INSERT INTO sync.pending (seq, record_id, $columns) SELECT -seq - n * 1000000, record_id || n, $columns
 	FROM sync.pending CROSS JOIN generate_series(1, 4) n");
-$hub->sql('SELECT pg_terminate_backend(pid) FROM sync.task WHERE database = current_database() AND pid = ' . $hub->hub_pid);
+$hub->sql('SELECT pg_terminate_backend(pid) FROM sync.worker WHERE database = current_database() AND pid = ' . $hub->hub_pid);
 $hub->wait_until('another hub', sub { ($hub->hub_pid // $pid) ne $pid });
 $hub->wait_running;
 $sandbox->clear_faults;

@@ -41,7 +41,7 @@ foreach my $system (sort keys %entity)
 		CREATE USER MAPPING FOR PUBLIC SERVER $system OPTIONS (api_key 'file:api_key');
 		SELECT sync.create_stream('$system', o) FROM unnest('{customer,invoice}'::text[]) o");
 }
-$node->poll_until(q(SELECT EXISTS (SELECT FROM sync.task WHERE database = current_database() AND state = 'running')));
+$node->poll_until(q(SELECT EXISTS (SELECT FROM sync.worker WHERE database = current_database() AND state = 'running')));
 
 END { diag($node->sql('SELECT object, remote_id, state, reason FROM sync.inbox_status; SELECT system, object, last_error FROM sync.stream_status')) if $? && $node && $node->{_pid} }
 

@@ -41,7 +41,7 @@ $node->sql("INSERT INTO canonical.legal_entity (code, name, country, functional_
 			revenue_account '$ids->{account}{revenue}', tax_account '$ids->{account}{tax}');
 	CREATE USER MAPPING FOR PUBLIC SERVER erp OPTIONS (password 'file:password');
 	SELECT sync.create_route(s, 'customer'), sync.create_stream(s, 'customer') FROM unnest('{billing,erp}'::text[]) s");
-$node->poll_until(q(SELECT EXISTS (SELECT FROM sync.task WHERE database = current_database() AND state = 'running')));
+$node->poll_until(q(SELECT EXISTS (SELECT FROM sync.worker WHERE database = current_database() AND state = 'running')));
 
 END { diag($node->sql('SELECT object, remote_id, state, reason FROM sync.inbox_status; SELECT system, object, last_error FROM sync.stream_status; SELECT * FROM sync.health()')) if $? && $node && $node->{_pid} }
 

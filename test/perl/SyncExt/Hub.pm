@@ -140,7 +140,7 @@ sub set_up
 sub wait_running
 {
 	my ($self) = @_;
-	return $self->poll_until(q(SELECT EXISTS (SELECT FROM sync.task
+	return $self->poll_until(q(SELECT EXISTS (SELECT FROM sync.worker
 		WHERE database = current_database() AND state = 'running')));
 }
 

@@ -320,7 +320,7 @@ SELECT sync.create_stream('billing', o, '15 s')
 SELECT sync.create_stream('erp', o, '15 s') FROM unnest('{customer,invoice}'::text[]) o;
 EOF
 	$self->eventually('the hub runs and may speak', 'running true',
-		"SELECT t.state || ' ' || h.speaks FROM sync.task t, sync.hub_status() h WHERE t.database = current_database()", 30);
+		"SELECT t.state || ' ' || h.speaks FROM sync.worker t, sync.hub_status() h WHERE t.database = current_database()", 30);
 	return;
 }
 
