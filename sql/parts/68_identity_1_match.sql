@@ -21,20 +21,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._caller() IS 'The role that acts in this session';
 
-CREATE FUNCTION sync._require_reason(reason text)
-RETURNS void
-LANGUAGE plpgsql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF reason IS NULL OR btrim(reason) = '' THEN
-        RAISE EXCEPTION 'a reason is required'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is kept in the audit trail.';
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION sync._require_reason(text) IS 'An error unless there is a reason';
-
 -- The table behind an object, and SQL over its alias t: the record id as text.
 CREATE FUNCTION sync._identity_table(object_id integer, OUT relation regclass, OUT record_sql text, OUT key_columns name[],
                                      OUT key_types text[], OUT has_merged boolean)
