@@ -20,8 +20,9 @@
 #include "capture/origin.h"
 #include "core/errors.h"
 
-/* The object whose tables the hub itself writes now, and the trigger depth that it writes from. */
+/* The object, or table, that the hub itself writes now, and the trigger depth that it writes from. */
 static int bypassed_object = 0;
+static Oid bypassed_relid = InvalidOid;
 static int bypassed_depth = 0;
 static SubTransactionId bypassed_subid = InvalidSubTransactionId;
 
@@ -49,8 +50,27 @@ void
 se_owner_bypass(int object_id)
 {
 	bypassed_object = object_id;
+	bypassed_relid = InvalidOid;
 	bypassed_depth = trigger_depth();
 	bypassed_subid = GetCurrentSubTransactionId();
+}
+
+void
+se_owner_bypass_table(Oid relid)
+{
+	se_owner_bypass(0);
+	bypassed_relid = relid;
+}
+
+static bool
+is_bypassed(const SeTable *table)
+{
+	bool named = bypassed_object == table->object_id;
+
+	if (OidIsValid(bypassed_relid))
+		named = bypassed_relid == table->relid || bypassed_relid == table->header_relid ||
+				bypassed_relid == table->line_relid;
+	return named && trigger_depth() == bypassed_depth + 1;
 }
 
 void
@@ -61,13 +81,14 @@ se_guard_end_sub(SubTransactionId subid, SubTransactionId parent, bool commit)
 	if (commit)
 		bypassed_subid = parent;
 	else
-		bypassed_object = 0;
+		se_owner_bypass(0);
 }
 
 void
 se_guard_forget(void)
 {
 	bypassed_object = 0;
+	bypassed_relid = InvalidOid;
 	updated_row.relid = InvalidOid;
 	moving_before = moving_after = 0;
 }
@@ -80,7 +101,7 @@ se_guard_binds(const SeTable *table)
 	/* Only the statement itself is the pull's, or the hub's: triggers write for an application. */
 	if (se_origin_system != 0)
 		return trigger_depth() > 1;
-	return bypassed_object != table->object_id || trigger_depth() != bypassed_depth + 1;
+	return !is_bypassed(table);
 }
 
 /* Foreign keys would be broken by what is undone: their actions pass or fail. */

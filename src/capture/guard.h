@@ -58,6 +58,8 @@ extern bool se_guard_binds(const SeTable *table);
  * (sub)transaction ends; those of triggers that they fire are.
  */
 extern void se_owner_bypass(int object_id);
+extern void se_owner_bypass_table(
+	Oid relid); /* the same, by one of its tables; InvalidOid ends it */
 extern void se_guard_end_sub(SubTransactionId subid, SubTransactionId parent, bool commit);
 extern void se_guard_forget(void);
 
