@@ -186,12 +186,16 @@ SELECT sync.undo_merge(:three, 'too late');
 -- without a column for it the loser is deleted, and comes back as it was
 INSERT INTO own.tag (name) VALUES ('red'), ('rouge');
 INSERT INTO own.tagged VALUES (1, 1), (2, 2);
+-- (also where a system owns the records: who decides is no application)
+SELECT sync.set_owner('tag', '*', 'crm');
+DELETE FROM own.tag WHERE id = 2;
 SELECT sync.merge_records('tag', '1', '2', 'one colour');
 SELECT * FROM own.tag; SELECT * FROM own.tagged ORDER BY id;
 SELECT id AS tags, kept FROM sync.merge WHERE loser = '2' \gset
 \echo :kept
 SELECT sync.undo_merge(:tags, 'two words');
 SELECT * FROM own.tag ORDER BY id; SELECT * FROM own.tagged ORDER BY id;
+SELECT sync.drop_owner('tag', '*');
 
 -- a system reports a merge: a conflict, or followed, by policy; or its record lives on under another id
 SELECT applied, bound FROM sync._apply_page(:crm, '[{"id": "c5", "key": "E", "no": "N5", "name": "Eve"}, {"id": "c6", "key": "F", "no": "N6", "name": "Eva"}, {"id": "c7", "key": "G", "no": "N7", "name": "Gus"}]');
