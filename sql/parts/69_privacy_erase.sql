@@ -246,6 +246,13 @@ BEGIN
       FROM sync.external_id x
      WHERE c.kind = 'match' AND c.object_id = e.object_id AND c.remote_value IS NOT NULL AND x.object_id = e.object_id
        AND x.record_id = e.record_id AND c.system_id = x.system_id AND c.remote_id = x.remote_id;
+    -- What is still asked about the record has lapsed with it; a hash without salt could be guessed at.
+    PERFORM sync._lapse(a.id, 'the record was erased') FROM sync.approval_request a
+      WHERE a.object_id = e.object_id AND a.record_id = e.record_id AND a.state = 'open';
+    UPDATE sync.approval_request a SET call = NULL, result = NULL, payload_hash = NULL
+     WHERE a.object_id = e.object_id AND a.record_id = e.record_id AND a.state <> 'open';
+    GET DIAGNOSTICS n = ROW_COUNT;
+    done := done || jsonb_build_object('approval_request', n);
     DELETE FROM sync.audit_salt a WHERE a.object_id = e.object_id AND a.record_id = e.record_id;
     GET DIAGNOSTICS n = ROW_COUNT;
     done := done || jsonb_build_object('audit_salt', n);

@@ -8,6 +8,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "core/crash.h"
 #include "core/guc.h"
 #include "core/spi.h"
 #include "push/internal.h"
@@ -66,6 +67,7 @@ se_push_step(TimestampTz now)
 	busy |= se_held_step(now);
 	busy |= se_pending_release(now);
 	busy |= se_pending_load_due(now);
+	SE_CRASH_POINT("push-looking");
 	(void) se_cursor_open_windows(now);
 	busy |= se_scan(now);
 	if (se_hub_is_current())
