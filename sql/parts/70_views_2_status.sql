@@ -14,15 +14,28 @@ SELECT d.datname::text AS database, s.pid, s.state, a.query AS activity, s.start
   LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.pid;
 COMMENT ON VIEW sync.worker IS 'Workers of the cluster: what each does now, and when one that ended starts again';
 
+CREATE VIEW sync._kept_counts AS
+SELECT h.system_id, h.route_id, min(h.event_at) FILTER (WHERE h.state = 'in_flight') AS oldest,
+       count(*) FILTER (WHERE h.state = 'in_flight') AS in_flight,
+       count(*) FILTER (WHERE h.state = 'retry') AS retry,
+       count(*) FILTER (WHERE h.state = 'waiting') AS waiting,
+       count(*) FILTER (WHERE h.state = 'held') AS held,
+       count(*) FILTER (WHERE h.state = 'ambiguous') AS ambiguous,
+       count(*) FILTER (WHERE h.state = 'behind') AS behind,
+       count(*) FILTER (WHERE h.state = 'dead') AS dead,
+       count(*) FILTER (WHERE h.state = 'conflict') AS conflict
+  FROM sync._kept h GROUP BY h.system_id, h.route_id;
+COMMENT ON VIEW sync._kept_counts IS 'How many deliveries of each route are kept in sync.pending, by state';
+
 CREATE VIEW sync.system_status AS
 SELECT s.name AS system, s.options ->> 'connector' AS connector, c.version AS connector_version,
        coalesce(s.options ->> 'base_url', c.manifest ->> 'base_url') AS base_url,
        CASE WHEN y.paused THEN 'paused' ELSE coalesce(s.options ->> 'mode', 'live') END AS mode,
        y.paused_reason, y.paused_by, y.paused_at,
        coalesce(r.routes, 0) AS routes, coalesce(t.streams, 0) AS streams,
-       coalesce(u.queued, 0) AS queued, coalesce(u.in_flight, 0) AS in_flight, coalesce(u.retry, 0) AS retry,
-       coalesce(u.waiting, 0) AS waiting, coalesce(u.held, 0) AS held, coalesce(u.ambiguous, 0) AS ambiguous, coalesce(u.behind, 0) AS behind,
-       coalesce(u.dead, 0) AS dead, coalesce(u.conflict, 0) AS conflict,
+       coalesce(b.queued, 0)::bigint AS queued, (coalesce(u.in_flight, 0) + coalesce(b.in_flight, 0))::bigint AS in_flight,
+       coalesce(u.retry, 0)::bigint AS retry, coalesce(u.waiting, 0)::bigint AS waiting, coalesce(u.held, 0)::bigint AS held, coalesce(u.ambiguous, 0)::bigint AS ambiguous,
+       coalesce(u.behind, 0)::bigint AS behind, coalesce(u.dead, 0)::bigint AS dead, coalesce(u.conflict, 0)::bigint AS conflict,
        coalesce(i.inbox, 0) AS inbox, coalesce(x.bound, 0) AS bound, n.message AS notice
   FROM sync._server s
   LEFT JOIN sync.connector c ON c.name = s.options ->> 'connector' AND c.current
@@ -31,17 +44,12 @@ SELECT s.name AS system, s.options ->> 'connector' AS connector, c.version AS co
          ON r.system_id = y.id
   LEFT JOIN (SELECT t.system_id, count(*) AS streams FROM sync.stream t WHERE t.state <> 'dropped' GROUP BY t.system_id) t
          ON t.system_id = y.id
-  LEFT JOIN (SELECT u.system_id,
-                    count(*) FILTER (WHERE u.state = 'queued') AS queued,
-                    count(*) FILTER (WHERE u.state = 'in_flight') AS in_flight,
-                    count(*) FILTER (WHERE u.state = 'retry') AS retry,
-                    count(*) FILTER (WHERE u.state = 'waiting') AS waiting,
-                    count(*) FILTER (WHERE u.state = 'held') AS held,
-                    count(*) FILTER (WHERE u.state = 'ambiguous') AS ambiguous,
-                    count(*) FILTER (WHERE u.state = 'behind') AS behind,
-                    count(*) FILTER (WHERE u.state = 'dead') AS dead,
-                    count(*) FILTER (WHERE u.state = 'conflict') AS conflict
-               FROM sync._unfinished u GROUP BY u.system_id) u ON u.system_id = y.id
+  LEFT JOIN (SELECT u.system_id, sum(u.retry) AS retry, sum(u.waiting) AS waiting, sum(u.held) AS held, sum(u.ambiguous) AS ambiguous, sum(u.behind) AS behind,
+                    sum(u.dead) AS dead, sum(u.conflict) AS conflict, sum(u.in_flight) AS in_flight
+               FROM sync._kept_counts u GROUP BY u.system_id) u ON u.system_id = y.id
+  LEFT JOIN LATERAL (SELECT sum(b.queued) AS queued, sum(b.in_flight) AS in_flight
+                       FROM sync.route r CROSS JOIN LATERAL sync._backlog(r.id) b
+                      WHERE r.system_id = y.id AND r.state = 'active') b ON true
   LEFT JOIN (SELECT i.system_id, count(*) AS inbox FROM sync.inbox i GROUP BY i.system_id) i ON i.system_id = y.id
   LEFT JOIN (SELECT x.system_id, count(*) AS bound FROM sync.external_id x GROUP BY x.system_id) x ON x.system_id = y.id
   LEFT JOIN LATERAL (SELECT n.message FROM sync.notice n
@@ -54,8 +62,8 @@ COMMENT ON VIEW sync.system_status IS 'Each external system: mode, connector, an
 CREATE VIEW sync.route_status AS
 SELECT r.id AS route_id, r.name AS route, y.name AS system, o.name AS object, r.state, r.condition, r.operations,
        r.run_as, r.max_lag,
-       coalesce(u.queued, 0) AS lag_events, clock_timestamp() - u.oldest AS lag_time,
-       coalesce(u.queued, 0) AS queued, coalesce(u.in_flight, 0) AS in_flight, coalesce(u.retry, 0) AS retry,
+       b.queued AS lag_events, clock_timestamp() - least(b.oldest, u.oldest) AS lag_time,
+       b.queued, b.in_flight + coalesce(u.in_flight, 0) AS in_flight, coalesce(u.retry, 0) AS retry,
        coalesce(u.waiting, 0) AS waiting, coalesce(u.held, 0) AS held, coalesce(u.ambiguous, 0) AS ambiguous, coalesce(u.behind, 0) AS behind,
        coalesce(u.dead, 0) AS dead, coalesce(u.conflict, 0) AS conflict,
        (SELECT count(*) FROM sync.outcome f
@@ -64,17 +72,8 @@ SELECT r.id AS route_id, r.name AS route, y.name AS system, o.name AS object, r.
   FROM sync.route r
   JOIN sync.system y ON y.id = r.system_id
   JOIN sync.object o ON o.id = r.object_id
-  LEFT JOIN (SELECT u.route_id, min(u.event_at) FILTER (WHERE u.state IN ('queued', 'in_flight')) AS oldest,
-                    count(*) FILTER (WHERE u.state = 'queued') AS queued,
-                    count(*) FILTER (WHERE u.state = 'in_flight') AS in_flight,
-                    count(*) FILTER (WHERE u.state = 'retry') AS retry,
-                    count(*) FILTER (WHERE u.state = 'waiting') AS waiting,
-                    count(*) FILTER (WHERE u.state = 'held') AS held,
-                    count(*) FILTER (WHERE u.state = 'ambiguous') AS ambiguous,
-                    count(*) FILTER (WHERE u.state = 'behind') AS behind,
-                    count(*) FILTER (WHERE u.state = 'dead') AS dead,
-                    count(*) FILTER (WHERE u.state = 'conflict') AS conflict
-               FROM sync._unfinished u GROUP BY u.route_id) u ON u.route_id = r.id
+  LEFT JOIN sync._kept_counts u ON u.route_id = r.id
+ CROSS JOIN LATERAL sync._backlog(r.id) b
   LEFT JOIN LATERAL (SELECT k.finished, k.position, k.at FROM sync.checkpoint k
                       WHERE k.route_id = r.id ORDER BY k.id DESC LIMIT 1) k ON true
  WHERE r.state <> 'dropped';

@@ -77,7 +77,10 @@ AS $$
     SELECT 'system ' || s.system, 'warning', concat_ws(': ', format('mode %s', s.mode), s.paused_reason),
            CASE WHEN s.paused_at IS NOT NULL THEN format('SELECT sync.resume(%L) lets it go on.', s.system)
                 ELSE format('ALTER SERVER %I OPTIONS (SET mode ''live'') lets it go on.', s.system) END
-      FROM sync.system_status s WHERE s.mode <> 'live'
+      FROM (SELECT v.name AS system, CASE WHEN y.paused THEN 'paused' ELSE coalesce(v.options ->> 'mode', 'live') END AS mode,
+                   y.paused_reason, y.paused_at
+              FROM sync._server v LEFT JOIN sync.system y ON y.name = v.name) s
+     WHERE s.mode <> 'live'
     UNION ALL
     SELECT 'route ' || r.route, CASE WHEN r.state = 'needs_backfill' OR r.lag_time > r.max_lag / 2 THEN 'error' ELSE 'warning' END,
            CASE WHEN r.state = 'needs_backfill' THEN 'fell behind further than max_lag and stopped'
@@ -91,7 +94,14 @@ AS $$
                            CASE WHEN s.conflict > 0 THEN format('%s conflicts', s.conflict) END,
                            CASE WHEN s.inbox > 0 THEN format('%s records in the inbox', s.inbox) END),
            'See sync.dead_letter, sync.conflict and sync.inbox; sync.retry() or sync.discard() settles a delivery.'
-      FROM sync.system_status s WHERE s.dead + s.conflict + s.inbox > 0
+      FROM (SELECT y.name AS system, coalesce(p.dead, 0) AS dead, coalesce(p.conflict, 0) AS conflict, coalesce(i.inbox, 0) AS inbox
+              FROM sync.system y
+              LEFT JOIN (SELECT r.system_id, count(*) FILTER (WHERE p.state = 'dead') AS dead,
+                                count(*) FILTER (WHERE p.state = 'conflict') AS conflict
+                           FROM sync.pending p JOIN sync.route r ON r.id = p.route_id
+                          WHERE p.state IN ('dead', 'conflict') GROUP BY r.system_id) p ON p.system_id = y.id
+              LEFT JOIN (SELECT i.system_id, count(*) AS inbox FROM sync.inbox i GROUP BY i.system_id) i ON i.system_id = y.id) s
+     WHERE s.dead + s.conflict + s.inbox > 0
     UNION ALL
     SELECT 'conflicts', 'warning', format('%s wait for a decision, the oldest for %s', count(*), date_trunc('second', clock_timestamp() - min(c.opened_at))),
            'View sync.conflict has them; sync.resolve_conflict() decides.'

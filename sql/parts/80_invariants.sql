@@ -12,7 +12,10 @@ AS $$
         SELECT s.started_at FROM sync._hub_slots() s JOIN pg_database d ON d.oid = s.database
          WHERE d.datname = current_database() AND s.state = 'running'),
     final AS (
-        SELECT f.route_id, f.seq, f.attempt_id, f.at, f.state, c.issue
+        SELECT f.route_id, f.seq, f.attempt_id, f.at, f.state, c.issue,
+               -- An end without an attempt (discarded, merged) is that of the issue that was claimed last before it.
+               coalesce(c.issue, (SELECT max(b.issue) FROM sync.claim b
+                                   WHERE b.route_id = f.route_id AND b.seq = f.seq AND b.at <= f.at), 1) AS ended_issue
           FROM sync.outcome f
           LEFT JOIN sync.claim c ON f.attempt_id <> 0 AND c.route_id = f.route_id AND c.seq = f.seq AND c.attempt_id = f.attempt_id
          WHERE f.final),
@@ -28,7 +31,7 @@ AS $$
      WHERE f.issue IS NULL OR f.issue = p.issue
     UNION ALL
     SELECT 'one_final_outcome', format('delivery %s/%s ended %s times', f.route_id, f.seq, count(*))
-      FROM final f GROUP BY f.route_id, f.seq, f.issue HAVING count(*) > 1
+      FROM final f GROUP BY f.route_id, f.seq, f.ended_issue HAVING count(*) > 1
     UNION ALL
     SELECT 'head_of_record', format('delivery %s/%s is %s, yet %s/%s of the same record is before it', p.route_id, p.seq, p.state, p.route_id, p.head)
       FROM (SELECT p.route_id, p.seq, p.state, min(p.seq) OVER (PARTITION BY p.route_id, p.record_id) AS head FROM sync.pending p) p

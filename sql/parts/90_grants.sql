@@ -56,6 +56,12 @@ BEGIN
             ('sync_analyst', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'find', 'remote_id', '_record_number', '_sees_all']),
             ('sync_app', ARRAY['_hides', '_shown', '_shown_raw', '_shown_message', 'request_approval', 'wait_for', 'remote_id', '_record_number', '_sees_all',
                 'normal_country', 'normal_email', 'normal_name', 'normal_tax_number']),
+            -- what status views call
+            ('sync_admin', ARRAY['_backlog']),
+            ('sync_operator', ARRAY['_backlog']),
+            ('sync_approver', ARRAY['_backlog']),
+            ('sync_auditor', ARRAY['_backlog']),
+            ('sync_analyst', ARRAY['_backlog']),
             -- conflicts
             ('sync_admin', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
             ('sync_operator', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),

@@ -11,7 +11,6 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Utils ();
 use SyncExt::Bench;
 
 my $ROWS = long() ? 1_000_000 : 200_000;
@@ -32,32 +31,7 @@ $node->sql(qq{
 	CREATE SERVER billing FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'stripe', base_url '$sink', rate_limit '1000000/s');
 	CREATE USER MAPPING FOR PUBLIC SERVER billing OPTIONS (api_key 'file:api_key')});
 
-my $dir = PostgreSQL::Test::Utils::tempdir('pgbench');
-
-foreach my $schema (qw(canonical untracked))
-{
-	open my $file, '>', "$dir/$schema.sql" or die "cannot write: $!";
-	print $file <<"SQL";
-INSERT INTO $schema.customer (number, name, billing_email, billing_address)
-VALUES (gen_random_uuid()::text, 'Aster Bakery Ltd', 'accounts\@aster.example',
-	'{"line1": "1 High Street", "city": "Leeds", "postal_code": "LS1 1AA", "country": "GB"}');
-SQL
-	close $file;
-}
-
-# Transactions a second of four clients on the table.
-sub tps
-{
-	my ($schema, $seconds) = @_;
-	my ($out, $err) = PostgreSQL::Test::Utils::run_command(
-		[
-			'pgbench', '-n', '-M', 'prepared', '-c', 4, '-j', 2, '-T', $seconds, '-h', $node->host, '-p', $node->port,
-			'-f', "$dir/$schema.sql", $node->database
-		]);
-	my ($tps) = $out =~ /^tps = ([\d.]+)/m or die "no rate from pgbench: $err";
-
-	return $tps;
-}
+sub tps { return customer_tps($node, @_) }
 
 sub bulk_seconds
 {

@@ -9,7 +9,6 @@ use strict;
 use warnings;
 
 use IO::Socket::INET;
-use PostgreSQL::Test::Utils ();
 use SyncExt::Bench;
 use Time::HiRes qw(sleep);
 
@@ -21,8 +20,6 @@ my %dead = (
 	silent => 'http://127.0.0.1:' . $silent->sockport);
 my $node = bench_cluster('dead', allow => join(', ', values %dead),
 	conf => "synchronous_commit = off\nautovacuum = off\n");
-my $dir = PostgreSQL::Test::Utils::tempdir('pgbench');
-
 $node->sql(q{
 	SELECT sync.create_canonical_model();
 	SELECT sync.create_canonical_model('unrouted');
@@ -37,29 +34,7 @@ foreach my $system (sort keys %dead)
 		CREATE USER MAPPING FOR PUBLIC SERVER $system OPTIONS (api_key 'file:api_key');
 		SELECT sync.create_route('$system', 'customer')});
 }
-foreach my $schema (qw(canonical unrouted))
-{
-	open my $file, '>', "$dir/$schema.sql" or die "cannot write: $!";
-	print $file <<"SQL";
-INSERT INTO $schema.customer (number, name, billing_email, billing_address)
-VALUES (gen_random_uuid()::text, 'Aster Bakery Ltd', 'accounts\@aster.example',
-	'{"line1": "1 High Street", "city": "Leeds", "postal_code": "LS1 1AA", "country": "GB"}');
-SQL
-	close $file;
-}
-
-sub tps
-{
-	my ($schema, $seconds) = @_;
-	my ($out, $err) = PostgreSQL::Test::Utils::run_command(
-		[
-			'pgbench', '-n', '-M', 'prepared', '-c', 4, '-j', 2, '-T', $seconds, '-h', $node->host, '-p', $node->port,
-			'-f', "$dir/$schema.sql", $node->database
-		]);
-	my ($tps) = $out =~ /^tps = ([\d.]+)/m or die "no rate from pgbench: $err";
-
-	return $tps;
-}
+sub tps { return customer_tps($node, @_) }
 
 # Down for a while already: the breakers have opened. (A 503 is an answer: no notice.)
 tps($_, 3) foreach qw(canonical unrouted);

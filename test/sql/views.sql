@@ -80,6 +80,7 @@ END
 $$;
 SELECT pg_temp.violated('INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state) SELECT attempt_id, clock_timestamp(), route_id, seq, true, ''done'', ''done'' FROM sync.claim WHERE seq = (SELECT seq FROM sync.pending WHERE state = ''dead'')');
 SELECT pg_temp.violated('INSERT INTO sync.outcome SELECT * FROM sync.outcome WHERE final');
+SELECT pg_temp.violated('INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state) SELECT 0, at + interval ''1 s'', route_id, seq, true, ''discarded'', ''discarded'' FROM sync.outcome WHERE final AND attempt_id <> 0');
 SELECT pg_temp.violated('INSERT INTO sync.pending (route_id, seq, incarnation, event_at, object_id, record_id, op, origin, body, state) SELECT route_id, seq + 100, 0, now(), object_id, record_id, op, 0, body, ''retry'' FROM sync.pending WHERE state = ''dead''');
 SELECT pg_temp.violated('INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state) SELECT 99, clock_timestamp(), 1, 99, true, ''done'', ''done''');
 SELECT pg_temp.violated('INSERT INTO sync.claim SELECT attempt_id + 100, at - interval ''1 s'', route_id, seq, incarnation, event_at, object_id, record_id, issue, attempt, step, idempotency_key, connector_id, method, target, request_hash FROM sync.claim WHERE record_id = ''["eu", "1"]''');

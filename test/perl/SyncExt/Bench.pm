@@ -19,8 +19,8 @@ use SyncExt::Cluster;
 use Test::More ();
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
-our @EXPORT = qw(bench_cluster cpu_seconds hub_pid interleave long median note peak_kb ratios report
-  seconds start_nginx wanted);
+our @EXPORT = qw(bench_cluster cpu_seconds customer_tps hub_pid interleave long median note peak_kb ratios
+  report seconds start_nginx wanted);
 
 my $long = $ENV{LONG} // '';
 my $name = $ENV{NAME} // '';
@@ -126,6 +126,29 @@ sub seconds
 
 	$work->();
 	return clock_gettime(CLOCK_MONOTONIC) - $began;
+}
+
+# Transactions a second of four pgbench clients, each of which inserts a row into SCHEMA.customer.
+sub customer_tps
+{
+	my ($node, $schema, $seconds) = @_;
+	my $script = PostgreSQL::Test::Utils::tempdir('pgbench') . "/$schema.sql";
+
+	open my $file, '>', $script or die "cannot write: $!";
+	print $file <<"SQL";
+INSERT INTO $schema.customer (number, name, billing_email, billing_address)
+VALUES (gen_random_uuid()::text, 'Aster Bakery Ltd', 'accounts\@aster.example',
+	'{"line1": "1 High Street", "city": "Leeds", "postal_code": "LS1 1AA", "country": "GB"}');
+SQL
+	close $file;
+	my ($out, $err) = PostgreSQL::Test::Utils::run_command(
+		[
+			'pgbench', '-n', '-M', 'prepared', '-c', 4, '-j', 2, '-T', $seconds, '-h', $node->host, '-p', $node->port,
+			'-f', $script, $node->database
+		]);
+	my ($tps) = $out =~ /^tps = ([\d.]+)/m or die "no rate from pgbench: $err";
+
+	return $tps;
 }
 
 sub hub_pid
