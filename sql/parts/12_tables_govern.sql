@@ -211,6 +211,22 @@ END
 $$;
 COMMENT ON FUNCTION sync._audit(text, text, text, text, jsonb, text) IS 'Writes an audit row for an act of this transaction; returns its id. Never give it a secret';
 
+-- What a row was and is, for detail: columns that differ, without those that only the hub itself keeps.
+CREATE FUNCTION sync._audit_change(old jsonb, new jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_strip_nulls(jsonb_build_object(
+        'new', (SELECT jsonb_object_agg(n.key, n.value) FROM jsonb_each(new) n
+                 WHERE n.value IS DISTINCT FROM coalesce(old -> n.key, 'null') AND n.key <> ALL (hidden)),
+        'old', (SELECT jsonb_object_agg(o.key, o.value) FROM jsonb_each(old) o
+                 WHERE jsonb_typeof(old) = 'object' AND old ->> 'id' IS NOT NULL
+                   AND o.value IS DISTINCT FROM coalesce(new -> o.key, 'null') AND o.key <> ALL (hidden))))
+      FROM (VALUES ('{attributes,table_oid,line_oid,server_oid,created_at,created_by}'::text[])) h (hidden)
+$$;
+COMMENT ON FUNCTION sync._audit_change(jsonb, jsonb) IS 'What differs between two states of a row of the registry';
+
 COMMENT ON COLUMN sync.owner.set_at IS 'When it was declared';
 COMMENT ON COLUMN sync.owner.set_by IS 'Who declared it';
 COMMENT ON COLUMN sync.conflict_entry.field IS 'The field that disagrees; NULL when the record as a whole does';

@@ -38,6 +38,13 @@ SELECT coalesce((c.detail ->> 'seal')::bigint, 0) AS seal, coalesce((c.detail ->
   FROM (VALUES (1)) one
   LEFT JOIN LATERAL (SELECT * FROM sync.audit a WHERE a.action = 'audit.cut' ORDER BY a.id DESC LIMIT 1) c ON true;
 COMMENT ON VIEW sync._audit_base IS 'What the oldest seal is chained to';
+COMMENT ON COLUMN sync._audit_base.seal IS 'The last seal that was cut; 0: none';
+COMMENT ON COLUMN sync._audit_base.total IS 'Rows up to it';
+COMMENT ON COLUMN sync._audit_base.last_id IS 'The highest id among the rows that were cut';
+COMMENT ON COLUMN sync._audit_base.hash IS 'Its hash';
+COMMENT ON COLUMN sync._audit_base.cut_id IS 'The audit row of the cut';
+COMMENT ON COLUMN sync._audit_base.cut_at IS 'When it was cut';
+COMMENT ON COLUMN sync._audit_base.cut_by IS 'Who cut it';
 
 -- Rows that have committed since the seal, in the order of their transactions, at most so many and those of
 -- the last transaction whole; with the snapshot that then tells what is sealed.

@@ -24,7 +24,7 @@ AS $$
     SELECT 'altered', c.first_row, c.id, format('seal %s is not as it was hashed', c.id)
       FROM chain c WHERE c.computed IS DISTINCT FROM c.hash
     UNION ALL
-    SELECT 'altered', c.first_row, c.id, format('seal %s does not continue seal %s: one of them was made anew', c.id, c.before)
+    SELECT 'altered', coalesce(c.before_ids[1], c.first_row), c.id, format('seal %s does not continue seal %s: one of them was made anew; anchors tell which', c.id, c.before)
       FROM chain c WHERE c.id = c.before + 1 AND c.prev_hash <> c.before_hash
 $$;
 COMMENT ON FUNCTION sync._verify_seals() IS 'Seals that are missing, altered or do not continue each other';
