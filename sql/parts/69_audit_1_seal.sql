@@ -121,7 +121,7 @@ DECLARE
 BEGIN
     -- One sealer at a time; the hub never waits for a person's transaction.
     IF NOT pg_try_advisory_xact_lock(hashtextextended('sync.audit_seal', 0)) THEN
-        RETURN 0;
+        RETURN NULL;
     END IF;
     SELECT * INTO last FROM sync.audit_seal s ORDER BY s.id DESC LIMIT 1;
     SELECT * INTO base FROM sync._audit_base;
@@ -140,7 +140,7 @@ BEGIN
     RETURN cardinality(next.ids);
 END
 $$;
-COMMENT ON FUNCTION sync._seal_audit(integer) IS 'Seals what has committed; run by the hub within seconds. Returns how many rows';
+COMMENT ON FUNCTION sync._seal_audit(integer) IS 'Seals what has committed; run by the hub within seconds. Returns how many rows; NULL when somebody else is at it';
 
 -- The line that says of a seal all that a verifier needs; marks, the beginnings of the hashes of its rows,
 -- let him name the row when the chain itself was made anew.

@@ -65,7 +65,7 @@ query_number(const char *sql)
 	return DatumGetInt64(se_spi_datum(0, 1, &isnull));
 }
 
-/* How many rows were sealed. */
+/* How many rows were sealed; -1 when somebody else is at it. */
 static int64
 seal(void)
 {
@@ -79,6 +79,8 @@ seal(void)
 	se_spi_execute(&plan, "SELECT sync._seal_audit($1)::pg_catalog.int8", 1, types, values, NULL,
 				   false, 1);
 	rows = DatumGetInt64(se_spi_datum(0, 1, &isnull));
+	if (isnull)
+		rows = -1;
 	SE_CRASH_POINT("seal-making");
 	se_txn_commit();
 	if (rows > 0)
@@ -155,7 +157,7 @@ void
 se_seal_step(SeHubSlot *slot, TimestampTz now)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	volatile bool more = false;
+	int64 rows;
 
 	if (due > now)
 		return;
@@ -166,10 +168,12 @@ se_seal_step(SeHubSlot *slot, TimestampTz now)
 	ran_at = now;
 	PG_TRY();
 	{
-		more = seal() >= AT_MOST;
-		more |= anchor(now);
-		due = more ? now : TimestampTzPlusMilliseconds(now, IDLE_MS);
-		asked |= more;
+		rows = seal();
+		if (anchor(now) || rows >= AT_MOST)
+			due = now;
+		else
+			due = TimestampTzPlusMilliseconds(now, rows < 0 ? PAUSE_MS : IDLE_MS);
+		asked = rows < 0 || due <= now;
 		se_notice_clear("audit");
 	}
 	PG_CATCH();
