@@ -179,15 +179,15 @@ COMMENT ON FUNCTION sync._anchor_lines() IS 'Lines of this hub''s file in sync_e
 
 -- ---- what is taken out ----
 
--- Values of fields are replaced wherever they stand; so is all that stands beside {"field": "<name>"} but the
--- words that say what was done with it.
+-- Since a field is personal its values are hashed when a row is written (sync._hash_personal); what rows of
+-- before hold is found by the same rules. Hashes stay.
 CREATE FUNCTION sync._audit_without(value jsonb, fields text[])
 RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    named boolean := value ->> 'field' = ANY (fields);
+    about_one constant boolean := coalesce(value ->> 'field' = ANY (fields), false);
 BEGIN
     IF jsonb_typeof(value) = 'array' THEN
         RETURN (SELECT coalesce(jsonb_agg(sync._audit_without(e.value, fields) ORDER BY e.n), '[]')
@@ -196,11 +196,8 @@ BEGIN
         RETURN value;
     END IF;
     RETURN (SELECT coalesce(jsonb_object_agg(m.key,
-                CASE WHEN m.value = 'null' THEN m.value
-                     WHEN m.key = ANY (fields) THEN '"(personal)"'
-                     WHEN named AND jsonb_typeof(m.value) <> 'boolean'
-                          AND m.key NOT IN ('field', 'system', 'object', 'conflict', 'approval', 'kind', 'policy', 'take', 'taken',
-                                            'operation', 'origin', 'owner', 'on_violation', 'delivery') THEN '"(personal)"'
+                CASE WHEN m.value = 'null' OR m.value ->> 'sha256' ~ '^[0-9a-f]{64}$' AND m.value = jsonb_build_object('sha256', m.value -> 'sha256') THEN m.value
+                     WHEN m.key = ANY (fields) OR about_one AND m.key ~ '(^|_)(value|old|new|hub|remote|wanted|kept)$' THEN '"(personal)"'
                      ELSE sync._audit_without(m.value, fields) END), '{}')
               FROM jsonb_each(value) m);
 END
