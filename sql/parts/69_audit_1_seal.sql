@@ -57,6 +57,7 @@ DECLARE
     bound xid8;
     running xid8[];
     xids xid8[];
+    later xid8[];
 BEGIN
     began_after := clock_timestamp();
     IF last.incarnation IS DISTINCT FROM sync._writer_incarnation() THEN
@@ -70,39 +71,42 @@ BEGIN
         SELECT array_agg(t.id ORDER BY t.xid, t.id), array_agg(t.xid ORDER BY t.xid, t.id) INTO ids, xids
           FROM ((SELECT a.id, a.xid FROM sync.audit a
                   WHERE a.incarnation = ANY (ARRAY[last.incarnation - 1, last.incarnation, last.incarnation + 1])
+                    AND pg_visible_in_snapshot(a.xid, snapshot) AND a.xid IS DISTINCT FROM own
                     AND a.xid = ANY (ARRAY(SELECT pg_snapshot_xip(last.snapshot)))
                     AND (a.incarnation = last.incarnation
                          OR NOT EXISTS (SELECT FROM sync.audit_seal s WHERE a.id = ANY (s.ids))))
                 UNION ALL
                 (SELECT a.id, a.xid FROM sync.audit a
                   WHERE a.incarnation = last.incarnation AND a.xid >= pg_snapshot_xmax(last.snapshot)
+                    AND pg_visible_in_snapshot(a.xid, snapshot) AND a.xid IS DISTINCT FROM own
                   ORDER BY a.xid LIMIT at_most + 1)
                 UNION ALL
                 (SELECT a.id, a.xid FROM sync.audit a
                   WHERE a.incarnation = last.incarnation + 1 AND a.xid >= pg_snapshot_xmax(last.snapshot)
-                  ORDER BY a.xid LIMIT at_most + 1)) t
-         WHERE t.xid IS DISTINCT FROM own AND pg_visible_in_snapshot(t.xid, snapshot);
+                    AND pg_visible_in_snapshot(a.xid, snapshot) AND a.xid IS DISTINCT FROM own
+                  ORDER BY a.xid LIMIT at_most + 1)) t;
         IF cardinality(ids) > at_most THEN
-            -- Up to the transaction that no longer fits; one that is too large by itself is taken whole.
+            -- Up to the transaction that no longer fits; the first one whole, however large it is.
             bound := xids[at_most + 1];
-            IF xids[1] = bound THEN
-                SELECT array_agg(a.id) INTO ids FROM sync.audit a WHERE a.incarnation >= last.incarnation - 1 AND a.xid = bound;
+            later := xids[array_position(xids, bound) :];
+            IF bound = xids[1] THEN
+                later := array_remove(xids, bound);
+                ids := CASE WHEN bound < pg_snapshot_xmax(last.snapshot) THEN ids[: cardinality(xids) - cardinality(later)]
+                            ELSE ARRAY(SELECT a.id FROM sync.audit a WHERE a.incarnation IN (last.incarnation, last.incarnation + 1) AND a.xid = bound) END;
                 bound := (bound::text::numeric + 1)::text::xid8;
             ELSE
-                ids := ids[1 : array_position(xids, bound) - 1];
+                ids := ids[: array_position(xids, bound) - 1];
             END IF;
-            IF bound < pg_snapshot_xmax(last.snapshot) THEN
-                bound := pg_snapshot_xmax(last.snapshot);
-            END IF;
+            bound := greatest(bound, pg_snapshot_xmax(last.snapshot));
             began_after := last.began_after;
         END IF;
     END IF;
     IF ids IS NULL THEN
         RETURN;
     END IF;
-    -- This transaction may go on writing, so for the next seal it counts as running.
+    -- For the next seal those that were left count as running; so does this one, which may go on writing.
     bound := coalesce(bound, pg_snapshot_xmax(snapshot));
-    running := ARRAY(SELECT x FROM (SELECT pg_snapshot_xip(snapshot) UNION SELECT own) t (x) WHERE x < bound ORDER BY x);
+    running := ARRAY(SELECT x FROM (SELECT pg_snapshot_xip(snapshot) UNION SELECT own UNION SELECT unnest(later)) t (x) WHERE x < bound ORDER BY x);
     snapshot := format('%s:%s:%s', coalesce(running[1], bound), bound, array_to_string(running, ','));
     ids := ARRAY(SELECT i FROM unnest(ids) i ORDER BY i);
 END

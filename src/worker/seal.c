@@ -169,11 +169,12 @@ se_seal_step(SeHubSlot *slot, TimestampTz now)
 	PG_TRY();
 	{
 		rows = seal();
-		if (anchor(now) || rows >= AT_MOST)
+		/* A seal that was not full may have left a transaction that did not fit. */
+		if (anchor(now) || rows >= AT_MOST / 2)
 			due = now;
 		else
-			due = TimestampTzPlusMilliseconds(now, rows < 0 ? PAUSE_MS : IDLE_MS);
-		asked = rows < 0 || due <= now;
+			due = TimestampTzPlusMilliseconds(now, rows != 0 ? PAUSE_MS : IDLE_MS);
+		asked = rows != 0 || due <= now;
 		se_notice_clear("audit");
 	}
 	PG_CATCH();

@@ -68,6 +68,20 @@ is(verified(), 'ok', 'and all is well');
 $late->quit;
 $hub->sql(q(SELECT sync.resume('crm')));
 
+# Two that were open when a seal was made, and are together too many for the next one.
+my @pair = map { $node->background_psql('hub') } 1 .. 2;
+$_->query_safe(q(BEGIN; SELECT count(sync._audit('test.pair', NULL, n::text)) FROM generate_series(1, 600) n)) foreach @pair;
+$hub->sql(q(SELECT sync._audit('test.between', NULL, 'x')));
+$hub->poll_until(q(SELECT sealed FROM sync.audit_trail WHERE action = 'test.between'), 20);
+my $holder = $node->background_psql('hub');
+$holder->query_safe(q(SELECT pg_advisory_lock(hashtextextended('sync.audit_seal', 0))));
+$_->query_safe('COMMIT') foreach @pair;
+$_->quit foreach $holder, @pair;
+wait_anchored();
+is($hub->value(q(SELECT count(*) FROM sync.audit_seal s, unnest(s.ids) i JOIN sync.audit a ON a.id = i WHERE a.action = 'test.pair')), 1200,
+	'each of two that committed late is in a seal');
+is(verified(), 'ok', 'and all is well');
+
 # ---- the hub dies before the seal commits, and before its anchor is written ----
 
 foreach my $point (qw(seal-making seal-made))
