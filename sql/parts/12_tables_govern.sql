@@ -75,12 +75,26 @@ COMMENT ON COLUMN sync.conflict_entry.system_id IS 'The system that disagrees; N
 COMMENT ON COLUMN sync.conflict_entry.hub_origin IS 'Who wrote the hub''s value: a system''s id, 0 an application, NULL unknown';
 COMMENT ON COLUMN sync.conflict_entry.taken IS 'hub, remote, or value: what resolve_conflict() was told to take';
 
+-- Audit. doc/audit.md says what is recorded; the chain of seals is made by 69_audit_1_seal.sql.
 CREATE SEQUENCE sync.audit_seq AS bigint CACHE 1;
-COMMENT ON SEQUENCE sync.audit_seq IS 'Ids of audit rows';
+COMMENT ON SEQUENCE sync.audit_seq IS 'Ids of audit rows; a transaction that is rolled back leaves a gap';
+
+CREATE FUNCTION sync._writer_incarnation()
+RETURNS integer
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'se_writer_incarnation';
+COMMENT ON FUNCTION sync._writer_incarnation() IS 'Incarnation that transaction ids of this cluster belong to; of a copy that is not adopted yet, the one to come';
+
+CREATE FUNCTION sync._audit_wake()
+RETURNS void
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'se_audit_wake';
+COMMENT ON FUNCTION sync._audit_wake() IS 'Has the hub seal the audit rows of this transaction after its commit';
 
 CREATE TABLE sync.audit (
     id              bigint PRIMARY KEY DEFAULT nextval('sync.audit_seq'),
     at              timestamptz NOT NULL DEFAULT clock_timestamp(),
+    incarnation     integer NOT NULL DEFAULT sync._writer_incarnation(),
     xid             xid8 NOT NULL DEFAULT pg_current_xact_id(),
     action          text NOT NULL,
     object          text,
@@ -93,12 +107,76 @@ CREATE TABLE sync.audit (
     actor           text,
     correlation_id  text,
     client_addr     inet DEFAULT inet_client_addr(),
-    application     text
+    application     text,
+    salt            uuid DEFAULT gen_random_uuid(),
+    content_hash    bytea
 );
-COMMENT ON TABLE sync.audit IS 'Append-only: who did what, when, from where and why; written in the transaction of the act';
+CREATE INDEX audit_xid_idx ON sync.audit (incarnation, xid);
+CREATE INDEX audit_record_idx ON sync.audit (record_id, object) WHERE record_id IS NOT NULL;
+CREATE INDEX audit_system_idx ON sync.audit (system, id) WHERE action LIKE 'system.%';
+CREATE INDEX audit_own_idx ON sync.audit (id) WHERE action IN ('audit.cut', 'audit.redacted');
+COMMENT ON TABLE sync.audit IS 'Append-only: who did what, when, from where and why; written in the transaction of the act. Read it through sync.audit_trail';
+COMMENT ON COLUMN sync.audit.incarnation IS 'Incarnation of the hub whose transaction ids xid belongs to';
+COMMENT ON COLUMN sync.audit.xid IS 'Transaction of the act; with a snapshot it tells what has been sealed';
 COMMENT ON COLUMN sync.audit.action IS 'What was done, as kind.verb: owner.set, conflict.resolved, approval.granted, delivery.done, …';
 COMMENT ON COLUMN sync.audit.role_name IS 'Role set by SET ROLE, or none';
 COMMENT ON COLUMN sync.audit.actor IS 'sync_ext.actor: the person on whose behalf an application acts';
+COMMENT ON COLUMN sync.audit.salt IS 'Goes into the hash of detail and reason, and is deleted with what was erased of them';
+COMMENT ON COLUMN sync.audit.content_hash IS 'Salted hash of detail and reason as they were, when something was erased of them; else NULL';
+
+-- Seals are the links of the chain. A seal holds the ids of its rows, because ids commit out of order, and
+-- the hash of each, so that a row that was changed can be named.
+CREATE TABLE sync.audit_seal (
+    id              bigint PRIMARY KEY,
+    sealed_at       timestamptz NOT NULL,
+    incarnation     integer NOT NULL,
+    snapshot        pg_snapshot NOT NULL,
+    began_after     timestamptz NOT NULL,
+    ids             bigint[] NOT NULL,
+    leaves          bytea[] NOT NULL,
+    total           bigint NOT NULL,
+    prev_hash       bytea NOT NULL,
+    hash            bytea NOT NULL
+);
+COMMENT ON TABLE sync.audit_seal IS 'The chain over sync.audit: each seal holds the hashes of the rows that had committed since the one before, and is hashed with that one''s hash';
+COMMENT ON COLUMN sync.audit_seal.id IS 'Counts seals without a gap';
+COMMENT ON COLUMN sync.audit_seal.sealed_at IS 'When it was made';
+COMMENT ON COLUMN sync.audit_seal.incarnation IS 'Incarnation of the hub that snapshot belongs to';
+COMMENT ON COLUMN sync.audit_seal.snapshot IS 'Every row visible here is in this seal or an earlier one';
+COMMENT ON COLUMN sync.audit_seal.began_after IS 'Transactions with ids from the snapshot''s xmax on began after this instant: a row of theirs that says it is older was backdated';
+COMMENT ON COLUMN sync.audit_seal.ids IS 'Rows of sync.audit in it, ascending';
+COMMENT ON COLUMN sync.audit_seal.leaves IS 'SHA-256 of each of these rows, in the same order';
+COMMENT ON COLUMN sync.audit_seal.total IS 'Rows in this seal and all before it, those that retention has cut included';
+COMMENT ON COLUMN sync.audit_seal.prev_hash IS 'Hash of the seal before; zeros for the first';
+COMMENT ON COLUMN sync.audit_seal.hash IS 'SHA-256 over all of the above; what is written to the anchor';
+
+-- A hurdle: nobody has the privilege anyway, and what a superuser does in spite of it the chain tells.
+-- The two functions that may take something out say so first, in a row of their transaction.
+CREATE FUNCTION sync._audit_refuse()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF TG_OP <> 'TRUNCATE' AND EXISTS (
+        SELECT FROM sync.audit a
+         WHERE a.incarnation = sync._writer_incarnation() AND a.xid = pg_current_xact_id_if_assigned()
+           AND a.action = CASE TG_OP WHEN 'DELETE' THEN 'audit.cut' WHEN 'UPDATE' THEN 'audit.redacted' END) THEN
+        RETURN NULL;
+    END IF;
+    RAISE EXCEPTION 'the audit trail is append-only'
+        USING ERRCODE = 'SE070', TABLE = TG_TABLE_NAME, SCHEMA = TG_TABLE_SCHEMA,
+              DETAIL = format('%s on sync.%I was refused.', TG_OP, TG_TABLE_NAME),
+              HINT = 'Past retention sync.cut_audit() cuts its old end; sync.erase() takes personal data out of it.';
+END
+$$;
+COMMENT ON FUNCTION sync._audit_refuse() IS 'Refuses to change or delete audit rows and seals';
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON sync.audit
+    FOR EACH STATEMENT EXECUTE FUNCTION sync._audit_refuse();
+COMMENT ON TRIGGER append_only ON sync.audit IS 'Refuses changes and deletions';
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON sync.audit_seal
+    FOR EACH STATEMENT EXECUTE FUNCTION sync._audit_refuse();
+COMMENT ON TRIGGER append_only ON sync.audit_seal IS 'Refuses changes and deletions';
 
 CREATE FUNCTION sync._audit(action text, object text DEFAULT NULL, record_id text DEFAULT NULL, system text DEFAULT NULL,
                             detail jsonb DEFAULT '{}', reason text DEFAULT NULL)
@@ -127,10 +205,27 @@ BEGIN
     IF hashed IS DISTINCT FROM coalesce(detail, '{}') THEN
         INSERT INTO sync.audit_salt (audit_id, object_id, record_id, salt) VALUES (made, personal.object_id, $3, salt);
     END IF;
+    PERFORM sync._audit_wake();
     RETURN made;
 END
 $$;
-COMMENT ON FUNCTION sync._audit(text, text, text, text, jsonb, text) IS 'Writes an audit row for an act of this transaction; returns its id';
+COMMENT ON FUNCTION sync._audit(text, text, text, text, jsonb, text) IS 'Writes an audit row for an act of this transaction; returns its id. Never give it a secret';
+
+-- What a row was and is, for detail: columns that differ, without those that only the hub itself keeps.
+CREATE FUNCTION sync._audit_change(old jsonb, new jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_strip_nulls(jsonb_build_object(
+        'new', (SELECT jsonb_object_agg(n.key, n.value) FROM jsonb_each(new) n
+                 WHERE n.value IS DISTINCT FROM coalesce(old -> n.key, 'null') AND n.key <> ALL (hidden)),
+        'old', (SELECT jsonb_object_agg(o.key, o.value) FROM jsonb_each(old) o
+                 WHERE jsonb_typeof(old) = 'object' AND old ->> 'id' IS NOT NULL
+                   AND o.value IS DISTINCT FROM coalesce(new -> o.key, 'null') AND o.key <> ALL (hidden))))
+      FROM (VALUES ('{attributes,table_oid,line_oid,server_oid,created_at,created_by}'::text[])) h (hidden)
+$$;
+COMMENT ON FUNCTION sync._audit_change(jsonb, jsonb) IS 'What differs between two states of a row of the registry';
 
 COMMENT ON COLUMN sync.owner.set_at IS 'When it was declared';
 COMMENT ON COLUMN sync.owner.set_by IS 'Who declared it';

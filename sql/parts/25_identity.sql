@@ -48,6 +48,26 @@ END
 $$;
 COMMENT ON FUNCTION sync._enable() IS 'Marks this database as one with a hub and has the launcher look';
 
+-- The state of a foreign server with what changed since its last audit row, and references to secrets, never
+-- secrets: of a user mapping the validator lets nothing else in but a user's name.
+CREATE FUNCTION sync._audit_system(action text, system text)
+RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT sync._audit($1, NULL, NULL, $2, now.state || CASE WHEN last.detail IS NOT NULL THEN
+               jsonb_build_object('before', (SELECT coalesce(jsonb_object_agg(b.key, b.value), '{}')
+                                               FROM jsonb_each(last.detail - 'before') b WHERE b.value IS DISTINCT FROM now.state -> b.key)) ELSE '{}' END)
+      FROM (SELECT jsonb_build_object(
+                       'options', s.options, 'owner', pg_get_userbyid(s.owner),
+                       'credentials', (SELECT coalesce(jsonb_object_agg(c.key, CASE WHEN c.value #>> '{}' ~ '^(file|env):' THEN c.value ELSE '"(given)"' END), '{}')
+                                         FROM jsonb_each(sync._system_secrets(s.name)) c)) AS state
+              FROM sync._server s WHERE s.name = $2) now
+      LEFT JOIN LATERAL (SELECT a.detail FROM sync.audit a
+                          WHERE a.system = $2 AND a.action LIKE 'system.%' AND a.detail ? 'options' ORDER BY a.id DESC LIMIT 1) last ON true
+$$;
+COMMENT ON FUNCTION sync._audit_system(text, text) IS 'Writes an audit row with the state of a foreign server, and how it was before';
+
 CREATE FUNCTION sync.adopt_cluster(same boolean DEFAULT false, hub_id uuid DEFAULT NULL)
 RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
@@ -124,6 +144,11 @@ BEGIN
            adopted_xid = pg_current_xact_id(),
            adopted_at = clock_timestamp(),
            adopted_by = session_user;
+    PERFORM sync._audit('hub.adopted', detail => jsonb_strip_nulls(jsonb_build_object(
+        'hub_id', hub.hub_id, 'incarnation', hub.incarnation, 'as', said, 'found', here.state,
+        'system_identifier', here.system_identifier, 'timeline', here.timeline)));
+    -- Servers that a restore made, or that were there before the first adoption, have no audit row of their own.
+    PERFORM sync._audit_system('system.adopted', s.name) FROM sync._server s;
     PERFORM sync._enable();
     RETURN format('%s: hub %s, incarnation %s', said, hub.hub_id, hub.incarnation);
 END

@@ -74,6 +74,8 @@ BEGIN
         line_schema = excluded.line_schema, line_table = excluded.line_table,
         line_parent_columns = excluded.line_parent_columns, line_key_columns = excluded.line_key_columns;
     PERFORM sync._note_event_schema(o.id) FROM sync.object o WHERE o.name = def.name;
+    PERFORM sync._audit('object.tracked', o.name, detail => sync._audit_change(to_jsonb(old), to_jsonb(o)))
+       FROM sync.object o WHERE o.name = def.name AND o IS DISTINCT FROM old;
     RETURN to_jsonb(old);
 END
 $$;
@@ -103,6 +105,7 @@ AS $$
 DECLARE
     old sync.object;
     users text;
+    kept boolean := false;
 BEGIN
     SELECT * INTO STRICT old FROM sync.object o WHERE o.name = object FOR UPDATE;
     SELECT string_agg(u, ', ' ORDER BY u) INTO users
@@ -139,10 +142,13 @@ BEGIN
             DELETE FROM sync.object WHERE id = old.id;
         EXCEPTION WHEN foreign_key_violation THEN
             UPDATE sync.object SET captured = false WHERE id = old.id;
+            kept := true;
             RAISE NOTICE 'object "%" stays registered, because cross-reference or history refer to it', object
                 USING HINT = 'sync.untrack(..., force => true) forgets those, too.';
         END;
     END IF;
+    PERFORM sync._audit('object.untracked', object, detail => jsonb_build_object(
+        'table', format('%I.%I', old.schema_name, old.table_name), 'force', force, 'stays_registered', kept));
     RETURN to_jsonb(old);
 END
 $$;

@@ -182,6 +182,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._follow_systems() IS 'Follows renames of foreign servers';
 
+-- A restore makes the servers first and loads the audit trail later: a row written in between would stand in
+-- its way. Until the hub is adopted servers leave no audit rows; adopt_cluster() then writes down all there are.
+CREATE FUNCTION sync._audits_ddl()
+RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM sync.hub)
+$$;
+COMMENT ON FUNCTION sync._audits_ddl() IS 'Whether changes of foreign servers are audited: not before the hub is adopted';
+
 CREATE FUNCTION sync._on_ddl()
 RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER
@@ -203,9 +214,25 @@ BEGIN
         PERFORM sync._refuse_guard_gap(d.objid, false) FROM pg_event_trigger_ddl_commands() d
           WHERE TG_TAG = 'ALTER TABLE' AND d.classid = 'pg_catalog.pg_class'::regclass
             AND EXISTS (SELECT FROM sync.owner);
-    ELSIF TG_TAG = 'ALTER SERVER' THEN
+    ELSIF TG_TAG IN ('CREATE SERVER', 'ALTER SERVER') THEN
+        IF sync._audits_ddl() THEN
+            PERFORM sync._audit('system.renamed', NULL, NULL, s.name, jsonb_build_object('from', y.name))
+               FROM sync._server s JOIN sync.system y ON y.server_oid = s.oid AND y.name <> s.name;
+        END IF;
         PERFORM sync._follow_systems();
+        IF sync._audits_ddl() THEN
+            PERFORM sync._audit_system(CASE TG_TAG WHEN 'CREATE SERVER' THEN 'system.created' ELSE 'system.altered' END, s.name)
+               FROM pg_event_trigger_ddl_commands() d JOIN sync._server s ON s.oid = d.objid
+              WHERE d.classid = 'pg_catalog.pg_foreign_server'::regclass;
+        END IF;
     ELSE
+        IF sync._audits_ddl() THEN
+            PERFORM sync._audit_system('system.credentials', s.name)
+               FROM pg_event_trigger_ddl_commands() d
+               JOIN pg_user_mapping m ON m.oid = d.objid AND m.umuser = 0
+               JOIN sync._server s ON s.oid = m.umserver
+              WHERE d.classid = 'pg_catalog.pg_user_mapping'::regclass;
+        END IF;
         FOR mapping IN
             SELECT s.name, pg_get_userbyid(m.umuser) AS role
               FROM pg_event_trigger_ddl_commands() d
@@ -294,6 +321,17 @@ BEGIN
         END IF;
         UPDATE sync.system y SET server_oid = NULL WHERE y.id = dropped.id;
     END LOOP;
+
+    -- A server that nothing used is known by its audit rows alone.
+    IF sync._audits_ddl() THEN
+        PERFORM sync._audit(CASE d.object_type WHEN 'server' THEN 'system.dropped' ELSE 'system.credentials' END, NULL, NULL, n.name,
+                            CASE d.object_type WHEN 'server' THEN '{}' ELSE jsonb_build_object('dropped', d.address_names[1]) END)
+           FROM pg_event_trigger_dropped_objects() d
+          CROSS JOIN LATERAL (SELECT CASE d.object_type WHEN 'server' THEN d.address_names[1] ELSE d.address_args[1] END AS name) n
+          WHERE d.object_type IN ('server', 'user mapping')
+            AND (SELECT a.action FROM sync.audit a WHERE a.system = n.name AND a.action LIKE 'system.%'
+                  ORDER BY a.id DESC LIMIT 1) <> 'system.dropped';
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION sync._on_drop() IS 'Event trigger: refuses to drop tables, owned columns and servers that are in use';
@@ -325,6 +363,8 @@ BEGIN
                   DETAIL = sync._owned(NULL, gone),
                   HINT = 'Give its fields another owner with sync.set_owner(), or none with sync.drop_owner().';
     END IF;
+    PERFORM sync._audit('system.forgotten', NULL, NULL, forget_system.system, jsonb_build_object(
+        'bindings', (SELECT count(*) FROM sync.external_id x WHERE x.system_id = gone)));
     DELETE FROM sync.inbox i WHERE i.system_id = gone;
     DELETE FROM sync.conflict_entry c WHERE c.system_id = gone;
     DELETE FROM sync.correction k WHERE k.system_id = gone;
@@ -338,11 +378,11 @@ $$;
 COMMENT ON FUNCTION sync.forget_system(text) IS 'Deletes the bindings, mirror and inbox of a system without routes and streams, so that its server can be dropped';
 
 CREATE EVENT TRIGGER sync_ext_ddl ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER SERVER', 'CREATE USER MAPPING', 'ALTER USER MAPPING')
+    WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA', 'CREATE SERVER', 'ALTER SERVER', 'CREATE USER MAPPING', 'ALTER USER MAPPING')
     EXECUTE FUNCTION sync._on_ddl();
 COMMENT ON EVENT TRIGGER sync_ext_ddl IS 'sync_ext: follows renames of tracked tables and of systems';
 
 CREATE EVENT TRIGGER sync_ext_drop ON sql_drop
-    WHEN TAG IN ('ALTER TABLE', 'DROP TABLE', 'DROP TRIGGER', 'DROP TYPE', 'DROP DOMAIN', 'DROP SCHEMA', 'DROP SERVER', 'DROP FOREIGN DATA WRAPPER', 'DROP OWNED', 'DROP EXTENSION')
+    WHEN TAG IN ('ALTER TABLE', 'DROP TABLE', 'DROP TRIGGER', 'DROP TYPE', 'DROP DOMAIN', 'DROP SCHEMA', 'DROP SERVER', 'DROP USER MAPPING', 'DROP FOREIGN DATA WRAPPER', 'DROP OWNED', 'DROP EXTENSION')
     EXECUTE FUNCTION sync._on_drop();
 COMMENT ON EVENT TRIGGER sync_ext_drop IS 'sync_ext: refuses to drop tables, owned columns and servers that are in use';

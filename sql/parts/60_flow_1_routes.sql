@@ -143,6 +143,32 @@ CREATE TRIGGER condition BEFORE INSERT OR UPDATE OF condition, name, operations,
     FOR EACH ROW EXECUTE FUNCTION sync._route_check();
 COMMENT ON TRIGGER condition ON sync.route IS 'Refuses a route that a hub could not evaluate';
 
+-- Whoever declares routes may also insert the row, so the row is what is watched. A restore brings rows of
+-- before, and those are no act.
+CREATE FUNCTION sync._audit_route()
+RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    object text := (SELECT o.name FROM sync.object o WHERE o.id = NEW.object_id);
+    system text := (SELECT y.name FROM sync.system y WHERE y.id = NEW.system_id);
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        PERFORM sync._audit(CASE WHEN NEW.state = 'dropped' THEN 'route.dropped' ELSE 'route.changed' END, object, NULL, system,
+                            jsonb_build_object('route', NEW.name) || sync._audit_change(to_jsonb(OLD), to_jsonb(NEW)));
+    ELSIF NEW.created_at >= transaction_timestamp() THEN
+        PERFORM sync._audit('route.created', object, NULL, system, sync._audit_change(NULL, to_jsonb(NEW)));
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sync._audit_route() IS 'Writes the audit rows of routes';
+CREATE TRIGGER audit_insert AFTER INSERT ON sync.route FOR EACH ROW EXECUTE FUNCTION sync._audit_route();
+COMMENT ON TRIGGER audit_insert ON sync.route IS 'Writes an audit row for a new route';
+CREATE TRIGGER audit_update AFTER UPDATE ON sync.route FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION sync._audit_route();
+COMMENT ON TRIGGER audit_update ON sync.route IS 'Writes an audit row for a changed or dropped route';
+
 -- ---- routes ----
 
 -- The first cursor. Events of the transaction that creates the route belong to it: its own id counts
@@ -365,6 +391,8 @@ BEGIN
     INSERT INTO sync.stream AS t (system_id, object_id, every, schedule, since, deciding_since)
     VALUES (the_system, the_object, period, cron_line, create_stream.since, CASE identity WHEN 'decide' THEN clock_timestamp() END)
     RETURNING t.id INTO made;
+    PERFORM sync._audit('stream.created', create_stream.object, NULL, create_stream.system,
+                        jsonb_strip_nulls(jsonb_build_object('schedule', create_stream.schedule, 'since', create_stream.since)));
     INSERT INTO sync.stream_cursor (stream_id, incarnation, requested_at)
     VALUES (made, sync._incarnation(), CASE WHEN create_stream.schedule IS NOT NULL THEN clock_timestamp() END);
     IF cron_line IS NOT NULL THEN
@@ -395,6 +423,7 @@ BEGIN
         RAISE EXCEPTION 'object "%" is not pulled from system "%"', object, system
             USING ERRCODE = 'undefined_object', HINT = 'View sync.stream_status lists the streams.';
     END IF;
+    PERFORM sync._audit('stream.dropped', drop_stream.object, NULL, drop_stream.system);
     DELETE FROM sync.stream_cursor c WHERE c.stream_id = gone.id;
     IF gone.schedule IS NOT NULL AND to_regclass('cron.job') IS NOT NULL
        AND EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN

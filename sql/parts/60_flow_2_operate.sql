@@ -118,6 +118,7 @@ BEGIN
     UPDATE sync.system y
        SET paused = true, paused_reason = pause.reason, paused_by = session_user, paused_at = clock_timestamp()
      WHERE y.id = the_system;
+    PERFORM sync._audit('system.paused', NULL, NULL, pause.system, '{}', pause.reason);
 END
 $$;
 COMMENT ON FUNCTION sync.pause(text, text) IS 'Stops all traffic with a system; what is in flight ends, the rest waits for resume()';
@@ -133,6 +134,7 @@ BEGIN
     UPDATE sync.system y
        SET paused = false, paused_reason = NULL, paused_by = NULL, paused_at = NULL
      WHERE y.id = the_system;
+    PERFORM sync._audit('system.resumed', NULL, NULL, resume.system);
     IF sync._system_options(resume.system) ->> 'mode' = 'paused' THEN
         RAISE NOTICE 'system "%" stays paused by its option mode', system
             USING HINT = format('ALTER SERVER %I OPTIONS (SET mode ''live'');', system);
@@ -170,6 +172,9 @@ BEGIN
     INSERT INTO sync.api_call AS a (system_id, kind, object_id, operation, params)
     VALUES (the_system, 'call', (SELECT o.id FROM sync.object o WHERE o.name = object_name), call.operation, call.params)
     RETURNING a.id INTO made;
+    -- Parameters may be anything; the call itself keeps them.
+    PERFORM sync._audit('call.requested', object_name, NULL, call.system, jsonb_build_object(
+        'call', made, 'operation', call.operation, 'params_sha256', encode(sha256(convert_to(params::text, 'UTF8')), 'hex')));
     PERFORM sync._wake();
     RETURN made;
 END
@@ -257,6 +262,21 @@ END
 $$;
 COMMENT ON FUNCTION sync._locked_pending(bigint) IS 'A held delivery, locked, or an error';
 
+CREATE FUNCTION sync._audit_delivery(action text, p sync.pending, detail jsonb, reason text DEFAULT NULL)
+RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT sync._audit($1, o.name, p.record_id, y.name,
+                       jsonb_build_object('delivery', p.route_id || '/' || p.seq, 'state', p.state)
+                       || jsonb_strip_nulls(jsonb_build_object('code', p.code, 'number', p.body -> o.number_column::text)) || $3, $4)
+      FROM sync.route r
+      JOIN sync.object o ON o.id = r.object_id
+      JOIN sync.system y ON y.id = r.system_id
+     WHERE r.id = p.route_id
+$$;
+COMMENT ON FUNCTION sync._audit_delivery(text, sync.pending, jsonb, text) IS 'Writes the audit row of what a person does with a held delivery';
+
 CREATE FUNCTION sync.retry(id bigint, fresh boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
@@ -296,6 +316,7 @@ BEGIN
            step = CASE WHEN fresh THEN NULL ELSE t.step END,
            frozen = CASE WHEN fresh THEN NULL ELSE t.frozen END
      WHERE t.id = p.id;
+    PERFORM sync._audit_delivery('delivery.retried', p, jsonb_build_object('fresh', fresh));
     PERFORM sync._change();
 END
 $$;
@@ -343,6 +364,7 @@ BEGIN
             concat_ws(': ', format('discarded by %s while %s', session_user, p.state), discard.reason));
     DELETE FROM sync.pending t WHERE t.id = p.id;
     PERFORM sync._lapse_delivery(p.route_id, p.seq, 'the delivery was discarded');
+    PERFORM sync._audit_delivery('delivery.discarded', p, '{}', discard.reason);
     PERFORM sync._release_behind(p.route_id, p.record_id);
     PERFORM sync._change();
 END
@@ -381,6 +403,14 @@ BEGIN
             USING ERRCODE = 'SE013',
                   DETAIL = format('Held: %s, in flight: %s, queued: %s.', held, flying, queued),
                   HINT = 'Wait (sync.wait_idle), settle what is held (sync.retry, sync.discard), or give force => true to discard it.';
+    END IF;
+    -- Of money each delivery has its row; of others it is enough how many there were.
+    IF (SELECT o.financial FROM sync.object o WHERE o.id = r.object_id) THEN
+        PERFORM sync._audit_delivery('delivery.discarded', p, jsonb_build_object('with_route', r.name)) FROM sync.pending p WHERE p.route_id = r.id;
+    ELSIF held + flying + queued > 0 THEN
+        PERFORM sync._audit('delivery.discarded', o.name, NULL, y.name, jsonb_build_object(
+                    'with_route', r.name, 'held', held, 'in_flight', flying, 'queued', queued))
+           FROM sync.object o, sync.system y WHERE o.id = r.object_id AND y.id = r.system_id;
     END IF;
     INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state, code, message)
     SELECT 0, clock_timestamp(), p.route_id, p.seq, true, 'discarded', 'discarded', p.code,

@@ -54,6 +54,14 @@ BEGIN
         RAISE EXCEPTION 'there is no inbox item with id %', retry_inbox.id
             USING ERRCODE = 'undefined_object', HINT = 'View sync.inbox_status lists the items.';
     END IF;
+    IF found > 0 THEN
+        PERFORM sync._audit('inbox.retried', o.name, NULL, y.name, jsonb_build_object('inbox', i.id, 'remote_id', i.remote_id))
+           FROM sync.inbox i JOIN sync.object o ON o.id = i.object_id JOIN sync.system y ON y.id = i.system_id
+          WHERE i.id = retry_inbox.id;
+        IF retry_inbox.id IS NULL THEN
+            PERFORM sync._audit('inbox.retried', detail => jsonb_build_object('items', found));
+        END IF;
+    END IF;
     PERFORM sync._wake();
     RETURN found;
 END
@@ -70,14 +78,17 @@ DECLARE
 BEGIN
     IF discard_inbox.reason IS NULL OR btrim(discard_inbox.reason) = '' THEN
         RAISE EXCEPTION 'a reason is required'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is logged with the remote id of the item.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is audited with the remote id of the item.';
     END IF;
     DELETE FROM sync.inbox i WHERE i.id = discard_inbox.id RETURNING i.* INTO gone;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no inbox item with id %', discard_inbox.id
             USING ERRCODE = 'undefined_object', HINT = 'View sync.inbox_status lists the items.';
     END IF;
-    RAISE LOG 'inbox item % (remote id %) discarded by %: %', gone.id, gone.remote_id, session_user, discard_inbox.reason;
+    PERFORM sync._audit('inbox.discarded', o.name, NULL, y.name, jsonb_strip_nulls(jsonb_build_object(
+                'inbox', gone.id, 'remote_id', gone.remote_id, 'sqlstate', gone.sqlstate,
+                'item_sha256', encode(sha256(convert_to(gone.item::text, 'UTF8')), 'hex'))), discard_inbox.reason)
+       FROM sync.object o, sync.system y WHERE o.id = gone.object_id AND y.id = gone.system_id;
 END
 $$;
 COMMENT ON FUNCTION sync.discard_inbox(bigint, text) IS 'Throws an inbox item away; the next change of its remote record comes in as usual';

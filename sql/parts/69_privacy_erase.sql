@@ -261,7 +261,8 @@ BEGIN
      WHERE x.object_id = e.object_id AND x.record_id = e.record_id
        AND d.system_id = x.system_id AND d.object_id = x.object_id AND d.sample_remote_id = x.remote_id;
     GET DIAGNOSTICS n = ROW_COUNT;
-    RETURN done || jsonb_build_object('drift_entry', n);
+    done := done || jsonb_build_object('drift_entry', n);
+    RETURN done || jsonb_build_object('audit', sync._audit_erase((SELECT o.name FROM sync.object o WHERE o.id = e.object_id), e.record_id, e.fields));
 END
 $$;
 COMMENT ON FUNCTION sync._erase_record(sync.erasure) IS 'Clears the personal data of a record out of history, mirror, inbox and conflicts';

@@ -130,6 +130,16 @@ AS $$
      CROSS JOIN LATERAL (SELECT max(p.upper_bound) AS ahead FROM sync._partitions(l.parent) p) p
      CROSS JOIN LATERAL (SELECT sync._default_partition_used(l.parent) AS used) u
     UNION ALL
+    SELECT 'audit', CASE WHEN w.since < clock_timestamp() - interval '1 min' THEN 'warning' ELSE 'ok' END,
+           concat_ws(', ', format('%s rows sealed', coalesce(s.total, 0)), format('last at %s', date_trunc('second', s.sealed_at)),
+                     CASE WHEN w.since < clock_timestamp() - interval '1 min' THEN format('rows wait to be sealed since %s', date_trunc('second', w.since)) END,
+                     CASE WHEN current_setting('sync_ext.audit_anchor_dir', true) = '' THEN 'anchored in the server log only' END),
+           CASE WHEN w.since < clock_timestamp() - interval '1 min' THEN 'The hub seals them within seconds; see that it runs.' END
+      FROM (VALUES (1)) one
+      LEFT JOIN LATERAL (SELECT * FROM sync.audit_seal t ORDER BY t.id DESC LIMIT 1) s ON true
+     CROSS JOIN LATERAL (SELECT min(a.at) AS since FROM sync.audit a
+                          WHERE s.id IS NULL OR a.incarnation >= s.incarnation AND a.xid >= pg_snapshot_xmax(s.snapshot)) w
+    UNION ALL
     SELECT 'pg_cron', CASE WHEN count(t.id) = 0 OR c.there THEN 'ok' ELSE 'error' END,
            CASE WHEN c.there THEN 'installed' ELSE 'not installed' END || format(', %s streams are scheduled by it', count(t.id)),
            CASE WHEN count(t.id) > 0 AND NOT c.there THEN 'Create the extension, or make these streams again with an interval.' END

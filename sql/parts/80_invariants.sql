@@ -141,5 +141,19 @@ AS $$
     UNION ALL
     SELECT 'outbox_complete', format('held delivery %s/%s has lost its event', p.route_id, p.seq)
       FROM sync.pending p WHERE p.body IS NULL AND p.op IN ('I', 'U', 'D')
+    UNION ALL
+    SELECT 'audit_sealed_once', format('audit row %s is in seals %s', i.id, string_agg(s.id::text, ', ' ORDER BY s.id))
+      FROM sync.audit_seal s CROSS JOIN LATERAL unnest(s.ids) i (id) GROUP BY i.id HAVING count(*) > 1
+    UNION ALL
+    -- Since the first one that was audited: before, the object was not financial, or retention has cut it.
+    SELECT 'audit_complete', format('delivery %s/%s of financial object "%s" ended as %s and has no audit row', f.route_id, f.seq, o.name, f.state)
+      FROM sync.outcome f
+      JOIN sync.route r ON r.id = f.route_id
+      JOIN sync.object o ON o.id = r.object_id AND o.financial
+      JOIN (SELECT a.object, min(a.at) AS since FROM sync.audit a
+             WHERE a.action LIKE 'delivery.%' AND a.session_user_name = 'sync_worker' GROUP BY a.object) known ON known.object = o.name
+     WHERE f.final AND f.state IN ('done', 'ignored', 'dry_run') AND f.at > known.since
+       AND NOT EXISTS (SELECT FROM sync.audit a WHERE a.action = 'delivery.' || f.state AND a.object = o.name
+                          AND a.detail ->> 'delivery' = f.route_id || '/' || f.seq)
 $$;
 COMMENT ON FUNCTION sync.check_invariants() IS 'Violated invariants of doc/architecture.md; no rows when all hold. Reads the whole history: for tests and investigations';

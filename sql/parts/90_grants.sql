@@ -62,6 +62,12 @@ BEGIN
             ('sync_approver', ARRAY['_backlog']),
             ('sync_auditor', ARRAY['_backlog']),
             ('sync_analyst', ARRAY['_backlog']),
+            -- audit
+            ('sync_admin', ARRAY['verify_audit', 'cut_audit', '_audit_without']),
+            ('sync_operator', ARRAY['_audit_without']),
+            ('sync_approver', ARRAY['_audit_without']),
+            ('sync_auditor', ARRAY['verify_audit', '_audit_without']),
+            ('sync_worker', ARRAY['_seal_audit', '_anchors_after', '_upkeep_audit']),
             -- conflicts
             ('sync_admin', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
             ('sync_operator', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
@@ -102,7 +108,7 @@ BEGIN
         SELECT * FROM (VALUES
             ('outbox', '{body,old}'::name[]), ('pending', '{body,old,frozen,message}'), ('claim', '{request,target}'),
             ('outcome', '{response,message}'), ('mirror', '{fields,raw}'), ('inbox', '{item,mapped,reason}'),
-            ('conflict_entry', '{hub_value,remote_value,taken_value,message}'), ('drift_entry', '{got}'), ('merge', '{loser_row}')) b (name, hidden)
+            ('conflict_entry', '{hub_value,remote_value,taken_value,message}'), ('drift_entry', '{got}'), ('merge', '{loser_row}'), ('audit', '{detail,salt,content_hash}')) b (name, hidden)
     LOOP
         SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) INTO columns
           FROM pg_catalog.pg_attribute a
@@ -122,6 +128,7 @@ GRANT SELECT (id, route_id, seq, event_at, object_id, record_id, op, origin, sta
               wait_object_id, wait_record_id, wait_state, next_attempt_at, code, merged, created_at)
     ON sync.pending TO sync_analyst, sync_approver;
 GRANT SELECT ON sync.record_status, sync.ownership, sync._object_columns TO sync_app;
+GRANT SELECT ON sync.audit_trail TO sync_approver;
 GRANT SELECT ON sync.approval, sync.task, sync.approval_policy, sync.guard, sync.period_policy, sync.period_move TO sync_approver;
 -- run_as is left out: the default says who inserted the row. So is state: a row is a proposal.
 GRANT INSERT (name, operation, object, min_amount, currency, condition, expires, approvers, reason) ON sync.approval_policy TO sync_admin;

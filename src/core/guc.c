@@ -11,6 +11,8 @@
 
 char *se_actor = NULL;
 char *se_allowed_hosts = NULL;
+char *se_audit_anchor_dir = NULL;
+int se_audit_retention = -1;
 char *se_ca_file = NULL;
 char *se_causation_id = NULL;
 int se_checkpoint_interval = 1000;
@@ -59,6 +61,13 @@ se_guc_init(bool preloading)
 				  "Comma-separated: host, *.domain, host:port, http://host:port, address or CIDR. "
 				  "Loopback and private addresses must be listed here.",
 				  &se_allowed_hosts, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY);
+	define_string("sync_ext.audit_anchor_dir",
+				  "Directory of the file that holds the heads of the audit chain.",
+				  "Outside the data directory. Empty: they go to the server log only.",
+				  &se_audit_anchor_dir, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY);
+	define_int("sync_ext.audit_retention", "How long audit rows are kept.",
+			   "Older ones are cut, with a record of the cut. -1 keeps them for ever.",
+			   &se_audit_retention, -1, -1, INT_MAX, PGC_SIGHUP, GUC_UNIT_S);
 	define_string("sync_ext.ca_file", "CA certificates that servers are checked against.",
 				  "Empty uses the bundle that libcurl was built with.", &se_ca_file, "", PGC_SIGHUP,
 				  GUC_SUPERUSER_ONLY);

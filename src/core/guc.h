@@ -8,7 +8,9 @@
 
 /* cluster-wide, sighup */
 extern char *se_allowed_hosts; /* comma-separated egress allow list beside the connectors' hosts */
-extern char *se_ca_file;	   /* CA bundle for TLS; empty: libcurl's default */
+extern char *se_audit_anchor_dir; /* where the anchors of the audit chain go; empty: the log only */
+extern int se_audit_retention;	  /* s that audit rows are kept; -1: for ever */
+extern char *se_ca_file;		  /* CA bundle for TLS; empty: libcurl's default */
 extern int se_checkpoint_interval; /* ms between cursor checkpoints of a busy route */
 extern int se_correction_limit;	   /* corrections of a field within … */
 extern int se_correction_window;   /* … so many seconds before a person is asked */

@@ -170,6 +170,12 @@ se_request_at_commit(void)
 }
 
 void
+se_audit_at_commit(void)
+{
+	wake_wanted |= SE_WAKE_AUDIT;
+}
+
+void
 se_change_at_commit(void)
 {
 	change_wanted = true;
@@ -212,12 +218,23 @@ tell_of_events(void)
 }
 
 static void
+tell_of_audit(void)
+{
+	SeHubSlot *slot = my_slot();
+
+	if (slot != NULL)
+		wake_slot(slot, SE_WAKE_AUDIT);
+}
+
+static void
 committed(void)
 {
 	SeHubSlot *slot;
 
 	if (wake_wanted & SE_WAKE_EVENTS)
 		tell_of_events();
+	if (wake_wanted & SE_WAKE_AUDIT)
+		tell_of_audit();
 	if (register_wanted)
 	{
 		LWLockAcquire(se_shared->lock, LW_EXCLUSIVE);
@@ -353,6 +370,7 @@ release_database(Oid database)
 /* ---- SQL ---- */
 
 PG_FUNCTION_INFO_V1(se_wake);
+PG_FUNCTION_INFO_V1(se_audit_wake);
 PG_FUNCTION_INFO_V1(se_change);
 PG_FUNCTION_INFO_V1(se_change_trigger);
 PG_FUNCTION_INFO_V1(se_register);
@@ -364,6 +382,14 @@ PGDLLEXPORT Datum
 se_wake(PG_FUNCTION_ARGS)
 {
 	se_request_at_commit();
+	PG_RETURN_VOID();
+}
+
+/* sync._audit_wake(): have the hub seal audit rows after this transaction's commit. */
+PGDLLEXPORT Datum
+se_audit_wake(PG_FUNCTION_ARGS)
+{
+	se_audit_at_commit();
 	PG_RETURN_VOID();
 }
 

@@ -28,7 +28,8 @@ typedef enum SeHubState
 /* What a hub may be woken for. */
 #define SE_WAKE_EVENTS	 1 /* events may have become visible */
 #define SE_WAKE_REQUESTS 2 /* somebody waits: calls, pulls, fresh reads, inbox items */
-#define SE_WAKE_ALL		 (SE_WAKE_EVENTS | SE_WAKE_REQUESTS)
+#define SE_WAKE_AUDIT	 4 /* there are audit rows to be sealed */
+#define SE_WAKE_ALL		 (SE_WAKE_EVENTS | SE_WAKE_REQUESTS | SE_WAKE_AUDIT)
 
 typedef struct SeHubSlot
 {
@@ -72,6 +73,9 @@ extern void se_wake_at_commit(void);
 
 /* Likewise for something that the hub is asked for; it is always woken. */
 extern void se_request_at_commit(void);
+
+/* Likewise for audit rows; the hub keeps the bit up until it next seals, so most commits tell nobody. */
+extern void se_audit_at_commit(void);
 
 /* Likewise for a change of configuration or of pending deliveries: the hub reads them again. */
 extern void se_change_at_commit(void);

@@ -14,6 +14,7 @@
  *   batch.c     deliveries that travel in one request
  *   result.c    answers → what becomes of the delivery
  *   outcome.c   writes outcomes, mirror, pending in one transaction per batch
+ *   audited.c   … and audit rows of those that are about money
  *   pending.c   deliveries that left the steady flow: parked, behind others, finished
  *   due.c       … and come back when they are due
  *   release.c   … or when the record is bound that they wait for
@@ -397,6 +398,12 @@ extern void se_outcome_lost(SeDelivery *delivery); /* nobody heard the answer to
 extern bool se_outcome_flush(TimestampTz now);	   /* own transaction; false: nothing to do */
 extern TimestampTz se_outcome_next_due(void);	   /* of those that were put off */
 extern void se_outcome_reset(void);
+extern bool se_outcome_is_final(const SeDelivery *delivery);
+extern const char *se_outcome_state(const SeDelivery *delivery);
+
+/* ---- audited.c ---- */
+/* Writes an audit row for each of the deliveries of a financial object that has ended, or needs a person. */
+extern bool se_audit_deliveries(SeDelivery **deliveries, int n);
 
 /* ---- pending.c ---- */
 extern void se_pending_park(SeDelivery *delivery, const char *state, TimestampTz due);

@@ -25,6 +25,7 @@
 #include "pull/pull.h"
 #include "push/internal.h"
 #include "push/push.h"
+#include "worker/seal.h"
 
 #define BATCH		500
 #define PUT_OFF_MS	1000
@@ -44,15 +45,15 @@ se_outcome_reset(void)
 	dlist_init(&ended);
 }
 
-static bool
-is_final(const SeDelivery *d)
+bool
+se_outcome_is_final(const SeDelivery *d)
 {
 	return !d->discarded &&
 		   (d->ending == SE_END_DONE || d->ending == SE_END_IGNORED || d->ending == SE_END_DRY_RUN);
 }
 
-static const char *
-state_word(const SeDelivery *d)
+const char *
+se_outcome_state(const SeDelivery *d)
 {
 	if (d->discarded)
 		return "discarded";
@@ -193,9 +194,9 @@ put_row(SeArg *c, SeDelivery *d, TimestampTz now)
 	se_arg_add(c++, TimestampTzGetDatum(now), false);
 	se_arg_add(c++, Int32GetDatum(d->route->id), false);
 	se_arg_add(c++, Int64GetDatum(d->event.seq), false);
-	se_arg_add(c++, BoolGetDatum(is_final(d)), false);
+	se_arg_add(c++, BoolGetDatum(se_outcome_is_final(d)), false);
 	se_arg_text(c++, d->outcome_word ? d->outcome_word : se_outcome_name(d->outcome));
-	se_arg_text(c++, state_word(d));
+	se_arg_text(c++, se_outcome_state(d));
 	se_arg_add(c++, Int32GetDatum(d->status), d->status == 0);
 	se_arg_add(c++, Int64GetDatum(d->latency_us), d->attempt_id == 0);
 	se_arg_text(c++, d->code);
@@ -216,7 +217,7 @@ insert_outcomes(SeDelivery **deliveries, int n)
 	for (int i = 0; i < n; i++)
 	{
 		/* A delivery that merely goes on waiting says nothing new. */
-		if (deliveries[i]->attempt_id == 0 && !is_final(deliveries[i]) &&
+		if (deliveries[i]->attempt_id == 0 && !se_outcome_is_final(deliveries[i]) &&
 			deliveries[i]->pending_id != 0)
 			continue;
 		put_row(columns, deliveries[i], now);
@@ -236,7 +237,7 @@ se_outcome_lost(SeDelivery *d)
 	values[0] = Int64GetDatum(d->last_attempt_id);
 	values[1] = Int32GetDatum(d->route->id);
 	values[2] = Int64GetDatum(d->event.seq);
-	values[3] = CStringGetTextDatum(state_word(d));
+	values[3] = CStringGetTextDatum(se_outcome_state(d));
 	se_spi_execute(
 		&plan,
 		"INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state, "
@@ -251,10 +252,10 @@ notify(SeDelivery *d)
 	char *payload;
 
 	if (!se_notify_outcomes || d->discarded ||
-		(!is_final(d) && d->ending != SE_END_DEAD && d->ending != SE_END_CONFLICT))
+		(!se_outcome_is_final(d) && d->ending != SE_END_DEAD && d->ending != SE_END_CONFLICT))
 		return;
-	payload = psprintf("%d/" INT64_FORMAT " %s %s %s", d->route->id, d->event.seq, state_word(d),
-					   d->route->object, d->event.record_id);
+	payload = psprintf("%d/" INT64_FORMAT " %s %s %s", d->route->id, d->event.seq,
+					   se_outcome_state(d), d->route->object, d->event.record_id);
 	/* A longer one would be an error. The delivery stands first, so it tells which record is meant. */
 	if (strlen(payload) > MAX_PAYLOAD)
 		payload[pg_mbcliplen(payload, (int) strlen(payload), MAX_PAYLOAD)] = '\0';
@@ -380,6 +381,7 @@ se_outcome_flush(TimestampTz now)
 	SeDelivery *batch[BATCH];
 	SeDelivery *gone[BATCH];
 	int ngone = 0;
+	bool audited;
 	int n;
 
 	n = take_ended(batch, now);
@@ -391,10 +393,11 @@ se_outcome_flush(TimestampTz now)
 	n = keep_free(batch, n, now);
 	bind_pushed(batch, n, now);
 	insert_outcomes(batch, n);
+	audited = se_audit_deliveries(batch, n);
 	for (int i = 0; i < n; i++)
 	{
 		write_pending(batch[i]);
-		if ((is_final(batch[i]) || batch[i]->discarded) && batch[i]->pending_id != 0)
+		if ((se_outcome_is_final(batch[i]) || batch[i]->discarded) && batch[i]->pending_id != 0)
 			gone[ngone++] = batch[i];
 		notify(batch[i]);
 	}
@@ -404,6 +407,8 @@ se_outcome_flush(TimestampTz now)
 	SE_CRASH_POINT("push-recording");
 	se_txn_commit();
 	SE_CRASH_POINT("push-recorded");
+	if (audited)
+		se_seal_look(now);
 	for (int i = 0; i < n; i++)
 		move_on(batch[i]);
 	return true;

@@ -288,12 +288,16 @@ se_routes_load(void)
 		bool isnull;
 		int id = DatumGetInt32(se_spi_datum(i, 1, &isnull));
 		SeSystem *system = se_system_by_id(DatumGetInt32(se_spi_datum(i, 2, &isnull)));
+		SeRoute *route;
 
 		if (system == NULL || !system->held)
 			continue;
 		present = bms_add_member(present, id);
-		if (se_route_by_id(id) == NULL)
+		route = se_route_by_id(id);
+		if (route == NULL)
 			make_route(i, system);
+		else /* its object may have been tracked anew */
+			route->financial = DatumGetBool(se_spi_datum(i, 5, &isnull));
 	}
 	drop_missing(present);
 	se_gate_load();

@@ -44,6 +44,7 @@
 #include "push/push.h"
 #include "worker/fetch.h"
 #include "worker/notice.h"
+#include "worker/seal.h"
 #include "worker/system.h"
 #include "worker/upkeep.h"
 
@@ -190,6 +191,7 @@ forget_all(void)
 	se_push_reset();
 	se_pull_reset();
 	se_systems_reset();
+	se_seal_reset();
 	if (wait_set != NULL)
 		FreeWaitEventSet(wait_set);
 	wait_set = NULL;
@@ -289,6 +291,11 @@ answer_wakes(void)
 
 	if (wake & SE_WAKE_EVENTS)
 		se_push_look();
+	if (wake & SE_WAKE_AUDIT)
+		se_seal_look(GetCurrentTimestamp());
+	/* Many commits share a seal, so until it is made nobody else need tell us. */
+	if (se_seal_is_asked())
+		pg_atomic_fetch_or_u32(&slot->wake, SE_WAKE_AUDIT);
 	if (wake & SE_WAKE_REQUESTS)
 	{
 		se_call_look();
@@ -354,10 +361,12 @@ work(void)
 		busy |= begin_to_listen(now);
 	} while (busy);
 	se_upkeep_step(now);
+	se_seal_step(slot, now);
 	se_notice_flush();
 	due = Min(se_exchange_next_due(now), se_push_next_due(now));
 	due = Min(due, se_pull_next_due(now));
 	due = Min(due, se_upkeep_next_due());
+	due = Min(due, se_seal_next_due());
 	error_count = 0;
 	return until(due, now);
 }

@@ -40,6 +40,7 @@ se_upkeep_step(TimestampTz now)
 		run("upkeep of personal data", "SELECT sync._upkeep_personal()");
 		run("upkeep of merges", "SELECT sync._sweep_merges()");
 		run("upkeep of approvals", "SELECT sync._expire_approvals()");
+		run("upkeep of the audit trail", "SELECT sync._upkeep_audit()");
 		se_notice_clear("upkeep");
 	}
 	PG_CATCH();

@@ -30,6 +30,8 @@ SELECT function_returns('sync', f.name::name, f.arguments, f.result)
     ('set_personal', '{text,text,interval}', 'void'),
     ('drop_personal', '{text,text}', 'void'),
     ('erase', '{text,text,text,boolean}', 'bigint'),
+    ('verify_audit', '{text}', 'setof record'),
+    ('cut_audit', '{"timestamp with time zone",text}', 'bigint'),
     ('check_system', '{text}', 'setof record'),
     ('adopt_cluster', '{boolean,uuid}', 'text'),
     ('start_workers', '{}', 'void'),
@@ -64,7 +66,7 @@ SELECT function_returns('sync', f.name::name, f.arguments, f.result)
 
 -- Views and the columns that scripts select.
 SELECT has_view('sync', v.name::name, 'view sync.' || v.name) FROM unnest('{record_status,system_status,route_status,stream_status,delivery,delivery_attempt,
-    dead_letter,conflict,ownership,progress,task}'::text[]) v (name);
+    dead_letter,conflict,ownership,progress,task,audit_trail}'::text[]) v (name);
 SELECT columns_are('sync', 'record_status', '{object,record_id,record_number,system,state,waiting_for,remote_id,remote_number,last_error,
     next_attempt_at,last_event_at,last_done_at,delivery}'::name[]);
 SELECT has_column('sync', t.relation::name, c.name::name, format('sync.%s has column %s', t.relation, c.name))
