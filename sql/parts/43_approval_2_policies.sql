@@ -244,7 +244,7 @@ COMMENT ON FUNCTION sync._lapse_delivery(integer, bigint, text) IS 'Ends what is
 
 -- ---- policies ----
 
-CREATE FUNCTION sync._require_reason(reason text)
+CREATE FUNCTION sync._check_reason(reason text)
 RETURNS void
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -256,7 +256,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync._require_reason(text) IS 'An error unless somebody says why';
+COMMENT ON FUNCTION sync._check_reason(text) IS 'An error unless somebody says why';
 
 CREATE FUNCTION sync._check_policy(operation text, object text, min_amount numeric, currency text, condition text, expires interval, approvers name)
 RETURNS void
@@ -325,7 +325,7 @@ AS $$
 DECLARE
     made integer;
 BEGIN
-    PERFORM sync._require_reason(reason);
+    PERFORM sync._check_reason(reason);
     PERFORM sync._check_policy(operation, object, min_amount, currency, condition, expires, approvers);
     IF condition IS NOT NULL THEN
         PERFORM sync._condition_check(object, condition);
@@ -408,7 +408,7 @@ DECLARE
     old sync.approval_policy;
     waits bigint;
 BEGIN
-    PERFORM sync._require_reason(reason);
+    PERFORM sync._check_reason(reason);
     SELECT * INTO old FROM sync.approval_policy p WHERE p.name = drop_approval_policy.name AND p.state = 'active';
     IF NOT FOUND THEN
         RAISE EXCEPTION 'approval policy "%" does not exist', name

@@ -46,7 +46,7 @@ DECLARE
     r sync.approval_request;
     missing name;
 BEGIN
-    PERFORM sync._require_reason(reason);
+    PERFORM sync._check_reason(reason);
     SELECT * INTO r FROM sync.approval_request a WHERE a.id = approval FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no approval %', approval
@@ -223,7 +223,7 @@ DECLARE
     guards text;
     made sync.approval_request;
 BEGIN
-    PERFORM sync._require_reason(reason);
+    PERFORM sync._check_reason(reason);
     IF operation IS DISTINCT FROM 'state_change' THEN
         RAISE EXCEPTION 'approval of "%" is not asked for by itself', operation
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Only state_change is; other acts ask when somebody does them.';

@@ -52,7 +52,7 @@ DECLARE
     relation regclass;
     made integer;
 BEGIN
-    PERFORM sync._require_reason(reason);
+    PERFORM sync._check_reason(reason);
     PERFORM sync._check_guard(object, "on", system, field, recheck, message);
     PERFORM sync._condition_check(object, condition);
     IF applies IS NOT NULL THEN
@@ -134,7 +134,7 @@ DECLARE
     call jsonb;
     waits bigint;
 BEGIN
-    PERFORM sync._require_reason(reason);
+    PERFORM sync._check_reason(reason);
     SELECT * INTO old FROM sync.guard g WHERE g.name = drop_guard.name AND g.state = 'active';
     IF NOT FOUND THEN
         RAISE EXCEPTION 'guard "%" does not exist', name

@@ -78,7 +78,7 @@ DECLARE
     call jsonb;
     waits bigint;
 BEGIN
-    PERFORM sync._require_reason(reason);
+    PERFORM sync._check_reason(reason);
     SELECT t.* INTO o FROM sync.object t WHERE t.id = sync._object_id(set_period_policy.object);
     IF policy IS NULL OR policy NOT IN ('hold', 'next_open', 'none') THEN
         RAISE EXCEPTION 'invalid policy "%" for closed periods', policy

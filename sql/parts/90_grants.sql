@@ -33,7 +33,7 @@ BEGIN
                 'manifest_preview', 'set_event_compatibility', 'event_schema', 'set_personal', 'drop_personal', 'erase', '_erase', '_erase_fields', '_erase_row', '_upkeep_personal', 'wait_for', 'wait_idle', 'remote_id', 'find', 'health', 'hub_status', 'check_invariants',
                 'set_owner', 'drop_owner', 'set_conflict_policy',
                 'assign_task', 'drop_approval_policy', 'drop_guard', 'request_approval', 'set_approval_policy', 'set_guard', 'set_period_policy',
-                '_check_guard', '_check_policy', '_propose_guard', '_propose_policy', '_require_reason',
+                '_check_guard', '_check_policy', '_propose_guard', '_propose_policy', '_check_reason',
                 -- what set_owner and track call with their caller's rights
                 'guard', '_owner_act', '_guards_of', '_set_guards',
                 -- what create_route calls with its caller's rights
