@@ -154,7 +154,7 @@ DECLARE
     stream sync.stream := sync._stream_of(accept_matches.system, accept_matches.object);
     v record;
 BEGIN
-    PERFORM sync._require_reason(reason);
+    PERFORM sync._check_reason(reason);
     IF stream.deciding_since IS NULL THEN
         RAISE EXCEPTION 'object "%" of system "%" is not being matched', object, system
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Begin with sync.start_matching(), or sync.create_stream(… identity => ''decide'').';
@@ -219,7 +219,7 @@ DECLARE
     other text;
     number text;
 BEGIN
-    PERFORM sync._require_reason(reason);
+    PERFORM sync._check_reason(reason);
     SELECT x.record_id INTO other FROM sync.external_id x
      WHERE x.system_id = the_system AND x.object_id = the_object AND x.remote_id = decide_match.remote_id;
     IF FOUND THEN

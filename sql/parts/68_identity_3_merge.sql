@@ -261,7 +261,7 @@ DECLARE
     call jsonb := jsonb_build_object('object', object, 'survivor', survivor, 'loser', loser, 'reason', reason);
     waits_for bigint;
 BEGIN
-    PERFORM sync._require_reason(reason);
+    PERFORM sync._check_reason(reason);
     PERFORM sync._check_merge_rights(sync._object_id(merge_records.object));
     waits_for := sync._approval('merge_records', object, survivor, NULL, NULL, call, reason);
     IF waits_for IS NULL THEN

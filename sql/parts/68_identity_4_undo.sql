@@ -131,7 +131,7 @@ DECLARE
     result jsonb;
     waits_for bigint;
 BEGIN
-    PERFORM sync._require_reason(reason);
+    PERFORM sync._check_reason(reason);
     SELECT x.* INTO m FROM sync.merge x WHERE x.id = merge_id;
     IF m.id IS NOT NULL THEN
         PERFORM sync._check_merge_rights(m.object_id);
@@ -253,7 +253,7 @@ AS $$
 DECLARE
     c sync.conflict_entry;
 BEGIN
-    PERFORM sync._require_reason(reason);
+    PERFORM sync._check_reason(reason);
     UPDATE sync.conflict_entry t
        SET resolved_at = clock_timestamp(), resolved_by = session_user, taken = 'hub', reason = keep_apart.reason
      WHERE t.id = conflict_id AND t.kind = 'merged' AND t.resolved_at IS NULL
