@@ -21,12 +21,15 @@ CREATE VIEW sync._task AS
 SELECT 'conflict' AS kind, c.id, c.object_id, c.record_id, c.system_id, c.message AS reason, c.opened_at AS since, c.remote_id, NULL::text AS number
   FROM sync.conflict_entry c
  WHERE c.resolved_at IS NULL
+   AND NOT (c.kind = 'match' AND EXISTS (SELECT FROM sync.match_candidate k
+                                          WHERE k.system_id = c.system_id AND k.object_id = c.object_id AND k.remote_id = c.remote_id
+                                            AND k.verdict = 'ambiguous' AND k.decision IS NULL))
 UNION ALL
-SELECT 'conflict', p.id, p.object_id, p.record_id, r.system_id, p.message, p.created_at, NULL, p.body ->> o.number_column
+SELECT 'conflict', p.id, p.object_id, p.record_id, r.system_id, sync._shown_message(p.object_id, p.message, p.body), p.created_at, NULL, p.body ->> o.number_column
   FROM sync.pending p JOIN sync.route r ON r.id = p.route_id JOIN sync.object o ON o.id = p.object_id
  WHERE p.state = 'conflict'
 UNION ALL
-SELECT 'dead_letter', p.id, p.object_id, p.record_id, r.system_id, concat_ws(': ', p.code, p.message), p.created_at, NULL, p.body ->> o.number_column
+SELECT 'dead_letter', p.id, p.object_id, p.record_id, r.system_id, concat_ws(': ', p.code, sync._shown_message(p.object_id, p.message, p.body)), p.created_at, NULL, p.body ->> o.number_column
   FROM sync.pending p JOIN sync.route r ON r.id = p.route_id JOIN sync.object o ON o.id = p.object_id
  WHERE p.state = 'dead'
 UNION ALL
@@ -35,12 +38,19 @@ SELECT 'held', p.id, p.object_id, p.record_id, r.system_id, p.message, p.created
   FROM sync.pending p JOIN sync.route r ON r.id = p.route_id JOIN sync.object o ON o.id = p.object_id
  WHERE p.state = 'held' AND p.code <> 'approval'
 UNION ALL
--- Items that wait for another record, or are about to be read again, need nobody.
-SELECT 'inbox', i.id, i.object_id, x.record_id, i.system_id, i.reason, i.received_at, i.remote_id, i.mapped ->> o.number_column::text
+-- Items that wait for another record, or are about to be read again, need nobody; those whose identity is
+-- to be decided are below, and no task each when all of them wait for sync.accept_matches().
+SELECT 'inbox', i.id, i.object_id, s.record_id, i.system_id, s.reason, i.received_at, i.remote_id, s.record_number
   FROM sync.inbox i
-  JOIN sync.object o ON o.id = i.object_id
-  LEFT JOIN sync.external_id x ON x.system_id = i.system_id AND x.object_id = i.object_id AND x.remote_id = i.remote_id
- WHERE i.wait_remote_id IS NULL AND i.item <> 'null'
+  JOIN sync.inbox_status s ON s.id = i.id
+ WHERE i.wait_remote_id IS NULL AND i.item <> 'null' AND i.sqlstate IS DISTINCT FROM 'SE063'
+   AND NOT EXISTS (SELECT FROM sync.match_candidate k
+                    WHERE k.system_id = i.system_id AND k.object_id = i.object_id AND k.remote_id = i.remote_id
+                      AND k.verdict = 'ambiguous' AND k.decision IS NULL)
+UNION ALL
+SELECT 'match', k.id, k.object_id, NULL, k.system_id, format('records of ours that it could be: %s', cardinality(k.candidates)), k.found_at, k.remote_id, k.remote_number
+  FROM sync.match_candidate k
+ WHERE k.verdict = 'ambiguous' AND k.decision IS NULL
 UNION ALL
 SELECT 'approval', a.id, a.object_id, a.record_id, r.system_id, concat_ws(': ', a.operation, a.policy), a.requested_at, NULL, NULL
   FROM sync.approval_request a
@@ -53,13 +63,14 @@ SELECT t.kind, t.id, o.name AS object, t.record_id, coalesce(t.number, sync._rec
        y.name AS system, t.remote_id, t.reason, t.since, clock_timestamp() - t.since AS age, g.assignee, g.due,
        CASE t.kind WHEN 'approval' THEN format('SELECT sync.approve(%s, ''reason'')', t.id)
                    WHEN 'inbox' THEN format('SELECT sync.retry_inbox(%s)', t.id)
+                   WHEN 'match' THEN format('SELECT sync.decide_match(%L, %L, %L, ''record id, or NULL for none'', ''reason'')', y.name, o.name, t.remote_id)
                    WHEN 'conflict' THEN 'SELECT * FROM sync.conflict WHERE id = ' || t.id
                    ELSE format('SELECT sync.retry(%s)', t.id) END AS how_to
   FROM sync._task t
   LEFT JOIN sync.object o ON o.id = t.object_id
   LEFT JOIN sync.system y ON y.id = t.system_id
   LEFT JOIN sync.task_assignment g ON g.kind = t.kind AND g.id = t.id;
-COMMENT ON VIEW sync.task IS 'Everything that waits for a human: conflicts, inbox, dead letters, what is held, approvals; since when, and who cares for it';
+COMMENT ON VIEW sync.task IS 'Everything that waits for a human: conflicts, inbox, dead letters, candidate matches, what is held, approvals; since when, and who cares for it';
 
 CREATE FUNCTION sync.assign_task(kind text, id bigint, assignee text, due timestamptz DEFAULT NULL, reason text DEFAULT NULL)
 RETURNS void

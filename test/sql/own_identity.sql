@@ -108,6 +108,8 @@ SELECT x.remote_id, x.remote_number, c.name, c.id::text LIKE '00000000-%' AS our
 SELECT remote_id, sqlstate, reason FROM sync.inbox ORDER BY 1;
 SELECT remote_id, verdict, decision, reason FROM sync.match_candidate ORDER BY 1;
 SELECT kind, remote_id, field, message FROM sync.conflict_entry WHERE resolved_at IS NULL ORDER BY 2;
+-- each is one task
+SELECT kind, object, system, remote_id, record_number, reason, how_to FROM sync.task ORDER BY 1, 4;
 -- candidates are not created over there meanwhile; the others may be
 SELECT number, sync._identity_hold(sync._system_id('crm'), sync._object_id('customer'), id::text) FROM own.customer WHERE number ~ '^C' ORDER BY 1;
 
