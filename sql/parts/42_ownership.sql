@@ -310,6 +310,7 @@ BEGIN
          WHERE c.object_id = o.id AND (about = '*' OR c.field = about) AND c.system_id IS DISTINCT FROM owner_id;
     END IF;
     PERFORM sync._set_guards(o.name);
+    PERFORM sync._change(); -- what is left out of updates
     PERFORM sync._audit(CASE WHEN after IS NULL THEN 'owner.dropped' ELSE 'owner.set' END, o.name, NULL, nullif(args ->> 'owner', 'hub'),
         jsonb_strip_nulls(jsonb_build_object('field', about, 'before', before, 'after', after, 'approval', approval,
                                              'requested_by', asked.requested_by)),

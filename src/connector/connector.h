@@ -53,6 +53,7 @@ typedef struct SeOperation
 	const char *name;
 	SeOperationKind kind;
 	bool takes_key;		/* honours the idempotency key: a repeat under it is safe */
+	bool partial;		/* update: members that its body leaves out stay as they are */
 	bool found_updates; /* lookup: a match is bound and then updated, else only bound */
 	int64 settle_ms;	/* lookup: how long an effect may stay invisible to it */
 	struct SeRequestSpec *request;

@@ -331,6 +331,17 @@ typedef struct SeEval
 	bool unsettled;	  /* what a reference gave may be another thing tomorrow */
 	bool in_callback; /* a reference is being resolved: its errors are not ours */
 
+	/*
+	 * While a partial update's body is evaluated: fields of $.new that the system owns. A member
+	 * that is made of one is left out, so that nothing is said of it.
+	 */
+	JsonbValue *owned;	  /* array of their names; NULL: none */
+	JsonbValue *withheld; /* the same, while the body is evaluated */
+	bool touched;		  /* what was evaluated last is made of one */
+	bool emptied;		  /* … and is an object that lost all its members so */
+	bool says_nothing;	  /* what is left is no request any more */
+	int object_depth;
+
 	/* the member of the root that a path went through last; most go on from the same one */
 	Jsonb *member_root;
 	const char *member_key;

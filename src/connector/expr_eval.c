@@ -112,14 +112,29 @@ eval_object(SeEval *ev, const SeExpr *x)
 	JsonbPair *pairs = palloc(sizeof(JsonbPair) * Max(x->nitems, 1));
 	Jsonb *object;
 	int members = 0;
+	bool withheld = false;
 
+	ev->object_depth++;
 	for (int i = 0; i < x->nitems; i++)
 	{
-		JsonbValue *v = se_eval(ev, x->items[i]);
+		bool outer = ev->touched;
+		JsonbValue *v;
 		JsonbPair *pair = &pairs[members];
 
+		ev->touched = ev->emptied = false;
+		v = se_eval(ev, x->items[i]);
 		if (ev->status != SE_RENDER_OK)
 			return NULL;
+		if (ev->touched)
+		{
+			/* Arguments of a call that lost what they were to say are no arguments. */
+			ev->says_nothing |=
+				ev->object_depth == 1 && x->items[i]->kind == SE_X_ARRAY && ev->emptied;
+			ev->touched = outer;
+			withheld = true;
+			continue;
+		}
+		ev->touched = outer;
 		if (left_out(ev, x->items[i], v))
 			continue;
 		pair->key.type = jbvString;
@@ -129,6 +144,9 @@ eval_object(SeEval *ev, const SeExpr *x)
 		members++;
 	}
 	/* An object that lost all its members says nothing; {} as written does. */
+	ev->object_depth--;
+	ev->emptied = members == 0 && withheld;
+	ev->touched |= ev->emptied;
 	if (members == 0 && !x->literal_empty)
 		return NULL;
 	object = se_json_from_pairs(pairs, members, JENTRY_OFFLENMASK);
@@ -150,7 +168,8 @@ eval_array(SeEval *ev, const SeExpr *x)
 		const SeExpr *item = x->items[i];
 		JsonbValue *v = se_eval(ev, item);
 
-		if (ev->status != SE_RENDER_OK)
+		/* Without one of its items an array is another. */
+		if (ev->status != SE_RENDER_OK || ev->touched)
 			return NULL;
 		if (v == NULL && item->kind == SE_X_IF && item->items[1] == NULL)
 			continue;

@@ -134,6 +134,68 @@ se_var(SeVars *vars, const char *name, int len)
 	return getKeyJsonValueFromContainer(&all_vars(vars)->root, name, len, NULL);
 }
 
+/* ---- fields that are withheld: see SeEval ---- */
+
+static bool
+is_withheld(SeEval *ev, const char *name, int32 len)
+{
+	JsonbValue key = {.type = jbvString};
+
+	key.val.string.val = (char *) name;
+	key.val.string.len = len;
+	return findJsonbValueFromContainer(ev->withheld->val.binary.data, JB_FARRAY, &key) != NULL;
+}
+
+/* Whether a path begins where the push's context does. */
+static bool
+begins_at_doc(SeEval *ev, JsonPathItem *item)
+{
+	int32 len;
+	char *name;
+
+	if (item->type == jpiRoot)
+		return ev->root == ev->vars.doc;
+	if (item->type != jpiVariable)
+		return false;
+	name = jspGetString(item, &len);
+	return is_named(name, len, "doc");
+}
+
+/* Notes whether a plain path goes through $.new.<withheld>. */
+static void
+note_touched(SeEval *ev, JsonPathItem *item)
+{
+	JsonPathItem member;
+	JsonPathItem field;
+	char *name;
+	int32 len;
+
+	if (!begins_at_doc(ev, item) || !jspGetNext(item, &member) || member.type != jpiKey)
+		return;
+	name = jspGetString(&member, &len);
+	if (!is_named(name, len, "new") || !jspGetNext(&member, &field) || field.type != jpiKey)
+		return;
+	name = jspGetString(&field, &len);
+	if (is_withheld(ev, name, len))
+		ev->touched = true;
+}
+
+/* The same of any path, by its text: the interpreter does not say where it has been. */
+static void
+note_touched_somewhere(SeEval *ev, JsonPath *path)
+{
+	char *text = DatumGetCString(DirectFunctionCall1(jsonpath_out, PointerGetDatum(path)));
+	JvIter i;
+
+	jv_iter_init(&i, ev->withheld);
+	while (jv_iter_next(&i) && !ev->touched)
+	{
+		char *field = jv_json(&i.value); /* in quotes, as paths are written */
+
+		ev->touched = strstr(text, psprintf("\"new\".%s", field)) != NULL;
+	}
+}
+
 /* ---- the interpreter ---- */
 
 /* The path functions of the server, silent, with the variables; NULL: no result. */
@@ -143,6 +205,8 @@ call_path(PGFunction fn, SeEval *ev, JsonPath *path)
 	LOCAL_FCINFO(fcinfo, 4);
 	Datum result;
 
+	if (ev->withheld != NULL)
+		note_touched_somewhere(ev, path);
 	InitFunctionCallInfoData(*fcinfo, NULL, 4, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = JsonbPGetDatum(ev->root);
 	fcinfo->args[1].value = PointerGetDatum(path);
@@ -265,6 +329,8 @@ follow(SeEval *ev, JsonPathItem *item, JsonbValue *v, JsonPathItem *rest)
 	JsonPathItem next;
 
 	rest->type = jpiNull;
+	if (ev->withheld != NULL)
+		note_touched(ev, &at);
 	if (header_value(ev, &at, v))
 	{
 		if (v->type == jbvNull)

@@ -111,6 +111,7 @@ compile_operation(SeCompiler *c, const char *at, JsonbValue *node, const char *n
 									jv_get(node, "compare"), se_pointer(at, "compare"), kind);
 	op->classify = se_compile_rules(c, se_pointer(at, "outcomes"), jv_get(node, "outcomes"));
 	op->found_updates = on_found && strcmp(on_found, "update") == 0;
+	op->partial = get_bool(node, "partial", false);
 	op->settle_ms = jv_get(node, "settle_time") ? se_parse_duration(se_pointer(at, "settle_time"),
 																	jv_get(node, "settle_time"))
 												: c->m->settle_ms;

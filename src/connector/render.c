@@ -90,7 +90,11 @@ add_body(SeEval *ev, const SeRequestSpec *spec, SeRequestOut *out)
 
 	if (spec->body == NULL)
 		return;
+	ev->withheld = ev->owned;
 	body = se_eval(ev, spec->body);
+	ev->withheld = NULL;
+	if (ev->status == SE_RENDER_OK && (ev->touched || ev->says_nothing))
+		ev->status = SE_RENDER_SKIP;
 	if (ev->status != SE_RENDER_OK)
 		return;
 	initStringInfo(&buf);
@@ -176,5 +180,7 @@ se_render(const SeManifest *m, const SeOperation *op, Jsonb *ctx, const SeRefs *
 	se_eval_init(&ev, m, ctx, se_make_vars(ctx, ctx, NULL, NULL));
 	ev.refs = refs;
 	ev.creating = op->kind == SE_OP_CREATE || (op->kind == SE_OP_UPSERT && se_is_unbound(ctx));
+	if (op->partial && !ev.creating && ctx != NULL)
+		ev.owned = jv_get(jv_from_jsonb(ctx), "withheld");
 	se_render_request(&ev, op->request, op->takes_key, out);
 }

@@ -83,6 +83,7 @@ typedef struct SeRoute
 	char *condition;	  /* SQL that answers a batch; NULL: every event */
 	Oid run_as;
 	SPIPlanPtr plan; /* of the condition */
+	Jsonb *owned;	 /* fields that its system owns: se_owned_fields() */
 	bool gated;		 /* a policy, a guard or a period may hold its deliveries */
 	SeScanner *scanner;
 	TimestampTz ended_at; /* when a delivery of it last ended here */
@@ -254,6 +255,8 @@ extern SeRoute *se_route_by_id(int id);
 extern const char *se_object_name(int object_id);
 extern int se_object_id(const char *name);
 extern void se_registry_load(void);
+/* An array of names, NULL: none. In a partial update they are left out: theirs may be newer. */
+extern Jsonb *se_owned_fields(int object_id, int system_id);
 extern void se_routes_load(void);
 extern void se_routes_reset(void);
 /*

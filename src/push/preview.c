@@ -273,6 +273,7 @@ se_preview(PG_FUNCTION_ARGS)
 	if (PG_NARGS() > 3)
 		take_manifest(route.system, PG_GETARG_INT32(3));
 	route.object = object;
+	route.owned = se_owned_fields(route.object_id, route.system->id);
 	mo = se_manifest_object(route.system->manifest, object);
 	if (mo == NULL || !mo->can_push)
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -14,7 +14,9 @@
 #include "utils/timestamp.h"
 
 #include "core/errors.h"
+#include "core/json.h"
 #include "core/role.h"
+#include "core/rows.h"
 #include "core/spi.h"
 #include "push/internal.h"
 
@@ -270,6 +272,54 @@ note_altered_table(Datum arg, Oid relid)
 	conditions_stale = true;
 }
 
+/* Names of the fields of an object that a system owns, by their own rule or the object's. */
+Jsonb *
+se_owned_fields(int object_id, int system_id)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[2] = {INT4OID, INT4OID};
+	Datum values[2] = {Int32GetDatum(object_id), Int32GetDatum(system_id)};
+	Jsonb *owned = NULL;
+	Datum value;
+	bool isnull;
+
+	if (se_rows_none("owner"))
+		return NULL;
+	se_spi_execute(
+		&plan,
+		"SELECT jsonb_agg(f.name ORDER BY f.name) FROM sync.object o"
+		" CROSS JOIN LATERAL (SELECT a.attname::text AS name FROM pg_catalog.pg_attribute a"
+		" WHERE a.attrelid = o.table_oid AND a.attnum > 0 AND NOT a.attisdropped"
+		" UNION ALL SELECT 'lines' WHERE o.line_oid IS NOT NULL) f"
+		" WHERE o.id = $1 AND $2 = (SELECT w.system_id FROM sync.owner w"
+		" WHERE w.object_id = o.id AND w.field IN (f.name, '*') ORDER BY w.field = '*' LIMIT 1)",
+		2, types, values, NULL, true, 0);
+	value = se_spi_datum(0, 1, &isnull);
+	if (!isnull)
+		owned = se_obj_copy(DatumGetJsonbP(value));
+	SPI_freetuptable(SPI_tuptable);
+	return owned;
+}
+
+static void
+load_owned(void)
+{
+	ListCell *cell;
+
+	foreach (cell, se_routes)
+	{
+		SeRoute *route = lfirst(cell);
+		Jsonb *owned = se_owned_fields(route->object_id, route->system->id);
+
+		if (route->owned != NULL)
+			pfree(route->owned);
+		route->owned = owned
+						   ? (Jsonb *) memcpy(MemoryContextAlloc(TopMemoryContext, VARSIZE(owned)),
+											  owned, VARSIZE(owned))
+						   : NULL;
+	}
+}
+
 /* In a transaction. Known routes keep their place. */
 void
 se_routes_load(void)
@@ -300,6 +350,7 @@ se_routes_load(void)
 			route->financial = DatumGetBool(se_spi_datum(i, 5, &isnull));
 	}
 	drop_missing(present);
+	load_owned();
 	se_gate_load();
 }
 
