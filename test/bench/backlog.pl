@@ -112,7 +112,7 @@ my %form = (
 			open_session();
 			$session->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM sync.hub');
 		},
-		sub { $session->quit } ],
+		sub { $session->query_safe('COMMIT'); $session->quit } ],
 	prepared => [
 		sub { $small->node->sql(begin_event() . " PREPARE TRANSACTION 'old'") },
 		sub { $small->node->sql("COMMIT PREPARED 'old'") } ]);
