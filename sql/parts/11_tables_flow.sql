@@ -131,6 +131,7 @@ CREATE TABLE sync.pending (
     code            text,
     message         text,
     merged          integer NOT NULL DEFAULT 0,
+    first_event_at  timestamptz,
     frozen          jsonb,
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (route_id, seq)
@@ -144,6 +145,7 @@ COMMENT ON COLUMN sync.pending.state IS 'retry at next_attempt_at; waiting for a
 COMMENT ON COLUMN sync.pending.wait_object_id IS 'What a waiting delivery waits for: this object''s record, bound in the route''s system';
 COMMENT ON COLUMN sync.pending.wait_state IS 'and in this remote state, when one is demanded';
 COMMENT ON COLUMN sync.pending.merged IS 'How many earlier waiting events of the record this row has taken in';
+COMMENT ON COLUMN sync.pending.first_event_at IS 'When the earliest of those events was captured: a server that was lost may have sent it; NULL when there are none';
 COMMENT ON COLUMN sync.pending.frozen IS 'The request as first claimed (step, method, target, body, hash, connector_id) with where its look-ups stand; hash alone of one that was refused; or the remote id that could not be bound';
 
 -- A row of these two is written for each delivery and each record of a page. They have no foreign keys

@@ -106,7 +106,7 @@ current_operation(SeDelivery *d, const SeManifestObject *object)
 		return se_object_operation(object, d->step);
 	/* Made before a promotion, it may have been sent by the server that is gone. */
 	if (d->change == SE_CREATE && d->attempts == 0 && d->lookups == 0 && object->lookup != NULL &&
-		d->event.at < se_hub_suspect_before)
+		se_event_since(&d->event) < se_hub_suspect_before)
 	{
 		/* Looked up twice, a settle time apart, as after any other ambiguity. */
 		d->recover = true;

@@ -126,7 +126,7 @@ se_due_wait(TimestampTz until)
 
 /* A server that is lost may have sent it. */
 #define IS_SUSPECT                                                                                 \
-	"p.state NOT IN ('dead', 'conflict') AND p.event_at < coalesce("                               \
+	"p.state NOT IN ('dead', 'conflict') AND coalesce(p.first_event_at, p.event_at) < coalesce("   \
 	"(SELECT h.suspect_before FROM sync.hub h), '-infinity')"
 
 static void
@@ -259,7 +259,8 @@ int_column(uint64 row, int col)
 	"(SELECT o.outcome FROM sync.outcome o WHERE o.route_id = c.route_id AND o.seq = c.seq "        \
 	"AND o.attempt_id = c.attempt_id)) FROM sync.claim c WHERE c.route_id = p.route_id "            \
 	"AND c.seq = p.seq AND c.event_at = p.event_at AND c.issue >= p.issue "                         \
-	"AND c.attempt_id > coalesce(p.last_attempt_id, 0) ORDER BY c.attempt_id DESC LIMIT 1) "        \
+	"AND c.attempt_id > coalesce(p.last_attempt_id, 0) ORDER BY c.attempt_id DESC LIMIT 1), "       \
+	"p.first_event_at "                                                                             \
 	"FROM (SELECT d.* FROM pg_catalog.unnest($1) r, LATERAL (SELECT * FROM sync.pending d "         \
 	"WHERE d.route_id = r AND d.state IN ('retry', 'ambiguous', 'waiting', 'held') "                \
 	"AND d.next_attempt_at <= $4 AND d.id <> ALL ($2) "                                             \
@@ -282,6 +283,9 @@ read_event(uint64 row, SeEvent *e)
 	e->body = json_column(row, 10);
 	e->old = json_column(row, 11);
 	e->context = json_column(row, 12);
+	e->first_at = DatumGetTimestampTz(se_spi_datum(row, 20, &isnull));
+	if (isnull)
+		e->first_at = 0;
 }
 
 /* Where it stood when it was parked, or, when it has been claimed since, where that left it. */

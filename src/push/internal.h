@@ -69,7 +69,15 @@ typedef struct SeEvent
 	Jsonb *body;
 	Jsonb *old;
 	Jsonb *context;
+	TimestampTz first_at; /* of the earliest event that it has taken in; 0: none */
 } SeEvent;
+
+/* Since when a server that is lost may have sent something of an event. */
+static inline TimestampTz
+se_event_since(const SeEvent *event)
+{
+	return event->first_at != 0 ? event->first_at : event->at;
+}
 
 typedef struct SeRoute
 {

@@ -144,17 +144,19 @@ write_behind(SeBehind *b)
 {
 	static SPIPlanPtr merge_plan = NULL;
 	static SPIPlanPtr insert_plan = NULL;
-	Oid types[12];
+	Oid types[13];
 	Datum values[NVALUES];
 	char nulls[NVALUES + 1] = {0};
 
 	memcpy(types, row_types, sizeof(Oid) * 11);
 	types[11] = INT8ARRAYOID;
+	types[12] = TIMESTAMPTZOID;
 	set_event(values, nulls, b->route, &b->event);
 	set_value(values, nulls, 11,
 			  PointerGetDatum(
 				  construct_array(b->merged, b->nmerged, INT8OID, 8, true, TYPALIGN_DOUBLE)),
 			  false);
+	set_value(values, nulls, 12, TimestampTzGetDatum(se_event_since(&b->event)), false);
 	if (may_merge(b->route) && b->event.op != 'D' &&
 		se_spi_execute(
 			&merge_plan,
@@ -163,7 +165,8 @@ write_behind(SeBehind *b)
 			"free AS (SELECT p.id FROM sync.pending p, tail t WHERE p.id = t.id "
 			"FOR UPDATE OF p SKIP LOCKED), "
 			"merged AS (UPDATE sync.pending p SET seq = $2, incarnation = $3, "
-			"event_at = $4, op = CASE WHEN $7 = 'K' THEN $7 ELSE p.op END, origin = $8, body = $9, "
+			"event_at = $4, first_event_at = least(coalesce(p.first_event_at, p.event_at), $13), "
+			"op = CASE WHEN $7 = 'K' THEN $7 ELSE p.op END, origin = $8, body = $9, "
 			"old = coalesce($10, '{}') || coalesce(p.old, '{}'), context = $11, "
 			"merged = p.merged + 1 + cardinality($12) FROM tail t, free f "
 			"WHERE p.id = t.id AND f.id = t.id AND p.state = 'behind' "
@@ -173,18 +176,20 @@ write_behind(SeBehind *b)
 			"state, message) SELECT 0, pg_catalog.clock_timestamp(), $1, s, true, "
 			"'merged', 'merged', 'merged into event ' || $2::text "
 			"FROM merged m, unnest(m.seqs) s RETURNING 1",
-			12, types, values, nulls, false, 0) > 0)
+			13, types, values, nulls, false, 0) > 0)
 		return;
 	se_spi_execute(&insert_plan,
 				   "WITH put AS (INSERT INTO sync.pending (route_id, seq, incarnation, event_at, "
-				   "object_id, record_id, op, origin, body, old, context, state, merged) "
+				   "object_id, record_id, op, origin, body, old, context, state, merged, "
+				   "first_event_at) "
 				   "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'behind', "
-				   "cardinality($12)) ON CONFLICT (route_id, seq) DO NOTHING RETURNING 1) "
+				   "cardinality($12), CASE WHEN cardinality($12) > 0 THEN $13 END) "
+				   "ON CONFLICT (route_id, seq) DO NOTHING RETURNING 1) "
 				   "INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, "
 				   "state, message) SELECT 0, pg_catalog.clock_timestamp(), $1, s, true, "
 				   "'merged', 'merged', 'merged into event ' || $2::text "
 				   "FROM put, unnest($12) s",
-				   12, types, values, nulls, false, 0);
+				   13, types, values, nulls, false, 0);
 }
 
 static void
@@ -207,6 +212,7 @@ static void
 merge_event(SeBehind *b, const SeEvent *event)
 {
 	Jsonb *old = b->event.old;
+	TimestampTz since = Min(se_event_since(&b->event), event->at);
 	char op = event->op == 'K' ? 'K' : b->event.op;
 
 	if (b->nmerged == b->size)
@@ -218,6 +224,7 @@ merge_event(SeBehind *b, const SeEvent *event)
 	b->merged[b->nmerged++] = Int64GetDatum(b->event.seq);
 	b->event = *event;
 	b->event.op = op;
+	b->event.first_at = since;
 	if (old != NULL)
 		b->event.old =
 			event->old == NULL
@@ -319,7 +326,7 @@ se_pending_park(SeDelivery *d, const char *state, TimestampTz due)
 	write_row(d, state, due);
 	d->record->blocked = true;
 	d->record->ambiguous = strcmp(state, "ambiguous") == 0;
-	d->record->suspect = due != 0 && d->event.at < se_hub_suspect_before;
+	d->record->suspect = due != 0 && se_event_since(&d->event) < se_hub_suspect_before;
 	if (d->pending_id != 0)
 		se_due_forget(d->pending_id);
 	park_followers(d);

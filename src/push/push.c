@@ -143,7 +143,7 @@ is_suspect(const SeRoute *route, SeRecord *record)
 	return record != NULL &&
 		   (record->suspect ||
 			(!dlist_is_empty(&record->queue) &&
-			 dlist_head_element(SeDelivery, queue_node, &record->queue)->event.at <
+			 se_event_since(&dlist_head_element(SeDelivery, queue_node, &record->queue)->event) <
 				 se_hub_suspect_before));
 }
 

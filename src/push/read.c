@@ -357,6 +357,7 @@ take(Range *r, SeEvent *e, size_t *bytes)
 	e->body = json(r, BODY, bytes);
 	e->old = json(r, OLD, bytes);
 	e->context = json(r, CONTEXT, bytes);
+	e->first_at = 0;
 }
 
 void

@@ -350,7 +350,7 @@ static bool
 may_be_spent(const SeDelivery *d)
 {
 	return d->op->kind == SE_OP_UPDATE && d->key != NULL && d->attempts == 0 &&
-		   d->event.at < se_hub_suspect_before;
+		   se_event_since(&d->event) < se_hub_suspect_before;
 }
 
 static void

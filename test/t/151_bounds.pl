@@ -111,6 +111,8 @@ watch_until('the changes', sub {
 is($hub->sql("SELECT state, body ->> 'name' FROM sync.pending WHERE record_id = '$blocked' ORDER BY seq"),
 	"dead|dead\nbehind|change $MANY", 'they are one row, with the newest state');
 is($hub->value("SELECT count(*) FROM sync.outcome WHERE final AND outcome = 'merged'"), $MANY - 1, 'each of the others is on record');
+is($hub->value("SELECT p.first_event_at = (SELECT min(o.at) FROM sync.outbox o JOIN sync.outcome f ON f.seq = o.seq AND f.outcome = 'merged')
+	FROM sync.pending p WHERE p.record_id = '$blocked' AND p.merged > 0"), 't', 'and how long ago the first of them was made');
 cmp_ok(own_kb() - $before, '<', 100_000, 'and memory is what it was');
 $hub->forget($blocked);
 $hub->sql("SELECT sync.retry(id) FROM sync.dead_letter WHERE record_id = '$blocked'");
