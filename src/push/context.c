@@ -259,7 +259,7 @@ se_context_build(SeDelivery *d)
 	if (before != NULL)
 		se_obj_value(&b, "changed", se_obj_keys(before));
 	se_obj_value(&b, "response", d->answer);
-	se_obj_value(&b, "withheld", d->route->owned);
+	se_obj_value(&b, "withheld", se_withheld(d));
 	old = MemoryContextSwitchTo(d->attempt_cxt);
 	d->ctx = se_obj_end(&b);
 	d->remote_id = binding->remote_id ? pstrdup(binding->remote_id) : NULL;

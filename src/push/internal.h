@@ -347,6 +347,8 @@ extern SeDeletePolicy se_delete_policy(SeDelivery *delivery, Jsonb **fields);
 /* ---- mask.c ---- */
 extern void se_mask_begin(void);
 extern void se_mask_load(SeDelivery **deliveries, int n);
+/* Names of fields that a partial update leaves out, an array; NULL: none. */
+extern Jsonb *se_withheld(const SeDelivery *d);
 extern Jsonb *se_mask_body(const SeDelivery *delivery, Jsonb *body);
 /* Whether no system is to be told that the record was deleted here, because its owner puts it back. */
 extern bool se_mask_hides_delete(const SeDelivery *delivery);

@@ -120,6 +120,51 @@ se_mask_body(const SeDelivery *d, Jsonb *body)
 	return body;
 }
 
+static bool
+is_masked(const SeDelivery *d, const char *field)
+{
+	for (int i = 0; i < nmasks; i++)
+	{
+		if (is_about(&masks[i], d) && strcmp(masks[i].field, field) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * What the system owns is left out of partial updates: it may have changed it since. Not, though, what
+ * the event itself has changed: that was an act of the hub, a person's decision or an erasure, of which
+ * the owner is to be told. (An app's change is masked until its owner's value is back.)
+ */
+Jsonb *
+se_withheld(const SeDelivery *d)
+{
+	JsonbParseState *state = NULL;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue v;
+	int n = 0;
+
+	if (d->route->owned == NULL)
+		return NULL;
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	it = JsonbIteratorInit(&d->route->owned->root);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		char *field;
+
+		if (token != WJB_ELEM)
+			continue;
+		field = pnstrdup(v.val.string.val, v.val.string.len);
+		if (d->event.old != NULL && se_obj_get(d->event.old, field) != NULL && !is_masked(d, field))
+			continue;
+		pushJsonbValue(&state, WJB_ELEM, &v);
+		n++;
+	}
+	v = *pushJsonbValue(&state, WJB_END_ARRAY, NULL);
+	return n > 0 ? JsonbValueToJsonb(&v) : NULL;
+}
+
 /* An app has deleted what a system owns; the record is read there and made anew here. */
 bool
 se_mask_hides_delete(const SeDelivery *d)
