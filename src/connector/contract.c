@@ -40,22 +40,18 @@ typedef struct SeMember
 	const char *name;
 	int len;
 	bool required;
-	struct SeShapeNode *shape; /* NULL: anything */
+	SeContract *shape; /* NULL: anything */
 } SeMember;
 
-typedef struct SeShapeNode
+/* What one value must look like, and what is in it; the record's own is the contract. */
+struct SeContract
 {
 	int types; /* 0: any */
 	int nvalues;
 	JsonbValue *values; /* enum; none: any */
 	int nmembers;
 	SeMember *members;
-	struct SeShapeNode *items; /* NULL: anything */
-} SeShapeNode;
-
-struct SeContract
-{
-	SeShapeNode *root;
+	SeContract *items; /* NULL: anything */
 };
 
 /* ---- compiling ---- */
@@ -87,10 +83,8 @@ compile_types(const char *at, JsonbValue *node)
 	return types;
 }
 
-static SeShapeNode *compile_node(const char *at, JsonbValue *node);
-
 static SeMember *
-add_member(SeShapeNode *shape, const char *name)
+add_member(SeContract *shape, const char *name)
 {
 	SeMember *m;
 
@@ -106,10 +100,11 @@ add_member(SeShapeNode *shape, const char *name)
 	return m;
 }
 
-static SeShapeNode *
-compile_node(const char *at, JsonbValue *node)
+/* The grammar of manifests has seen to it that nothing else is said than what is read here. */
+SeContract *
+se_compile_contract(const char *at, JsonbValue *node)
 {
-	SeShapeNode *shape = palloc0(sizeof(SeShapeNode));
+	SeContract *shape = palloc0(sizeof(SeContract));
 	JsonbValue *values = jv_get(node, "enum");
 	JsonbValue *members = jv_get(node, "properties");
 	JsonbValue *required = jv_get(node, "required");
@@ -128,24 +123,14 @@ compile_node(const char *at, JsonbValue *node)
 		JsonbValue member = i.value;
 
 		add_member(shape, i.key)->shape =
-			compile_node(se_pointer(se_pointer(at, "properties"), i.key), &member);
+			se_compile_contract(se_pointer(se_pointer(at, "properties"), i.key), &member);
 	}
 	jv_iter_init(&i, required);
 	while (jv_iter_next(&i))
 		add_member(shape, jv_text(&i.value))->required = true;
 	if (items != NULL)
-		shape->items = compile_node(se_pointer(at, "items"), items);
+		shape->items = se_compile_contract(se_pointer(at, "items"), items);
 	return shape;
-}
-
-/* The grammar of manifests has seen to it that nothing else is said than what is read here. */
-SeContract *
-se_compile_contract(const char *at, JsonbValue *schema)
-{
-	SeContract *contract = palloc(sizeof(SeContract));
-
-	contract->root = compile_node(at, schema);
-	return contract;
 }
 
 /* ---- checking ---- */
@@ -263,7 +248,7 @@ has_type(int types, const JsonbValue *v)
 }
 
 static bool
-check_value(Check *c, const SeShapeNode *shape, JsonbValue *v)
+check_value(Check *c, const SeContract *shape, JsonbValue *v)
 {
 	StringInfoData list;
 
@@ -280,10 +265,10 @@ check_value(Check *c, const SeShapeNode *shape, JsonbValue *v)
 	return fault(c, "value", list.data, jv_json(v));
 }
 
-static bool check_node(Check *c, const SeShapeNode *shape, JsonbValue *v);
+static bool check_node(Check *c, const SeContract *shape, JsonbValue *v);
 
 static bool
-check_below(Check *c, const char *name, const SeShapeNode *shape, JsonbValue *v)
+check_below(Check *c, const char *name, const SeContract *shape, JsonbValue *v)
 {
 	bool ok;
 
@@ -296,7 +281,7 @@ check_below(Check *c, const char *name, const SeShapeNode *shape, JsonbValue *v)
 }
 
 static bool
-check_members(Check *c, const SeShapeNode *shape, JsonbContainer *object)
+check_members(Check *c, const SeContract *shape, JsonbContainer *object)
 {
 	for (int i = 0; i < shape->nmembers; i++)
 	{
@@ -319,7 +304,7 @@ check_members(Check *c, const SeShapeNode *shape, JsonbContainer *object)
 }
 
 static bool
-check_node(Check *c, const SeShapeNode *shape, JsonbValue *v)
+check_node(Check *c, const SeContract *shape, JsonbValue *v)
 {
 	JvIter i;
 
@@ -349,5 +334,5 @@ se_contract_check(const SeContract *contract, Jsonb *record, SeDrift *drift)
 {
 	Check c = {.drift = drift};
 
-	return check_node(&c, contract->root, jv_from_jsonb(record));
+	return check_node(&c, contract, jv_from_jsonb(record));
 }
