@@ -10,72 +10,19 @@ use strict;
 use warnings;
 
 use SyncExt::Bench;
-use Digest::MD5 qw(md5_hex);
-use JSON::PP;
+use SyncExt::Pages;
 use PostgreSQL::Test::Utils ();
 
 my $N = 20_000;
-my $SIZE = 100;
 my $dir = PostgreSQL::Test::Utils::tempdir('pages');
 
-sub customer
+foreach my $version (0, 1)
 {
-	my ($n, $version) = @_;
-	my $off = JSON::PP::false;
-
-	return {
-		id => 'cus_' . substr(md5_hex("id $n"), 0, 14),
-		object => 'customer',
-		address => {
-			city => "Springfield $n", country => 'DE', line1 => "Main Street $n", line2 => undef,
-			postal_code => sprintf('%05d', $n), state => undef
-		},
-		balance => 0, created => 1_700_000_000 + $n, currency => 'eur', default_source => undef,
-		delinquent => $off, description => undef, discount => undef, email => "c$n\@example.com",
-		livemode => $off, metadata => { number => "C-$n", segment => 'mid-market', region => 'emea' },
-		name => "Customer $n GmbH, version $version", phone => undef, shipping => undef, tax_exempt => 'none'
-	};
-}
-
-# One file a page, named by the id behind which it begins.
-sub render_pages
-{
-	my ($version) = @_;
-	my $json = JSON::PP->new->canonical;
-	my $after = '';
-
 	mkdir "$dir/$version" or die "cannot make a folder: $!";
-	for (my $first = 0; $first < $N; $first += $SIZE)
-	{
-		my @customers = map { customer($_, $version) } $first .. $first + $SIZE - 1;
-		my $more = $first + $SIZE < $N ? JSON::PP::true : JSON::PP::false;
-
-		open my $file, '>', "$dir/$version/after-$after.json" or die "cannot write: $!";
-		print $file $json->encode({ object => 'list', url => '/v1/customers', has_more => $more, data => \@customers });
-		close $file or die "cannot write: $!";
-		$after = $customers[-1]{id};
-	}
-	return;
+	write_pages("$dir/$version", $N, sub { "Customer $_[0] GmbH, version $version" });
 }
-
-render_pages($_) foreach 0, 1;
 symlink "$dir/0", "$dir/now" or die "cannot link: $!";
-my $url = start_nginx(<<"NGINX");
-default_type application/json;
-root $dir/now;
-location = /v1/customers { try_files /after-\$arg_starting_after.json =404; }
-location = /v1/events { return 200 '{"object": "list", "has_more": false, "data": []}'; }
-NGINX
-my $node = bench_cluster('apply', allow => $url);
-
-$node->secret('billing', 'api_key', 'sk_test_bench');
-$node->sql(qq{
-	SELECT sync.create_canonical_model();
-	SELECT sync.track('canonical.customer');
-	SELECT sync.register_connector('stripe');
-	CREATE SERVER billing FOREIGN DATA WRAPPER sync_ext
-		OPTIONS (connector 'stripe', base_url '$url', rate_limit '1000000/s');
-	CREATE USER MAPPING FOR PUBLIC SERVER billing OPTIONS (api_key 'file:api_key')});
+my $node = pages_cluster('apply', "$dir/now");
 
 my $version = 0;
 

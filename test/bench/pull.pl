@@ -13,84 +13,23 @@ use strict;
 use warnings;
 
 use SyncExt::Bench;
+use SyncExt::Pages;
 use Cwd qw(abs_path);
-use Digest::MD5 qw(md5_hex);
 use File::Basename qw(dirname);
-use JSON::PP;
 use PostgreSQL::Test::Utils ();
 
 my $N = 20_000;
-my $SIZE = 100;
 my $dir = PostgreSQL::Test::Utils::tempdir('pages');
 my $upsert_bare = abs_path(dirname(__FILE__)) . '/upsert_bare';
 
-# About 750 bytes, members as Stripe has them; the id is as random as a vendor's.
-sub customer
-{
-	my ($n) = @_;
-	my $off = JSON::PP::false;
+# The peer has all pages as lines.
+open my $all, '>', "$dir/all" or die "cannot write: $!";
+write_pages($dir, $N, sub { "Customer $_[0] GmbH" }, sub { print $all "$_[0]\n" });
+close $all or die "cannot write: $!";
 
-	return {
-		id => 'cus_' . substr(md5_hex("id $n"), 0, 14),
-		object => 'customer',
-		address => {
-			city => "Springfield $n", country => 'DE', line1 => "Main Street $n", line2 => undef,
-			postal_code => sprintf('%05d', $n), state => undef
-		},
-		balance => 0, created => 1_700_000_000 + $n, currency => 'eur', default_source => undef,
-		delinquent => $off, description => undef, discount => undef, email => "c$n\@example.com",
-		invoice_prefix => sprintf('%08X', $n),
-		invoice_settings => {
-			custom_fields => undef, default_payment_method => undef, footer => undef,
-			rendering_options => undef
-		},
-		livemode => $off, metadata => { number => "C-$n", segment => 'mid-market', region => 'emea' },
-		name => "Customer $n GmbH", next_invoice_sequence => 1, phone => undef,
-		preferred_locales => [], shipping => undef, tax_exempt => 'none', test_clock => undef
-	};
-}
+my $node = pages_cluster('pull', $dir);
 
-# One file a page, named by the id behind which it begins, and all of them as lines for the peer.
-sub render_pages
-{
-	my $json = JSON::PP->new->canonical;
-	my $after = '';
-
-	open my $all, '>', "$dir/all" or die "cannot write: $!";
-	for (my $first = 0; $first < $N; $first += $SIZE)
-	{
-		my @customers = map { customer($_) } $first .. $first + $SIZE - 1;
-		my $more = $first + $SIZE < $N ? JSON::PP::true : JSON::PP::false;
-		my $page = $json->encode(
-			{ object => 'list', url => '/v1/customers', has_more => $more, data => \@customers });
-
-		open my $file, '>', "$dir/after-$after.json" or die "cannot write: $!";
-		print $file $page;
-		close $file;
-		print $all "$page\n";
-		$after = $customers[-1]{id};
-	}
-	close $all;
-	return;
-}
-
-render_pages();
-my $url = start_nginx(<<"NGINX");
-default_type application/json;
-root $dir;
-location = /v1/customers { try_files /after-\$arg_starting_after.json =404; }
-location = /v1/events { return 200 '{"object": "list", "has_more": false, "data": []}'; }
-NGINX
-my $node = bench_cluster('pull', allow => $url);
-
-$node->secret('billing', 'api_key', 'sk_test_bench');
-$node->sql(qq{
-	SELECT sync.create_canonical_model();
-	SELECT sync.track('canonical.customer');
-	SELECT sync.register_connector('stripe');
-	CREATE SERVER billing FOREIGN DATA WRAPPER sync_ext
-		OPTIONS (connector 'stripe', base_url '$url', rate_limit '1000000/s');
-	CREATE USER MAPPING FOR PUBLIC SERVER billing OPTIONS (api_key 'file:api_key');
+$node->sql(q{
 	CREATE TABLE peer (LIKE canonical.customer INCLUDING ALL);
 	ALTER TABLE peer ADD FOREIGN KEY (currency) REFERENCES canonical.currency (code),
 		ADD FOREIGN KEY (legal_entity_id) REFERENCES canonical.legal_entity (id),
