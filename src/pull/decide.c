@@ -372,6 +372,18 @@ decide_alias(SeItem *item)
 		item->fate = SE_FATE_MIRROR;
 }
 
+/*
+ * An entry of a journal is a state of the past, and the inbox may hold a later one of the record, or the
+ * question which is the latest: a journal that runs backwards lists them on one page and this one on the
+ * next. The entry must neither be applied over that nor settle it; a read by id does.
+ */
+static bool
+is_behind_inbox(const SeTarget *target, const SeItem *item)
+{
+	return item->journal && item->in_inbox && !item->fetched && !item->stored &&
+		   target->pull->fetch != NULL;
+}
+
 void
 se_decide(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight)
 {
@@ -399,6 +411,12 @@ se_decide(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight)
 		/* A journal that tells only who changed. */
 		item->fate = target->pull->fetch != NULL ? SE_FATE_READ_AGAIN : SE_FATE_NOTHING;
 		item->reason = pstrdup("listed as changed; it is read by id");
+		return;
+	}
+	if (is_behind_inbox(target, item))
+	{
+		item->fate = SE_FATE_READ_AGAIN;
+		item->reason = pstrdup("the inbox holds another state of it; it is read by id");
 		return;
 	}
 	switch (item->map.status)
