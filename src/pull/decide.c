@@ -373,15 +373,15 @@ decide_alias(SeItem *item)
 }
 
 /*
- * An entry of a journal is a state of the past, and the inbox may hold a later one of the record, or the
- * question which is the latest: a journal that runs backwards lists them on one page and this one on the
- * next. The entry must neither be applied over that nor settle it; a read by id does.
+ * An entry of a journal is a state of the past, and the inbox may hold a later one of the record: a
+ * journal that runs backwards lists that on one page and this on the next. Which of them stands is read.
+ * (Where the inbox only asks for a read, it goes on asking; see is_still_to_be_read().)
  */
 static bool
 is_behind_inbox(const SeTarget *target, const SeItem *item)
 {
-	return item->journal && item->in_inbox && !item->fetched && !item->stored &&
-		   target->pull->fetch != NULL;
+	return item->journal && item->in_inbox && !item->to_be_read && !item->fetched &&
+		   !item->stored && target->pull->fetch != NULL;
 }
 
 void

@@ -353,14 +353,24 @@ wake_others(const SeTarget *target, SeItem **items, int n, SePageResult *result)
 }
 
 /*
+ * A read by id that was asked for is not made needless by an entry of a journal: it is a state of the
+ * past, maybe of before that was asked. It is applied as the best that is known; the read comes after.
+ */
+static bool
+is_still_to_be_read(const SeItem *item)
+{
+	return item->to_be_read && item->journal && !item->fetched && !item->stored && !item->deleted;
+}
+
+/*
  * An old state, or one that only looks like what we know, does not settle what the inbox holds of
  * the record: a newer state, or a doubt that was to be settled by reading.
  */
 static bool
 leaves_inbox_open(const SeItem *item)
 {
-	return item->fate == SE_FATE_NOTHING && !item->stored && !item->fetched &&
-		   (item->to_be_read || item->outdated);
+	return is_still_to_be_read(item) || (item->fate == SE_FATE_NOTHING && !item->stored &&
+										 !item->fetched && (item->to_be_read || item->outdated));
 }
 
 static void
@@ -398,7 +408,8 @@ record_page(const SeTarget *target, SeItem **items, int n, bool full, SePageResu
 				result->unchanged++;
 				break;
 			case SE_FATE_INBOX:
-				kept[nkept++] = item;
+				if (!is_still_to_be_read(item))
+					kept[nkept++] = item;
 				result->to_inbox++;
 				break;
 			case SE_FATE_READ_AGAIN:
