@@ -67,6 +67,10 @@ BEGIN
             ('sync_operator', ARRAY['_audit_without']),
             ('sync_approver', ARRAY['_audit_without']),
             ('sync_auditor', ARRAY['verify_audit', '_audit_without']),
+            -- jobs
+            ('sync_admin', ARRAY['pause_job', 'resume_job', 'stop_job']),
+            ('sync_operator', ARRAY['pause_job', 'resume_job', 'stop_job']),
+            ('sync_worker', ARRAY['_jobs_step']),
             ('sync_worker', ARRAY['_seal_audit', '_anchors_after', '_upkeep_audit']),
             -- conflicts
             ('sync_admin', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),

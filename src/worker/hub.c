@@ -43,6 +43,7 @@
 #include "pull/pull.h"
 #include "push/push.h"
 #include "worker/fetch.h"
+#include "worker/jobs.h"
 #include "worker/notice.h"
 #include "worker/seal.h"
 #include "worker/system.h"
@@ -192,6 +193,7 @@ forget_all(void)
 	se_pull_reset();
 	se_systems_reset();
 	se_seal_reset();
+	se_jobs_look();
 	if (wait_set != NULL)
 		FreeWaitEventSet(wait_set);
 	wait_set = NULL;
@@ -300,6 +302,7 @@ answer_wakes(void)
 	{
 		se_call_look();
 		se_pull_look();
+		se_jobs_look();
 	}
 	if (pg_atomic_read_u32(&slot->changes) == seen_changes && !lock_is_missing())
 		return;
@@ -358,6 +361,7 @@ work(void)
 		busy |= se_pull_step(now);
 		busy |= se_fetch_step(slot);
 		busy |= se_exchange_drive(now);
+		busy |= se_jobs_step(now);
 		busy |= begin_to_listen(now);
 	} while (busy);
 	se_upkeep_step(now);
@@ -367,6 +371,7 @@ work(void)
 	due = Min(due, se_pull_next_due(now));
 	due = Min(due, se_upkeep_next_due());
 	due = Min(due, se_seal_next_due());
+	due = Min(due, se_jobs_next_due());
 	error_count = 0;
 	return until(due, now);
 }

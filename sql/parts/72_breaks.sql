@@ -1,0 +1,101 @@
+-- Breaks: how what a run found becomes breaks that live on from run to run.
+
+-- Turns the findings of a run into breaks: the same break again is only seen again, a new one is opened,
+-- one that occurs no longer is resolved. What a run did not look at it leaves alone: `looked` holds the
+-- record ids of a run that looked at some only; NULL: it looked at all of its period.
+CREATE FUNCTION sync._settle_breaks(reconciliation bigint, looked text[] DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    run sync.reconciliation;
+    n_found bigint;
+    n_opened bigint;
+    n_closed bigint;
+    newest jsonb;
+BEGIN
+    SELECT r.* INTO STRICT run FROM sync.reconciliation r WHERE r.id = reconciliation FOR UPDATE;
+    -- Two runs of one comparison settle one after the other.
+    PERFORM pg_advisory_xact_lock(hashtext('sync_ext breaks'), hashtext(run.source));
+
+    CREATE TEMPORARY TABLE pg_temp._sync_found ON COMMIT DROP AS
+    SELECT DISTINCT ON (fingerprint) f.*,
+           md5(jsonb_build_array(f.kind, f.object, f.record_id, f.system, f.other_system, f.remote_id, f.field, f.currency)::text) AS fingerprint
+      FROM sync.finding f
+     WHERE f.reconciliation_id = run.id AND f.class IN ('break', 'explained')
+     ORDER BY fingerprint, f.class;
+
+    UPDATE sync.break_entry b
+       SET last_seen = clock_timestamp(), last_run = run.id, times_seen = b.times_seen + 1, ours = f.ours, theirs = f.theirs,
+           difference = f.difference, at_risk = abs(coalesce(f.at_risk, f.difference)), record_number = coalesce(f.record_number, b.record_number),
+           entity = f.entity, period = f.period, customer = f.customer, detail = f.detail,
+           -- What a policy explained may be open again, and the other way round; what a person said stays,
+           -- as long as the amounts that he said it about.
+           status = CASE WHEN f.class = 'explained' THEN 'explained'
+                         WHEN b.status IN ('accepted', 'explained') AND b.difference IS NOT DISTINCT FROM f.difference
+                              AND b.theirs IS NOT DISTINCT FROM f.theirs AND b.ours IS NOT DISTINCT FROM f.ours
+                              AND (b.status = 'accepted' OR b.resolved_by IS NOT NULL) THEN b.status
+                         ELSE 'open' END,
+           explanation = CASE WHEN f.class = 'explained' THEN f.explanation ELSE b.explanation END
+      FROM pg_temp._sync_found f
+     WHERE b.source = run.source AND b.fingerprint = f.fingerprint AND b.status <> 'resolved';
+
+    WITH made AS (
+        INSERT INTO sync.break_entry AS b
+               (source, fingerprint, kind, object, record_id, record_number, system, other_system, remote_id, field, ours, theirs, difference,
+                currency, at_risk, entity, period, customer, severity, status, explanation, detail, first_run, last_run)
+        SELECT run.source, f.fingerprint, f.kind, f.object, f.record_id, f.record_number, f.system, f.other_system, f.remote_id, f.field, f.ours,
+               f.theirs, f.difference, f.currency, abs(coalesce(f.at_risk, f.difference)), f.entity, f.period, f.customer,
+               coalesce(f.severity, 'error'), CASE f.class WHEN 'explained' THEN 'explained' ELSE 'open' END, f.explanation, f.detail, run.id, run.id
+          FROM pg_temp._sync_found f
+         WHERE NOT EXISTS (SELECT FROM sync.break_entry b
+                            WHERE b.source = run.source AND b.fingerprint = f.fingerprint AND b.status <> 'resolved')
+        RETURNING b.id, b.status)
+    SELECT count(*) FILTER (WHERE m.status = 'open'), to_jsonb((array_agg(m.id) FILTER (WHERE m.status = 'open'))[1:20])
+      INTO n_opened, newest FROM made m;
+
+    WITH gone AS (
+        UPDATE sync.break_entry b
+           SET status = 'resolved', resolved_at = clock_timestamp(), last_run = run.id
+         WHERE b.source = run.source AND b.status <> 'resolved'
+           AND (run.period IS NULL OR b.period IS NULL OR b.period <@ run.period)
+           AND (looked IS NULL OR b.record_id = ANY (looked) OR b.remote_id = ANY (looked))
+           AND NOT EXISTS (SELECT FROM pg_temp._sync_found f WHERE f.fingerprint = b.fingerprint)
+        RETURNING b.id)
+    SELECT count(*) INTO n_closed FROM gone;
+
+    SELECT count(*) INTO n_found FROM pg_temp._sync_found f WHERE f.class = 'break';
+    UPDATE sync.reconciliation r
+       SET state = 'done', finished_at = clock_timestamp(), found = n_found, opened = n_opened, closed = n_closed,
+           in_transit = (SELECT count(*) FROM sync.finding f WHERE f.reconciliation_id = run.id AND f.class IN ('in_transit', 'timing')),
+           explained = (SELECT count(*) FROM pg_temp._sync_found f WHERE f.class = 'explained')
+     WHERE r.id = run.id;
+    DROP TABLE pg_temp._sync_found;
+    DELETE FROM sync.finding f WHERE f.reconciliation_id = run.id;
+    PERFORM sync._breaks_told(run.id, newest);
+END
+$$;
+COMMENT ON FUNCTION sync._settle_breaks(bigint, text[]) IS 'Ends a run: its findings become breaks, breaks that occur no longer are resolved, and who listens is told';
+
+CREATE FUNCTION sync._breaks_told(reconciliation bigint, newest jsonb)
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    run sync.reconciliation;
+BEGIN
+    SELECT r.* INTO STRICT run FROM sync.reconciliation r WHERE r.id = reconciliation;
+    IF run.opened = 0 AND run.closed = 0 THEN
+        RETURN;
+    END IF;
+    PERFORM sync._audit('reconciliation.differs', (SELECT o.name FROM sync.object o WHERE o.id = run.object_id), NULL,
+                        (SELECT y.name FROM sync.system y WHERE y.id = run.system_id),
+                        jsonb_build_object('reconciliation', run.id, 'source', run.source, 'found', run.found, 'opened', run.opened,
+                                           'closed', run.closed, 'newest', newest));
+    PERFORM pg_notify('sync_drift', jsonb_build_object('type', 'drift_detected', 'reconciliation', run.id, 'source', run.source,
+                                                       'found', run.found, 'opened', run.opened, 'closed', run.closed)::text);
+END
+$$;
+COMMENT ON FUNCTION sync._breaks_told(bigint, jsonb) IS 'Audit row and notification of a run that opened or closed breaks';
