@@ -71,7 +71,7 @@ DELETE FROM sync.approval_request;
 SELECT sync.set_approval_policy('large', 'state_change', 'invoice', 500, 'EUR', reason => 'tighter') AS waits;
 SELECT sync.set_approval_policy('large', 'state_change', 'invoice', 9000, 'EUR', reason => 'looser') AS looser \gset
 SELECT min_amount, state FROM sync.approval_policy WHERE name = 'large' ORDER BY id;
-SELECT id = :looser AS id, operation, object, state, policy, reason, requested_by, requesters, expires_at - requested_at AS wait FROM sync.approval WHERE id = :looser;
+SELECT id = :looser AS id, operation, object, state, policy, reason, requested_by, requesters, date_trunc('second', expires_at - requested_at) AS wait FROM sync.approval WHERE id = :looser;
 
 -- Whoever asked never approves: under no role, no actor, not as a superuser, not behind SET SESSION AUTHORIZATION.
 SELECT sync.approve(:looser, 'my own');
