@@ -80,7 +80,8 @@ BEGIN
         END;
     END IF;
     SELECT min(j.next_step_at) INTO due FROM sync.job j WHERE j.state IN ('queued', 'running');
-    RETURN greatest(0, ceil(extract(epoch FROM due - clock_timestamp()) * 1000))::bigint;
+    -- greatest() of NULL and 0 is 0, and the hub would never rest.
+    RETURN CASE WHEN due IS NOT NULL THEN greatest(0, ceil(extract(epoch FROM due - clock_timestamp()) * 1000)) END::bigint;
 END
 $$;
 COMMENT ON FUNCTION sync._jobs_step() IS 'One step of the job that is due longest; milliseconds until another is due, NULL: none is. Run by the hub';
