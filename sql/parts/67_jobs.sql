@@ -70,6 +70,7 @@ BEGIN
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS said = MESSAGE_TEXT;
             IF job.failures >= 9 THEN
+                UPDATE sync.job j SET failures = j.failures + 1 WHERE j.id = job.id;
                 PERFORM sync._job_end(job, 'failed', said);
             ELSE
                 UPDATE sync.job j
