@@ -124,9 +124,12 @@ BEGIN
         -- Until now this looked like a copy, so what was written here was put down to the incarnation
         -- that an adoption would have begun.
         UPDATE sync.outbox SET incarnation = hub.incarnation WHERE incarnation = hub.incarnation + 1;
+        UPDATE sync.mirror_history SET incarnation = hub.incarnation WHERE incarnation = hub.incarnation + 1;
         said := 'adopted as the same hub';
     ELSE
         hub.incarnation := hub.incarnation + 1;
+        -- What had changed since a reconciliation that knew other transaction ids tells nobody anything.
+        DELETE FROM sync.mirror_history WHERE fields IS NULL;
         said := 'adopted';
     END IF;
 

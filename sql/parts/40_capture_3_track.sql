@@ -130,6 +130,7 @@ BEGIN
         DELETE FROM sync.stream WHERE object_id = old.id;
         DELETE FROM sync.inbox WHERE object_id = old.id;
         DELETE FROM sync.mirror WHERE object_id = old.id;
+        DELETE FROM sync.mirror_history WHERE object_id = old.id;
         DELETE FROM sync.external_id WHERE object_id = old.id;
         DELETE FROM sync.external_alias WHERE object_id = old.id;
         DELETE FROM sync.match_candidate WHERE object_id = old.id;

@@ -369,6 +369,7 @@ BEGIN
     DELETE FROM sync.conflict_entry c WHERE c.system_id = gone;
     DELETE FROM sync.correction k WHERE k.system_id = gone;
     DELETE FROM sync.mirror m WHERE m.system_id = gone;
+    DELETE FROM sync.mirror_history h WHERE h.system_id = gone;
     DELETE FROM sync.external_id x WHERE x.system_id = gone;
     DELETE FROM sync.external_alias x WHERE x.system_id = gone;
     DELETE FROM sync.match_candidate c WHERE c.system_id = gone;

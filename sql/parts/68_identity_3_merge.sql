@@ -125,6 +125,7 @@ BEGIN
             UPDATE sync.mirror m SET record_id = survivor, mapping = NULL
              WHERE m.system_id = x.system_id AND m.object_id = the_object AND m.remote_id = x.remote_id;
         END IF;
+        PERFORM sync._note_mirror(x.system_id, the_object, x.remote_id);
         moved := moved || jsonb_build_object('system_id', x.system_id, 'remote_id', x.remote_id, 'remote_number', x.remote_number,
                                              'remote_version', x.remote_version, 'bound_at', x.bound_at,
                                              'became', CASE WHEN other IS NULL THEN 'moved' ELSE 'alias' END);

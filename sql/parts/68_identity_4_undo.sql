@@ -58,6 +58,7 @@ BEGIN
         UPDATE sync.mirror i SET record_id = m.loser, mapping = NULL
          WHERE i.system_id = (b ->> 'system_id')::integer AND i.object_id = m.object_id AND i.remote_id = b ->> 'remote_id'
            AND b ->> 'became' <> 'alias_moved';
+        PERFORM sync._note_mirror((b ->> 'system_id')::integer, m.object_id, b ->> 'remote_id');
         UPDATE sync.conflict_entry c SET resolved_at = clock_timestamp(), resolved_by = session_user, taken = 'hub', reason = 'the merge was undone'
          WHERE c.kind = 'merged' AND c.resolved_at IS NULL AND c.object_id = m.object_id AND c.record_id = m.survivor
            AND c.system_id = (b ->> 'system_id')::integer AND c.remote_id = b ->> 'remote_id';
@@ -201,6 +202,7 @@ BEGIN
             ON CONFLICT ON CONSTRAINT external_alias_pkey DO NOTHING;
         UPDATE sync.mirror m SET record_id = NULL, deleted = true, mapping = NULL
          WHERE m.system_id = the_system AND m.object_id = the_object AND m.remote_id = loser_remote;
+        PERFORM sync._note_mirror(the_system, the_object, loser_remote);
         PERFORM sync._audit('record.remote_renamed', object, loser, system, jsonb_build_object('from', loser_remote, 'to', survivor_remote), why);
         RETURN 'renamed';
     END IF;
@@ -212,6 +214,7 @@ BEGIN
             SET CONSTRAINTS ALL IMMEDIATE;
             PERFORM sync._merge(object, survivor, loser, why, the_system);
             UPDATE sync.mirror m SET deleted = true WHERE m.system_id = the_system AND m.object_id = the_object AND m.remote_id = loser_remote;
+            PERFORM sync._note_mirror(the_system, the_object, loser_remote);
             RETURN 'merged';
         EXCEPTION WHEN SQLSTATE 'SE064' OR integrity_constraint_violation OR undefined_object OR raise_exception THEN
             why := format('%s; that cannot be followed: %s', why, SQLERRM);

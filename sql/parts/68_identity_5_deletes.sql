@@ -176,9 +176,11 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    WITH kept AS (DELETE FROM sync.held_delete h WHERE h.approval_id = NEW.id RETURNING h.*)
     UPDATE sync.mirror m SET deleted = true
-      FROM kept k WHERE m.system_id = k.system_id AND m.object_id = k.object_id AND m.remote_id = k.remote_id;
+      FROM sync.held_delete k
+     WHERE k.approval_id = NEW.id AND m.system_id = k.system_id AND m.object_id = k.object_id AND m.remote_id = k.remote_id;
+    PERFORM sync._note_mirror(k.system_id, k.object_id, k.remote_id) FROM sync.held_delete k WHERE k.approval_id = NEW.id;
+    DELETE FROM sync.held_delete h WHERE h.approval_id = NEW.id;
     DELETE FROM sync.notice x WHERE x.key = format('pull.deletes.%s.%s', NEW.call ->> 'system', NEW.call ->> 'object');
     RETURN NULL;
 END

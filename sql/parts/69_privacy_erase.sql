@@ -228,6 +228,12 @@ BEGIN
        AND (m.fields ?| e.fields OR m.agreed ?| e.fields OR m.raw IS NOT NULL);
     GET DIAGNOSTICS n = ROW_COUNT;
     done := done || jsonb_build_object('mirror', n);
+    UPDATE sync.mirror_history m SET fields = m.fields - e.fields
+      FROM (SELECT x.system_id, x.remote_id FROM sync.external_id x WHERE x.object_id = e.object_id AND x.record_id = e.record_id
+            UNION SELECT x.system_id, x.remote_id FROM sync.external_alias x WHERE x.object_id = e.object_id AND x.record_id = e.record_id) x
+     WHERE m.system_id = x.system_id AND m.object_id = e.object_id AND m.remote_id = x.remote_id AND m.fields ?| e.fields;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    done := done || jsonb_build_object('mirror_history', n);
     UPDATE sync.conflict_entry c SET hub_value = NULL, remote_value = NULL, taken_value = NULL, message = '(erased)'
      WHERE c.object_id = e.object_id AND c.record_id = e.record_id AND (c.field IS NULL OR c.field = ANY (e.fields));
     GET DIAGNOSTICS n = ROW_COUNT;

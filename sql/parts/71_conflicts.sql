@@ -216,6 +216,7 @@ BEGIN
     DELETE FROM sync.external_id x WHERE x.system_id = c.system_id AND x.object_id = c.object_id AND x.remote_id = c.remote_id;
     UPDATE sync.mirror m SET record_id = NULL
      WHERE m.system_id = c.system_id AND m.object_id = c.object_id AND m.remote_id = c.remote_id;
+    PERFORM sync._note_mirror(c.system_id, c.object_id, c.remote_id);
     PERFORM sync._record_push(c.object_id, c.record_id, c.system_id, 'I', NULL);
 END
 $$;

@@ -155,5 +155,14 @@ AS $$
      WHERE f.final AND f.state IN ('done', 'ignored', 'dry_run') AND f.at > known.since
        AND NOT EXISTS (SELECT FROM sync.audit a WHERE a.action = 'delivery.' || f.state AND a.object = o.name
                           AND a.detail ->> 'delivery' = f.route_id || '/' || f.seq)
+    UNION ALL
+    SELECT 'mirror_is_history', format('the history of %s %s of system %s does not end with what the mirror says', o.name, m.remote_id, y.name)
+      FROM sync.mirror m
+      JOIN sync.object o ON o.id = m.object_id AND o.financial
+      JOIN sync.system y ON y.id = m.system_id
+      LEFT JOIN LATERAL (SELECT h.* FROM sync.mirror_history h
+                          WHERE h.system_id = m.system_id AND h.object_id = m.object_id AND h.remote_id = m.remote_id AND h.fields IS NOT NULL
+                          ORDER BY h.at DESC, h.xid DESC LIMIT 1) h ON true
+     WHERE (h.fields, h.deleted, h.record_id) IS DISTINCT FROM (m.fields, m.deleted, m.record_id)
 $$;
 COMMENT ON FUNCTION sync.check_invariants() IS 'Violated invariants of doc/architecture.md; no rows when all hold. Reads the whole history: for tests and investigations';

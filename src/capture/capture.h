@@ -7,4 +7,7 @@
 /* From _PG_init: registers the transaction callbacks. */
 extern void se_capture_init(void);
 
+/* Incarnation that what this cluster writes belongs to; 0 before the first adoption. */
+extern int se_incarnation(void);
+
 #endif

@@ -36,6 +36,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "capture/capture.h"
 #include "capture/guard.h"
 #include "capture/table.h"
 #include "core/errors.h"

@@ -76,7 +76,4 @@ extern Datum se_registry_value(TupleTableSlot *slot, const char *column, bool *i
 /* Same value by its image? A value kept in the TOAST table is the same if kept in the same place. */
 extern bool se_same_image(const SeColumn *column, Datum a, Datum b);
 
-/* Incarnation of the hub, 0 before the first adoption. */
-extern int se_incarnation(void);
-
 #endif

@@ -22,7 +22,7 @@
 #include "utils/typcache.h"
 #include "utils/uuid.h"
 
-#include "capture/table.h"
+#include "capture/capture.h"
 
 #define EPOCH_US ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 

@@ -29,6 +29,8 @@ int se_max_in_flight = 256;
 int se_max_queue = 5000;
 int se_max_response = 16384;
 int se_merge_retention = 30 * 24 * 60;
+int se_mirror_change_retention = 7 * 24 * 3600;
+int se_mirror_history_retention = 3653 * 24 * 3600;
 int se_outbox_retention = 7 * 24 * 3600;
 int se_poll_interval = 5000;
 char *se_reason = NULL;
@@ -107,6 +109,14 @@ se_guc_init(bool preloading)
 	define_int("sync_ext.merge_retention", "How long a merge of records can be undone.",
 			   "Counts from the merge; what was merged before a change keeps its own limit.",
 			   &se_merge_retention, 30 * 24 * 60, 60, INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN);
+	define_int("sync_ext.mirror_change_retention",
+			   "How long it is kept that pulls have changed records that are not financial.",
+			   "A reconciliation of what changed looks at everything when the one before is older.",
+			   &se_mirror_change_retention, 7 * 24 * 3600, 3600, INT_MAX, PGC_SIGHUP, GUC_UNIT_S);
+	define_int("sync_ext.mirror_history_retention",
+			   "How long past states of financial records are kept.", NULL,
+			   &se_mirror_history_retention, 3653 * 24 * 3600, 24 * 3600, INT_MAX, PGC_SIGHUP,
+			   GUC_UNIT_S);
 	DefineCustomBoolVariable("sync_ext.notify_outcomes",
 							 "Whether final outcomes are sent to the channel sync_outcome.", NULL,
 							 &se_notify_outcomes, true, PGC_SIGHUP, 0, NULL, NULL, NULL);

@@ -11,6 +11,7 @@
  *	 deletes.c	what a delete means, and when deletes are too many
  *	 known.c	what is known of items before a page
  *	 state.c	external ids, mirror and inbox, set-wise
+ *	 history.c	changes of mirrors, kept
  *	 rows.c		their rows, past the executor
  *	 inbox.c	items that wait: applied again, or read again by id
  *	 scan.c		deletes found by a walk over everything
@@ -85,7 +86,9 @@ typedef struct SeTarget
 	const SeManifest *manifest;
 	const SePull *pull;
 	Jsonb *vars;
-	int64 mapping; /* names manifest, parameters and version of ours: se_page_apply() fills it in */
+	bool financial;
+	int64
+		mapping; /* names manifest, parameters and version of ours: se_page_apply() fills these two in */
 } SeTarget;
 
 typedef enum SeFate
@@ -132,6 +135,7 @@ typedef struct SeItem
 	char *
 		alias; /* the record that its own was merged into, while another remote record is bound to that */
 	Jsonb *mirror_fields;
+	char *mirror_record; /* our record that the mirror says it is; NULL: none */
 	Jsonb *mirror_agreed;	 /* what was agreed, of fields where that is not what they say; NULL */
 	Jsonb *mirror_corrected; /* when fields were corrected of late; NULL */
 	int64 mirror_mapping;	 /* 0: unknown */
@@ -341,11 +345,17 @@ extern uint64 se_execute_as_owner(SeTable *table, const char *sql, int nargs, Js
 
 /* ---- known.c ---- */
 extern void se_state_read(const SeTarget *target, SeItem **items, int n);
-/* Less: whether it stands in the mirror, and what it is bound to. */
+/* Less: whether it stands in the mirror (of a financial record, as what), and what it is bound to. */
+extern bool se_is_financial(int object_id);
 extern void se_state_read_bound(const SeTarget *target, SeItem **items, int n);
 
 /* What was agreed, again, where something was noted: a person may have decided meanwhile. */
 extern void se_state_read_agreed(const SeTarget *target, SeItem **items, int n);
+
+/* ---- history.c ---- */
+extern void se_history_page(const SeTarget *target, SeItem **items, int n);
+extern void se_history_pushed_new(const SeTarget *target, SeItem **items, int n);
+extern void se_history_pushed(const SeTarget *target, SeItem **items, int n); /* rows of SPI */
 
 /* ---- state.c ---- */
 extern void se_state_bind(const SeTarget *target, SeItem **items, int n);

@@ -45,6 +45,7 @@ enum
 	EXTERNAL_NUMBER = 5,
 	EXTERNAL_VERSION,
 	INBOX_ITEM = 5,
+	OBJECT_FINANCIAL = 9,
 	ALIAS_RECORD_ID = 4
 };
 
@@ -65,7 +66,7 @@ take_mirror(SeItem *item, SeLookup *row)
 	Datum mapping;
 
 	item->in_mirror = true;
-	item->bound = se_lookup_text(row, MIRROR_RECORD_ID);
+	item->bound = item->mirror_record = se_lookup_text(row, MIRROR_RECORD_ID);
 	item->mirror_fields = (Jsonb *) se_lookup_copy(row, MIRROR_FIELDS);
 	item->mirror_version = se_lookup_text(row, MIRROR_VERSION);
 	item->mirror_version_at = time_or_0(row, MIRROR_VERSION_AT);
@@ -175,10 +176,39 @@ take_presence(SeItem *item, SeLookup *row)
 	item->in_mirror = true;
 }
 
+static void
+take_state(SeItem *item, SeLookup *row)
+{
+	bool isnull;
+
+	item->in_mirror = true;
+	item->mirror_record = se_lookup_text(row, MIRROR_RECORD_ID);
+	item->mirror_fields = (Jsonb *) se_lookup_copy(row, MIRROR_FIELDS);
+	item->mirror_deleted = DatumGetBool(se_lookup_datum(row, MIRROR_DELETED, &isnull));
+}
+
+bool
+se_is_financial(int object_id)
+{
+	const Datum key = Int32GetDatum(object_id);
+	SeLookup lookup;
+	bool isnull;
+	bool financial = false;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	se_lookup_open(&lookup, "object", "object_pkey", 1);
+	if (se_lookup_find(&lookup, &key))
+		financial = DatumGetBool(se_lookup_datum(&lookup, OBJECT_FINANCIAL, &isnull));
+	se_lookup_close(&lookup);
+	PopActiveSnapshot();
+	return financial;
+}
+
 void
 se_state_read_bound(const SeTarget *target, SeItem **items, int n)
 {
-	find_rows("mirror", "mirror_pkey", target, items, n, take_presence);
+	find_rows("mirror", "mirror_pkey", target, items, n,
+			  target->financial ? take_state : take_presence);
 	find_rows("external_id", "external_id_system_id_object_id_remote_id_key", target, items, n,
 			  take_binding);
 }

@@ -543,6 +543,7 @@ se_page_apply(SeTarget *target, SeItem *all, int n, bool full, SePageResult *res
 	se_rules_forget();
 	se_write_lock_wait(LOCK_WAIT_MS);
 	target->mapping = mapping_of(target);
+	target->financial = se_is_financial(target->object_id);
 	se_deletes_policy(target);
 	read_and_map(target, all, n);
 	for (int i = 0; i < n; i++)

@@ -40,6 +40,7 @@ typedef struct SePushed
 	bool sent;		 /* they are the remote's too, should the answer hold no record */
 	bool fresh;		 /* made just now: neither bound nor in the mirror, as far as can be told */
 	bool deleted;
+	bool financial; /* the object is */
 } SePushed;
 
 /*

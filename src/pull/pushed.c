@@ -367,6 +367,7 @@ se_mirror_pushed(SePushed *items, int n, TimestampTz now)
 		target.object = sorted[i]->object;
 		target.manifest = system->manifest;
 		target.vars = system->vars;
+		target.financial = sorted[i]->financial;
 		object =
 			target.manifest != NULL ? se_manifest_object(target.manifest, target.object) : NULL;
 		target.pull = object != NULL ? object->pull : NULL;

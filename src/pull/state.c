@@ -212,6 +212,7 @@ se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq
 	}
 	mirror_insert(target, fresh, nfresh, applied_seq);
 	mirror_update(target, known, nknown, applied_seq);
+	se_history_page(target, items, n);
 	for (int i = 0; i < n; i++)
 	{
 		if (items[i]->record_id != NULL)
@@ -266,7 +267,25 @@ se_state_pushed_new(const SeTarget *target, SeItem **items, int n, TimestampTz n
 			se_arg_add(&columns[PUSHED_COLUMNS + i], same[i], false);
 	}
 	se_rows_insert("mirror", 0, pushed_names, columns, lengthof(columns), n);
+	se_history_pushed_new(target, items, n);
 }
+
+#define PUSHED_SQL                                                                                 \
+	"INSERT INTO sync.mirror AS m (system_id, object_id, remote_id, record_id, fields,"            \
+	" raw, version, version_at, pushed_at, deleted, agreed)"                                       \
+	" SELECT $1, $2, u.remote_id, u.record_id, u.fields, u.raw,"                                   \
+	" u.version, u.version_at, $3, u.gone, u.agreed"                                               \
+	" FROM unnest($5, $6, $7, $8, $9, $10, $11, $12) u (remote_id, record_id, fields,"             \
+	" raw, version, version_at, gone, agreed)"                                                     \
+	" ON CONFLICT (system_id, object_id, remote_id) DO UPDATE"                                     \
+	" SET record_id = excluded.record_id,"                                                         \
+	" fields = CASE WHEN $4 THEN excluded.fields ELSE m.fields || excluded.fields END,"            \
+	" agreed = CASE WHEN $4 OR m.agreed IS NULL THEN excluded.agreed"                              \
+	" ELSE nullif((m.agreed - ARRAY(SELECT jsonb_object_keys(excluded.fields)))"                   \
+	" || coalesce(excluded.agreed, '{}'), '{}') END,"                                              \
+	" raw = coalesce(excluded.raw, m.raw), version = excluded.version,"                            \
+	" version_at = excluded.version_at, pushed_at = excluded.pushed_at,"                           \
+	" seen_at = excluded.seen_at, deleted = excluded.deleted, mapping = NULL"
 
 /*
  * After pushes. A version that the answer did not tell is unknown from now on: the one before the
@@ -276,6 +295,7 @@ void
 se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now, bool whole)
 {
 	static SPIPlanPtr plan = NULL;
+	static SPIPlanPtr financial_plan = NULL;
 	Oid types[] = {INT4OID,		 INT4OID,		TIMESTAMPTZOID, BOOLOID,	  TEXTARRAYOID,
 				   TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID,	TEXTARRAYOID, TIMESTAMPTZARRAYOID,
 				   BOOLARRAYOID, JSONBARRAYOID};
@@ -293,24 +313,15 @@ se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now, 
 	values[3] = BoolGetDatum(whole);
 	for (int i = 0; i < lengthof(columns); i++)
 		values[4 + i] = se_arg_array(&columns[i], column_types[i]);
-	se_spi_execute(
-		&plan,
-		"INSERT INTO sync.mirror AS m (system_id, object_id, remote_id, record_id, fields,"
-		" raw, version, version_at, pushed_at, deleted, agreed)"
-		" SELECT $1, $2, u.remote_id, u.record_id, u.fields, u.raw,"
-		" u.version, u.version_at, $3, u.gone, u.agreed"
-		" FROM unnest($5, $6, $7, $8, $9, $10, $11, $12) u (remote_id, record_id, fields,"
-		" raw, version, version_at, gone, agreed)"
-		" ON CONFLICT (system_id, object_id, remote_id) DO UPDATE"
-		" SET record_id = excluded.record_id,"
-		" fields = CASE WHEN $4 THEN excluded.fields ELSE m.fields || excluded.fields END,"
-		" agreed = CASE WHEN $4 OR m.agreed IS NULL THEN excluded.agreed"
-		" ELSE nullif((m.agreed - ARRAY(SELECT jsonb_object_keys(excluded.fields)))"
-		" || coalesce(excluded.agreed, '{}'), '{}') END,"
-		" raw = coalesce(excluded.raw, m.raw), version = excluded.version,"
-		" version_at = excluded.version_at, pushed_at = excluded.pushed_at,"
-		" seen_at = excluded.seen_at, deleted = excluded.deleted, mapping = NULL",
-		lengthof(types), types, values, NULL, false, 0);
+	if (!target->financial)
+	{
+		se_spi_execute(&plan, PUSHED_SQL, lengthof(types), types, values, NULL, false, 0);
+		return;
+	}
+	se_spi_execute(&financial_plan, PUSHED_SQL " RETURNING m.remote_id, m.fields, m.deleted",
+				   lengthof(types), types, values, NULL, false, 0);
+	se_history_pushed(target, items, n);
+	SPI_freetuptable(SPI_tuptable);
 }
 
 void

@@ -14,7 +14,7 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-#include "capture/table.h"
+#include "capture/capture.h"
 #include "core/json.h"
 #include "core/rows.h"
 #include "push/internal.h"

@@ -104,6 +104,7 @@ fill_pushed(SePushed *p, SeDelivery *d)
 		d->op->kind == SE_OP_CREATE || d->op->kind == SE_OP_UPSERT || d->op->kind == SE_OP_UPDATE;
 	p->fresh = d->op->kind == SE_OP_CREATE && d->remote_id == NULL;
 	p->deleted = d->pushed_deleted;
+	p->financial = d->route->financial;
 }
 
 /* True when the batch could be bound; otherwise nothing of it was, and *message says why. */

@@ -39,6 +39,7 @@ INSERT INTO sync.pending (route_id, seq, incarnation, event_at, object_id, recor
       FROM sync.outbox e JOIN sync.outcome f ON f.seq = e.seq AND NOT f.final;
 INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id, remote_number) VALUES (:system, :object, '["eu", "1"]', 'r1', 'E-2026-1');
 INSERT INTO sync.mirror (system_id, object_id, remote_id, record_id, fields, pushed_at) VALUES (:system, :object, 'r1', '["eu", "1"]', '{"total": "10"}', '2026-01-01 00:00+00');
+SELECT FROM sync._note_mirror(:system, :object, 'r1');
 INSERT INTO sync.inbox (system_id, object_id, remote_id, item, reason) VALUES (:system, :object, 'r9', '{}', 'no customer');
 INSERT INTO sync.notice (key, severity, message, hint) VALUES ('login:erp', 'error', 'login was refused', 'Check the password.');
 
@@ -89,6 +90,7 @@ SELECT pg_temp.violated('INSERT INTO sync.claim SELECT attempt_id + 100, at, rou
                         'UPDATE sync.outcome SET at = at + interval ''1 h'' WHERE final');
 SELECT pg_temp.violated('INSERT INTO sync.checkpoint (route_id, incarnation, finished, finished_seq, window_end, window_end_seq, position) SELECT route_id, incarnation, ''3:3:'', 0, ''3:3:'', 0, 0 FROM sync.checkpoint');
 SELECT pg_temp.violated('UPDATE sync.mirror SET record_id = ''["us", "9"]''');
+SELECT pg_temp.violated('UPDATE sync.mirror SET deleted = true');
 SELECT pg_temp.violated('UPDATE sync.claim SET idempotency_key = ''one'', request_hash = seq::text::bytea');
 SELECT pg_temp.violated('UPDATE sync.pending SET body = NULL');
 SELECT pg_temp.violated('DELETE FROM sync.checkpoint');
