@@ -229,10 +229,10 @@ billing_run(const json_t *options)
 		clock_override((int64_t) (json_number_value(at) * 1000));
 	for (size_t i = 0; i < subscriptions.coll.count; i++)
 	{
-		Obj *sub = subscriptions.coll.rows[i];
+		const char *id = subscriptions.coll.rows[i]->id;
 
-		if (only == NULL || strcmp(only, sub->id) == 0)
-			bill_subscription(&call, sub, advance, &counts);
+		if (only == NULL || strcmp(only, id) == 0)
+			bill_subscription(&call, store_get(&subscriptions.coll, id), advance, &counts);
 	}
 	clock_override(0);
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "invoices",
@@ -248,11 +248,12 @@ billing_totals(void)
 
 	for (size_t i = 0; i < invoices.coll.count; i++)
 	{
-		const Obj *invoice = invoices.coll.rows[i];
-		const char *status = get_string(invoice->json, "status");
+		json_t *invoice = store_read(invoices.coll.rows[i]);
 
-		if (!invoice->deleted && in_list("open,paid,uncollectible", status))
-			sum_invoice(currencies, invoice->json);
+		if (!invoices.coll.rows[i]->deleted &&
+			in_list("open,paid,uncollectible", get_string(invoice, "status")))
+			sum_invoice(currencies, invoice);
+		json_decref(invoice);
 	}
 	return currencies;
 }

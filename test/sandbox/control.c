@@ -12,6 +12,7 @@
 #include "fault.h"
 #include "journal.h"
 #include "keys.h"
+#include "load.h"
 #include "pipeline.h"
 #include "stripe.h"
 
@@ -96,6 +97,24 @@ serve_reset(ControlCall *call)
 	if (json_is_true(json_object_get(call->body, "config")))
 		config_defaults();
 	reply_json(call->reply, 200, json_object());
+}
+
+/* The body of a load is long, of several lines, and read in place. */
+static void
+serve_load(ControlCall *call)
+{
+	const char *events = query_string(call, "events");
+	Buf body = {0};
+
+	buf_append(&body, call->req->body.data, call->req->body.len);
+	load_objects(&body, events != NULL && strcmp(events, "1") == 0, call->reply);
+	buf_free(&body);
+}
+
+static void
+serve_tamper(ControlCall *call)
+{
+	load_tamper(call->body, call->reply);
 }
 
 static json_t *
@@ -266,6 +285,7 @@ static const ControlRoute routes[] = {
 	{"POST", "clock", serve_set_clock},		  {"GET", "config", serve_read_config},
 	{"POST", "config", serve_set_config},	  {"POST", "bill", serve_bill},
 	{"GET", "totals", serve_totals},		  {"GET", "stats", serve_stats},
+	{"POST", "load", serve_load},			  {"POST", "tamper", serve_tamper},
 };
 
 void
@@ -277,7 +297,7 @@ control_handle(const Request *req, Reply *reply)
 	if (*name == '/')
 		name++;
 	call.query = request_query(req);
-	call.body = request_json(req);
+	call.body = strcmp(name, "load") == 0 ? json_object() : request_json(req);
 	reply_json(reply, 404, json_pack("{s:s}", "error", "no such control function"));
 	for (size_t i = 0; i < lengthof(routes); i++)
 	{

@@ -151,7 +151,7 @@ stripe_insert(Call *call, Resource *res, json_t *json)
 	obj->json = json;
 	if (json_object_get(json, "created") == NULL)
 		set_int(json, "created", obj->created);
-	obj->created = get_int(json, "created");
+	store_created(&res->coll, obj, get_int(json, "created"));
 	store_after_change(&res->coll, obj);
 	if (res->event != NULL && !res->silent_creation)
 	{
@@ -250,7 +250,7 @@ run_remove(Call *call, Resource *res, const char *id)
 static void
 run_get(Call *call, Resource *res, const char *id)
 {
-	Obj *obj = store_get(&res->coll, id);
+	Obj *obj = store_peek(&res->coll, id);
 
 	if (obj == NULL)
 		(void) stripe_missing(call, res->object, "id", id);
@@ -294,6 +294,17 @@ split_target(const char *path, Target *target)
 	target->too_deep = rest != NULL;
 	if (target->id != NULL && *target->id == '\0')
 		target->id = NULL;
+}
+
+Resource *
+stripe_resource(const char *object)
+{
+	for (size_t i = 0; i < lengthof(resources); i++)
+	{
+		if (strcmp(resources[i]->object, object) == 0)
+			return resources[i];
+	}
+	return NULL;
 }
 
 static Resource *
@@ -363,7 +374,7 @@ run_on_events(Call *call, const Target *target)
 		stripe_list_events(call);
 		return true;
 	}
-	obj = store_get(stripe_events(), target->id);
+	obj = store_peek(stripe_events(), target->id);
 	if (obj == NULL)
 		(void) stripe_missing(call, "event", "id", target->id);
 	else

@@ -9,6 +9,7 @@
 #include "store.h"
 
 #define STRIPE_VERSION "2026-07-29.dahlia"
+#define LINES_SHOWN	   10 /* of a document, in the document itself */
 
 /* One API call. The billing engine acts without a request: req is NULL then. */
 typedef struct Call
@@ -95,6 +96,7 @@ extern Obj *stripe_find(Call *call, Resource *res, const char *param, const char
 extern Obj *stripe_create(Call *call, Resource *res);
 extern Obj *stripe_insert(Call *call, Resource *res, json_t *json);
 extern json_t *stripe_new_json(const Resource *res);
+extern Resource *stripe_resource(const char *object);
 
 /* stripe_params.c */
 extern bool params_check(Call *call, const Param *spec, bool creating);

@@ -36,15 +36,11 @@ create_customer(Call *call, json_t *json)
 static bool
 remove_customer(Call *call, Obj *obj)
 {
-	Collection *subs = &subscriptions.coll;
+	Hits subs = store_by_reference(&subscriptions.coll, "customer", obj->id);
 
-	for (size_t i = 0; i < subs->count; i++)
-	{
-		const char *customer = get_string(subs->rows[i]->json, "customer");
-
-		if (customer != NULL && strcmp(customer, obj->id) == 0)
-			(void) subscription_end(call, subs->rows[i]);
-	}
+	for (size_t i = 0; i < subs.count; i++)
+		(void) subscription_end(call, store_get(&subscriptions.coll, subs.rows[i]->id));
+	free(subs.rows);
 	change_remove(call, &customers, obj);
 	return true;
 }
@@ -72,15 +68,13 @@ update_product(Call *call, Obj *obj)
 static bool
 remove_product(Call *call, Obj *obj)
 {
-	for (size_t i = 0; i < prices.coll.count; i++)
-	{
-		const char *product = get_string(prices.coll.rows[i]->json, "product");
+	Hits of_product = store_by_reference(&prices.coll, "product", obj->id);
 
-		if (product != NULL && strcmp(product, obj->id) == 0)
-			return stripe_error(call, 400, "invalid_request_error", NULL, "id",
-								"This product cannot be deleted because it has one or more "
-								"user-created prices.");
-	}
+	free(of_product.rows);
+	if (of_product.count > 0)
+		return stripe_error(call, 400, "invalid_request_error", NULL, "id",
+							"This product cannot be deleted because it has one or more "
+							"user-created prices.");
 	change_remove(call, &products, obj);
 	return true;
 }
@@ -260,4 +254,5 @@ Resource prices = {
 	.filters = "active,currency,product,type,lookup_key",
 	.searchable = true,
 	.create = create_price,
+	.coll = {.indexed = "product"},
 };

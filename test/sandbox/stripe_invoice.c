@@ -439,6 +439,7 @@ Resource invoices = {
 	.update = update_invoice,
 	.remove = remove_invoice,
 	.actions = invoice_actions,
+	.coll = {.indexed = "customer,subscription"},
 };
 
 Resource invoice_payments = {
@@ -447,4 +448,5 @@ Resource invoice_payments = {
 	.prefix = "inpay_1",
 	.digits = 23,
 	.filters = "invoice,status",
+	.coll = {.indexed = "invoice"},
 };

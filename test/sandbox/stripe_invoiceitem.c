@@ -28,12 +28,13 @@ size_t
 invoice_collect_items(Call *call, Obj *invoice)
 {
 	json_t *before = change_begin(invoice);
-	Collection *coll = &invoiceitems.coll;
+	Hits items =
+		store_by_reference(&invoiceitems.coll, "customer", get_string(invoice->json, "customer"));
 	size_t added = 0;
 
-	for (size_t i = 0; i < coll->count; i++)
+	for (size_t i = 0; i < items.count; i++)
 	{
-		Obj *item = coll->rows[i];
+		Obj *item = store_get(&invoiceitems.coll, items.rows[i]->id);
 
 		if (item->deleted || !json_is_null(json_object_get(item->json, "invoice")) ||
 			strcmp(get_string(item->json, "customer"), get_string(invoice->json, "customer")) !=
@@ -43,6 +44,7 @@ invoice_collect_items(Call *call, Obj *invoice)
 		item_to_line(item, invoice->json);
 		added++;
 	}
+	free(items.rows);
 	invoice_total(invoice->json);
 	change_end(call, &invoices, invoice, before, "updated");
 	return added;
@@ -169,4 +171,5 @@ Resource invoiceitems = {
 	.create = create_invoiceitem,
 	.created = created_invoiceitem,
 	.remove = remove_invoiceitem,
+	.coll = {.indexed = "customer,invoice"},
 };

@@ -9,8 +9,6 @@
 #include "form.h"
 #include "stripe.h"
 
-#define LINES_SHOWN 10 /* of an invoice, in the invoice itself */
-
 /* What a list is asked for. */
 typedef struct Page
 {
@@ -18,6 +16,8 @@ typedef struct Page
 	int64_t gt, gte, lt, lte; /* bounds of created */
 	json_t *types;			  /* events: wanted types, NULL: all */
 	const char *filters;
+	bool hides_canceled; /* subscriptions, unless a status is asked for */
+	bool looks_inside;	 /* objects have to be read to know whether they belong */
 	int64_t visible_until_ms; /* the fault late_page hides what is younger */
 } Page;
 
@@ -124,15 +124,18 @@ read_page(Call *call, const char *filters, Page *page)
 	return read_created(call, page);
 }
 
-/* The attribute that a filter of this name looks at. */
-static const json_t *
-filtered_attribute(const json_t *json, const char *name)
+static bool
+is_filtered(const Call *call, const Page *page)
 {
-	const json_t *parent = json_object_get(json, "parent");
+	const char *name;
+	json_t *value;
 
-	if (strcmp(name, "subscription") == 0 && parent != NULL)
-		return json_object_get(json_object_get(parent, "subscription_details"), name);
-	return json_object_get(json, name);
+	json_object_foreach (call->params, name, value)
+	{
+		if (in_list(page->filters, name))
+			return true;
+	}
+	return page->hides_canceled;
 }
 
 static bool
@@ -144,7 +147,7 @@ attribute_equals(const json_t *attribute, const char *wanted)
 }
 
 static bool
-passes_filters(const Call *call, const Page *page, const Obj *obj)
+json_passes(const Call *call, const Page *page, const Obj *obj, const json_t *json)
 {
 	const char *status = param_string(call, "status");
 	const char *name;
@@ -158,12 +161,26 @@ passes_filters(const Call *call, const Page *page, const Obj *obj)
 			continue;
 		if (strcmp(name, "status") == 0 && strcmp(wanted, "all") == 0)
 			continue;
-		if (!attribute_equals(filtered_attribute(obj->json, name), wanted))
+		if (!attribute_equals(store_attribute(obj, json, name), wanted))
 			return false;
 	}
 	/* Stripe leaves cancelled subscriptions out unless they are asked for */
-	return status != NULL || strcmp(get_string(obj->json, "object"), "subscription") != 0 ||
-		   strcmp(get_string(obj->json, "status"), "canceled") != 0;
+	return status != NULL || !page->hides_canceled ||
+		   strcmp(get_string(json, "status"), "canceled") != 0;
+}
+
+static bool
+passes_filters(const Call *call, const Page *page, const Obj *obj)
+{
+	json_t *json;
+	bool passes;
+
+	if (!page->looks_inside)
+		return true;
+	json = store_read(obj);
+	passes = json_passes(call, page, obj, json);
+	json_decref(json);
+	return passes;
 }
 
 static bool
@@ -196,9 +213,45 @@ belongs(const Call *call, const Page *page, const Obj *obj)
 	if (obj->created <= page->gt || obj->created < page->gte || obj->created >= page->lt ||
 		obj->created > page->lte)
 		return false;
-	if (obj->text != NULL)
+	if (obj->type != NULL)
 		return is_wanted_type(page, obj->type);
 	return passes_filters(call, page, obj);
+}
+
+/* The rows that a list is taken from: of one reference where that is asked for, else all. */
+static Hits
+candidates(const Call *call, const Collection *coll, const Page *page)
+{
+	Hits all = {.rows = coll->rows, .count = coll->count};
+	const char *name;
+	json_t *value;
+
+	json_object_foreach (call->params, name, value)
+	{
+		if (coll->indexed != NULL && in_list(coll->indexed, name) &&
+			in_list(page->filters, name) && json_is_string(value))
+			return store_by_reference(coll, name, json_string_value(value));
+	}
+	return all;
+}
+
+/* Where the first row at or behind this position is. */
+static int64_t
+row_at(const Hits *from, size_t pos)
+{
+	size_t low = 0;
+	size_t high = from->count;
+
+	while (low < high)
+	{
+		size_t middle = (low + high) / 2;
+
+		if (from->rows[middle]->pos < pos)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return (int64_t) low;
 }
 
 /* One page, newest first. False: a cursor names nothing that we have. */
@@ -209,9 +262,11 @@ collect(Call *call, const Collection *coll, const char *object, const Page *page
 	const char *after = param_string(call, "starting_after");
 	const char *before = param_string(call, "ending_before");
 	const char *anchor_id = after ? after : before;
-	const Obj *anchor = anchor_id ? store_get(coll, anchor_id) : NULL;
+	const Obj *anchor = anchor_id ? store_peek(coll, anchor_id) : NULL;
 	int64_t step = after || !before ? -1 : 1;
-	int64_t at = anchor ? (int64_t) anchor->pos + step : (int64_t) coll->count - 1;
+	int64_t oldest = page->gte > page->gt ? page->gte : page->gt;
+	Hits from;
+	int64_t at;
 
 	if (anchor_id != NULL && anchor == NULL)
 	{
@@ -219,17 +274,24 @@ collect(Call *call, const Collection *coll, const char *object, const Page *page
 		call->reply->status = 400;
 		return false;
 	}
+	from = candidates(call, coll, page);
+	at = anchor ? row_at(&from, anchor->pos + (step > 0)) : (int64_t) from.count;
+	at -= step < 0;
 	*count = 0;
 	*has_more = false;
-	for (; at >= 0 && at < (int64_t) coll->count; at += step)
+	for (; at >= 0 && at < (int64_t) from.count; at += step)
 	{
-		if (!belongs(call, page, coll->rows[at]))
+		if (step < 0 && !coll->unsorted && from.rows[at]->created < oldest)
+			break;
+		if (!belongs(call, page, from.rows[at]))
 			continue;
 		*has_more = *count == (size_t) page->limit;
 		if (*has_more)
 			break;
-		rows[(*count)++] = coll->rows[at];
+		rows[(*count)++] = from.rows[at];
 	}
+	if (from.rows != coll->rows)
+		free(from.rows);
 	/* walked towards the newest: turn round */
 	for (size_t i = 0; step > 0 && i < *count / 2; i++)
 	{
@@ -268,8 +330,11 @@ stripe_list(Call *call, Resource *res)
 {
 	Page page;
 
-	if (read_page(call, res->filters, &page))
-		list_collection(call, &res->coll, res->object, &page);
+	if (!read_page(call, res->filters, &page))
+		return;
+	page.hides_canceled = res == &subscriptions;
+	page.looks_inside = is_filtered(call, &page);
+	list_collection(call, &res->coll, res->object, &page);
 }
 
 void

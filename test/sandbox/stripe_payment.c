@@ -367,6 +367,7 @@ Resource payment_intents = {
 	.create = create_intent,
 	.created = created_intent,
 	.actions = intent_actions,
+	.coll = {.indexed = "customer"},
 };
 
 /* Charges tell of themselves as succeeded or failed, never as created. */
@@ -382,6 +383,7 @@ Resource charges = {
 	.silent_creation = true,
 	.create = create_charge,
 	.created = created_charge,
+	.coll = {.indexed = "customer,payment_intent"},
 };
 
 Resource refunds = {
@@ -394,4 +396,5 @@ Resource refunds = {
 	.filters = "charge,payment_intent",
 	.create = create_refund,
 	.created = created_refund,
+	.coll = {.indexed = "charge,payment_intent"},
 };

@@ -189,18 +189,22 @@ search_rows(Obj *const *rows, size_t count, const Query *q, int64_t limit, size_
 	for (size_t i = count; i > 0 && !*has_more; i--)
 	{
 		const Obj *obj = rows[i - 1];
-		const json_t *seen = store_search_view(obj);
+		json_t *seen = obj == last || obj->deleted ? NULL : store_search_view(obj);
 
 		/* the index may name an object twice, but only in succession or outdated */
-		if (obj == last || obj->deleted || seen == NULL || !query_holds(q, seen))
+		if (seen == NULL || !query_holds(q, seen))
+		{
+			json_decref(seen);
 			continue;
+		}
 		last = obj;
 		if (skip > 0)
 			skip--;
 		else if ((int64_t) json_array_size(found) == limit)
 			*has_more = true;
 		else
-			json_array_append(found, (json_t *) seen);
+			json_array_append(found, seen);
+		json_decref(seen);
 	}
 }
 

@@ -382,4 +382,5 @@ Resource subscriptions = {
 	.create = create_subscription,
 	.update = update_subscription,
 	.remove = remove_subscription,
+	.coll = {.indexed = "customer"},
 };

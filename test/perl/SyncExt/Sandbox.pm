@@ -150,6 +150,40 @@ sub fault
 	return $self->control(POST => 'faults', \%rule)->{id};
 }
 
+# load([{object => 'invoice', id => …}, …], events => 1): whole objects as state, thousands at once.
+# Members "_hidden" hold what the API does not show (payout of a balance_transaction). Returns how many.
+sub load
+{
+	my ($self, $objects, %opt) = @_;
+	my $loaded = 0;
+
+	for (my $i = 0; $i < @$objects; $i += 5000)
+	{
+		my $last = $i + 4999 < $#$objects ? $i + 4999 : $#$objects;
+		my $lines = join "\n", map { ref $_ ? $json->encode($_) : $_ } @$objects[ $i .. $last ];
+		my $answer = $self->http(POST => '/_sandbox/load' . ($opt{events} ? '?events=1' : ''), undef, $lines);
+
+		croak "load: $answer->{status} $answer->{content}" unless $answer->{success};
+		$loaded += $json->decode($answer->{content})->{loaded};
+	}
+	return $loaded;
+}
+
+# tamper(invoice => 'in_1', set => {'lines.data.0.amount' => 99}, unset => ['due_date'], event => \0): changes
+# an object as somebody at the vendor's desk would, with an event or (false) silently, and nothing else.
+# delete => 1 deletes it, purge => 1 makes it as if it had never been. Returns the object.
+sub tamper
+{
+	my ($self, $object, $id, %change) = @_;
+
+	foreach my $flag (qw(delete purge))
+	{
+		$change{$flag} = $change{$flag} ? JSON::PP::true : JSON::PP::false if exists $change{$flag};
+	}
+	$change{event} = JSON::PP::false if exists $change{event} && (ref $change{event} || !$change{event});
+	return $self->control(POST => 'tamper', { object => $object, id => $id, %change });
+}
+
 sub faults { return $_[0]->control(GET => 'faults'); }
 sub clear_faults { return $_[0]->control(DELETE => 'faults'); }
 

@@ -17,12 +17,14 @@ use Carp qw(croak);
 use Cwd qw(abs_path);
 use Digest::MD5 qw(md5_hex);
 use Fcntl qw(:flock);
+use File::Basename qw(dirname);
 use File::Copy qw(copy);
 use File::Path qw(make_path remove_tree);
 use File::Spec;
 use File::Temp qw(tempdir);
 use HTTP::Tiny;
 use IO::Socket::INET;
+use IPC::Open2 qw(open2);
 use JSON::PP;
 use Math::BigFloat;
 use MIME::Base64 qw(encode_base64);
@@ -326,6 +328,23 @@ sub totals_by_currency
 	return { map { $_ => $sum{$_}->copy->bfround(-$digits{$_})->bstr } keys %sum };
 }
 
+# Parties, posted and paid invoices and payments by the thousand, straight into the database: see bin/tryton-load,
+# which says what a record is. Returns how many of each kind. Options: company.
+sub load
+{
+	my ($self, $records, %option) = @_;
+	my @command = (dirname(__FILE__) . '/../../bin/tryton-load', $self->{dir});
+
+	push @command, '--company', $option{company} if $option{company};
+	my $pid = open2(my $out, my $in, '/usr/bin/python3', @command);
+	print $in map { ref $_ ? $JSON->encode($_) . "\n" : "$_\n" } @$records;
+	close $in;
+	my $answer = do { local $/; <$out> };
+	waitpid $pid, 0;
+	croak 'tryton-load failed' if $? != 0;
+	return $JSON->decode($answer);
+}
+
 sub party_id
 {
 	my ($self, $code) = @_;
@@ -351,7 +370,7 @@ sub provision
 
 	$self->{ids} = \%id;
 	$self->_make_currencies;
-	$self->_make_company;
+	$self->_make_company('Demo Company', 'EUR');
 	$self->_make_accounts;
 	$self->_make_years;
 
@@ -365,6 +384,22 @@ sub provision
 	  $term->('30 days', relativedeltas => [ [ 'create', [ { days => 30 } ] ] ]);
 	$id{journal} = $self->model('account.journal.search', [ [ 'type', '=', 'revenue' ] ], 0, 1, undef)->[0];
 	return \%id;
+}
+
+# Another company in the same database, with accounts, years and numbers of its own; parties are everybody's. Returns
+# its ids, which differ from ids() in company, account and fiscalyear. The user then sees the records of all companies,
+# whatever the context says, so requests have to name theirs in the domain.
+sub add_company
+{
+	my ($self, $name, $currency) = @_;
+	my $first = $self->{ids}{company};
+	local $self->{ids} = { %{ $self->{ids} }, account => {}, fiscalyear => {} };
+
+	$self->_make_company($name, $currency);
+	$self->_make_accounts;
+	$self->_make_years;
+	$self->call('model.res.user.write', [ $self->{ids}{user} ], { company => $first, company_filter => 'all' }, {});
+	return $self->{ids};
 }
 
 sub _make_currencies
@@ -394,13 +429,13 @@ sub _make_currencies
 
 sub _make_company
 {
-	my ($self) = @_;
+	my ($self, $name, $currency) = @_;
 	my $id = $self->{ids};
 
 	my $party = $self->call('model.party.party.create',
-		[ { name => 'Demo Company', code => 'COMPANY', addresses => [ [ 'create', [ {} ] ] ] } ], {})->[0];
+		[ { name => $name, code => $id->{company} ? "COMPANY $name" : 'COMPANY', addresses => [ [ 'create', [ {} ] ] ] } ], {})->[0];
 	$id->{company} = $self->call('model.company.company.create',
-		[ { party => $party, currency => $id->{currency}{EUR} } ], {})->[0];
+		[ { party => $party, currency => $id->{currency}{$currency} } ], {})->[0];
 	$self->call('model.res.user.write', [ $id->{user} ],
 		{ companies => [ [ 'add', [ $id->{company} ] ] ], company => $id->{company} }, {});
 }
@@ -426,7 +461,7 @@ sub _make_accounts
 	for my $kind (qw(tax cash))
 	{
 		$id->{account}{$kind} = $self->model('account.account.search',
-			[ [ 'name', '=', 'Main ' . ucfirst $kind ] ], 0, 1, undef)->[0];
+			[ [ 'name', '=', 'Main ' . ucfirst $kind ], [ 'company', '=', $id->{company} ] ], 0, 1, undef)->[0];
 	}
 	my $account = $id->{account};
 	$step->('create_properties', {
