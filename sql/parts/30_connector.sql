@@ -90,6 +90,10 @@ CREATE FUNCTION sync.test_page(manifest jsonb, object text, cursor jsonb, status
     RETURNS jsonb LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'se_test_page';
 COMMENT ON FUNCTION sync.test_page IS 'Items of a page and the cursor after it';
 
+CREATE FUNCTION sync.test_count(manifest jsonb, object text, status integer, headers jsonb, body text, vars jsonb DEFAULT '{}')
+    RETURNS jsonb LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'se_test_count';
+COMMENT ON FUNCTION sync.test_count IS 'The request that asks how many records there are, and what an answer to it says';
+
 CREATE FUNCTION sync.test_auth(manifest jsonb, secrets jsonb, param jsonb DEFAULT '{}', login_answer text DEFAULT NULL)
     RETURNS jsonb LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'se_test_auth';
 COMMENT ON FUNCTION sync.test_auth IS 'Login request and credential headers made of made-up secrets; never pass real ones';
@@ -100,7 +104,7 @@ REVOKE ALL ON FUNCTION
     sync.test_render(jsonb, text, text, jsonb, jsonb), sync.test_map(jsonb, text, jsonb, jsonb, jsonb),
     sync.test_answer(jsonb, text, text, integer, jsonb, text, jsonb),
     sync.test_classify(jsonb, integer, jsonb, text),
-    sync.test_page(jsonb, text, jsonb, integer, jsonb, text, jsonb), sync.test_auth(jsonb, jsonb, jsonb, text)
+    sync.test_page(jsonb, text, jsonb, integer, jsonb, text, jsonb), sync.test_count(jsonb, text, integer, jsonb, text, jsonb), sync.test_auth(jsonb, jsonb, jsonb, text)
     FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
     sync._check_manifest(jsonb), sync._shipped_manifest(text),
@@ -110,5 +114,5 @@ GRANT EXECUTE ON FUNCTION
     sync.test_render(jsonb, text, text, jsonb, jsonb), sync.test_map(jsonb, text, jsonb, jsonb, jsonb),
     sync.test_answer(jsonb, text, text, integer, jsonb, text, jsonb),
     sync.test_classify(jsonb, integer, jsonb, text),
-    sync.test_page(jsonb, text, jsonb, integer, jsonb, text, jsonb)
+    sync.test_page(jsonb, text, jsonb, integer, jsonb, text, jsonb), sync.test_count(jsonb, text, integer, jsonb, text, jsonb)
     TO sync_admin, sync_operator;

@@ -23,6 +23,7 @@ struct SeRecordSpec;
 struct SeAuthSpec;
 struct SeClassifySpec;
 struct SePageSpec;
+struct SeCountSpec;
 struct SeBatchSpec;
 
 typedef struct SeContract SeContract; /* private, see contract.c */
@@ -92,6 +93,7 @@ typedef struct SePull
 	SeOperation *list;	 /* lists records; NULL when only events exist */
 	SeOperation *events; /* journal of changes; NULL when list finds changes */
 	SeOperation *fetch;	 /* reads one record by remote id; NULL when impossible */
+	SeOperation *count;	 /* how many records there are; NULL when nobody tells */
 	SeOperation *more;	 /* reads the rest of a record's lines; NULL when none */
 	int64 lookback_ms;	 /* how far behind its mark each walk starts again */
 	int64 resolution_ms; /* precision of the vendor's change times */
@@ -106,6 +108,7 @@ typedef struct SePull
 	bool has_lines;
 	struct SePageSpec *list_page;
 	struct SePageSpec *events_page;
+	struct SeCountSpec *count_spec;
 	struct SeRecordSpec *record;
 	const char *contract_version; /* of the vendor's records; NULL: no contract */
 	SeContract *contract;		  /* NULL: none, or one without a schema */
@@ -426,6 +429,18 @@ typedef struct SePage
 
 extern void se_list_page(const SeManifest *m, const SePull *pull, const SeAnswer *a, Jsonb *cursor,
 						 Jsonb *vars, SePage *out);
+
+typedef struct SeCount
+{
+	char *error; /* the answer tells no number */
+	int64 count;
+	Jsonb *amounts; /* {"EUR": 12.30}: what they add up to by currency; NULL: not told */
+} SeCount;
+
+/* Ask how many records there are: pull->count must not be NULL. */
+extern void se_count_request(const SeManifest *m, const SePull *pull, Jsonb *vars, SeRendered *out);
+extern void se_count_read(const SeManifest *m, const SePull *pull, const SeAnswer *a, Jsonb *vars,
+						  SeCount *out);
 
 /* Read one record by remote id: pull->fetch must not be NULL. */
 extern void se_fetch_request(const SeManifest *m, const SePull *pull, const char *remote_id,

@@ -208,6 +208,14 @@ typedef struct SePageSpec
 	int page_size;
 } SePageSpec;
 
+typedef struct SeCountSpec
+{
+	JsonPath *items; /* groups that are added up; NULL: the answer is the only one */
+	SeExpr *count;
+	SeExpr *amount; /* NULL: not told, and so is currency */
+	SeExpr *currency;
+} SeCountSpec;
+
 typedef struct SeAuthSpec
 {
 	List *headers;		  /* SeNamedExpr * */

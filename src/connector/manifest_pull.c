@@ -159,6 +159,22 @@ compile_contract(SePull *p, const char *at, JsonbValue *node)
 		p->contract = se_compile_contract(se_pointer(at, "schema"), schema);
 }
 
+/* The endpoint that tells how many records there are, and what they add up to. */
+static void
+compile_count(SeCompiler *c, SePull *p, const char *at, JsonbValue *node, SeEncoding encoding)
+{
+	if (node == NULL)
+		return;
+	p->count = se_compile_read(c, at, node, "count", encoding);
+	p->count_spec = palloc0(sizeof(SeCountSpec));
+	p->count_spec->items = se_compile_path_of(c, at, node, "items");
+	p->count_spec->count = se_compile_expr_of(c, at, node, "count");
+	p->count_spec->amount = se_compile_expr_of(c, at, node, "amount");
+	p->count_spec->currency = se_compile_expr_of(c, at, node, "currency");
+	if ((p->count_spec->amount == NULL) != (p->count_spec->currency == NULL))
+		se_bad_manifest(at, "\"amount\" and \"currency\" go together");
+}
+
 static void
 compile_cursor(SePull *p, const char *at, JsonbValue *cursor)
 {
@@ -188,6 +204,7 @@ se_compile_pull(SeCompiler *c, const char *at, JsonbValue *node, const char *obj
 		se_compile_read(c, se_pointer(at, "events"), jv_get(node, "events"), "events", encoding);
 	p->fetch =
 		se_compile_read(c, se_pointer(at, "fetch"), jv_get(node, "fetch"), "fetch", encoding);
+	compile_count(c, p, se_pointer(at, "count"), jv_get(node, "count"), encoding);
 	if (p->list == NULL && p->events == NULL)
 		se_bad_manifest(at, "needs \"list\" or \"events\"");
 	if (p->list)

@@ -19,6 +19,7 @@ extern PGDLLEXPORT Datum se_test_map(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum se_test_answer(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum se_test_page(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum se_test_auth(PG_FUNCTION_ARGS);
+extern PGDLLEXPORT Datum se_test_count(PG_FUNCTION_ARGS);
 
 PG_FUNCTION_INFO_V1(se_check_manifest);
 PG_FUNCTION_INFO_V1(se_test_render);
@@ -26,6 +27,7 @@ PG_FUNCTION_INFO_V1(se_test_map);
 PG_FUNCTION_INFO_V1(se_test_answer);
 PG_FUNCTION_INFO_V1(se_test_page);
 PG_FUNCTION_INFO_V1(se_test_auth);
+PG_FUNCTION_INFO_V1(se_test_count);
 
 /* ---- results as jsonb ---- */
 
@@ -531,6 +533,33 @@ se_test_page(PG_FUNCTION_ARGS)
 	add_jsonb(&state, "next", page.next);
 	jv_push_member(&state, "last", jv_bool(page.last));
 	jv_push_member(&state, "full", jv_bool(page.full));
+	PG_RETURN_JSONB_P(end_result(&state));
+}
+
+/* sync.test_count(manifest, object, status, headers, body, vars) */
+Datum
+se_test_count(PG_FUNCTION_ARGS)
+{
+	SeManifest *m = arg_manifest(fcinfo);
+	const SePull *pull = arg_pull(fcinfo, m);
+	Jsonb *vars = arg_jsonb(fcinfo, 5);
+	SeAnswer *a = make_answer(PG_ARGISNULL(2) ? 200 : PG_GETARG_INT32(2), arg_jsonb(fcinfo, 3),
+							  PG_ARGISNULL(4) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(4)));
+	JsonbParseState *state = begin_result();
+	SeRendered request = {0};
+	SeCount told;
+
+	if (pull->count == NULL)
+		ereport(ERROR, (errcode(SE_ERRCODE_BAD_MANIFEST),
+						errmsg("the manifest says nothing of how many records there are"),
+						errhint("Member \"count\" of the object's \"pull\" does.")));
+	se_count_request(m, pull, vars, &request);
+	add_jsonb(&state, "request", rendered_json(&request));
+	se_count_read(m, pull, a, vars, &told);
+	add_text(&state, "error", told.error);
+	if (told.error == NULL)
+		jv_push_member(&state, "count", jv_int(told.count));
+	add_jsonb(&state, "amounts", told.amounts);
 	PG_RETURN_JSONB_P(end_result(&state));
 }
 
