@@ -70,7 +70,8 @@ CREATE TABLE sync.claim (
     target          text NOT NULL,
     request_hash    bytea NOT NULL,
     request         text,
-    batch_id        bigint
+    batch_id        bigint,
+    context         jsonb
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE sync.claim IS 'One row per attempt, on disk before the first byte of its request leaves; append-only';
 COMMENT ON COLUMN sync.claim.issue IS 'Counts deliberate re-issues of a delivery; a new issue has a new idempotency key';
@@ -79,6 +80,7 @@ COMMENT ON COLUMN sync.claim.connector_id IS 'Manifest version that rendered the
 COMMENT ON COLUMN sync.claim.target IS 'Path and query of the request, without host and without secrets';
 COMMENT ON COLUMN sync.claim.request_hash IS 'SHA-256 over method, target and body: the frozen request';
 COMMENT ON COLUMN sync.claim.batch_id IS 'The first attempt of the batch that carried the request, NULL: it went alone. The row holds what would have gone alone; the manifest says what a batch makes of it';
+COMMENT ON COLUMN sync.claim.context IS 'That of the event, which is kept for a shorter time';
 COMMENT ON COLUMN sync.claim.request IS 'Rendered body, NULL when empty or longer than sync_ext.history_body_limit';
 
 CREATE TABLE sync.outcome (

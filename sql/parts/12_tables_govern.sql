@@ -68,6 +68,7 @@ CREATE TABLE sync.conflict_entry (
 );
 CREATE UNIQUE INDEX conflict_entry_open_key
     ON sync.conflict_entry (object_id, record_id, field, system_id) NULLS NOT DISTINCT WHERE resolved_at IS NULL;
+CREATE INDEX conflict_entry_record_idx ON sync.conflict_entry (object_id, record_id);
 CREATE INDEX conflict_entry_system_idx ON sync.conflict_entry (system_id);
 COMMENT ON TABLE sync.conflict_entry IS 'Disagreements that a person decides, open and resolved; read through sync.conflict';
 COMMENT ON COLUMN sync.conflict_entry.kind IS 'What kind of disagreement: field, violation, repeated, deleted, match, merged, …';
@@ -113,6 +114,7 @@ CREATE TABLE sync.audit (
 );
 CREATE INDEX audit_xid_idx ON sync.audit (incarnation, xid);
 CREATE INDEX audit_record_idx ON sync.audit (record_id, object) WHERE record_id IS NOT NULL;
+CREATE INDEX audit_correlation_idx ON sync.audit (correlation_id) WHERE correlation_id IS NOT NULL;
 CREATE INDEX audit_system_idx ON sync.audit (system, id) WHERE action LIKE 'system.%';
 CREATE INDEX audit_own_idx ON sync.audit (id) WHERE action IN ('audit.cut', 'audit.redacted');
 COMMENT ON TABLE sync.audit IS 'Append-only: who did what, when, from where and why; written in the transaction of the act. Read it through sync.audit_trail';

@@ -67,6 +67,17 @@ BEGIN
             ('sync_operator', ARRAY['_audit_without']),
             ('sync_approver', ARRAY['_audit_without']),
             ('sync_auditor', ARRAY['verify_audit', '_audit_without']),
+            -- lineage
+            ('sync_admin', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
+                '_record_label', '_steps', '_walk', '_find_record', '_family', '_places_text', '_tree_details', '_sees_all', '_record_number']),
+            ('sync_operator', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
+                '_record_label', '_steps', '_walk', '_find_record', '_family', '_places_text', '_tree_details', '_sees_all', '_record_number']),
+            ('sync_approver', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
+                '_record_label', '_steps', '_walk', '_find_record', '_family', '_places_text', '_tree_details', '_sees_all', '_record_number']),
+            ('sync_auditor', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
+                '_record_label', '_steps', '_walk', '_find_record', '_family', '_places_text', '_tree_details', '_sees_all', '_record_number']),
+            ('sync_analyst', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
+                '_record_label', '_steps', '_walk', '_find_record', '_family', '_places_text', '_tree_details', '_sees_all', '_record_number']),
             -- jobs
             ('sync_admin', ARRAY['pause_job', 'resume_job', 'stop_job']),
             ('sync_operator', ARRAY['pause_job', 'resume_job', 'stop_job']),
@@ -111,7 +122,7 @@ BEGIN
     FOR body IN
         SELECT * FROM (VALUES
             ('outbox', '{body,old}'::name[]), ('pending', '{body,old,frozen,message}'), ('claim', '{request,target}'),
-            ('outcome', '{response,message}'), ('mirror', '{fields,raw}'), ('inbox', '{item,mapped,reason}'),
+            ('outcome', '{response,message}'), ('mirror', '{fields,raw}'), ('mirror_history', '{fields}'), ('inbox', '{item,mapped,reason}'),
             ('conflict_entry', '{hub_value,remote_value,taken_value,message}'), ('drift_entry', '{got}'), ('merge', '{loser_row}'), ('audit', '{detail,salt,content_hash}')) b (name, hidden)
     LOOP
         SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) INTO columns
@@ -126,7 +137,8 @@ $$;
 -- Bodies of requests, answers and remote records are for those above; what a delivery waits for is not.
 GRANT SELECT ON sync.record_status, sync.system_status, sync.route_status, sync.stream_status, sync.delivery,
     sync.dead_letter, sync.conflict, sync.progress, sync.external_id, sync.object, sync.system, sync.route,
-    sync.ownership, sync._object_columns
+    sync.ownership, sync._object_columns,
+    sync._lineage_entry, sync._hub_mark, sync._reference, sync._record_place, sync._correlated, sync._event_record
     TO sync_analyst, sync_approver;
 GRANT SELECT (id, route_id, seq, event_at, object_id, record_id, op, origin, state, issue, attempts, step,
               wait_object_id, wait_record_id, wait_state, next_attempt_at, code, merged, created_at)

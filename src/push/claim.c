@@ -337,7 +337,8 @@ static const char *const claim_names[] = {"attempt_id",	  "at",			 "route_id",
 										  "object_id",	  "record_id",	 "issue",
 										  "attempt",	  "step",		 "idempotency_key",
 										  "connector_id", "method",		 "target",
-										  "request_hash", "request",	 "batch_id"};
+										  "request_hash", "request",	 "batch_id",
+										  "context"};
 
 static void
 put_claim(SeArg *c, SeDelivery *d, TimestampTz now)
@@ -364,6 +365,7 @@ put_claim(SeArg *c, SeDelivery *d, TimestampTz now)
 	se_arg_add(c++, PointerGetDatum(hash), false);
 	se_arg_text(c++, d->request_text);
 	se_arg_add(c++, Int64GetDatum(se_batch_id(d)), d->batch == NULL);
+	se_arg_json(c++, d->event.context);
 }
 
 static void
