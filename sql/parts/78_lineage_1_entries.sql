@@ -146,7 +146,8 @@ SELECT o.id, a.record_id, a.at, 'audit', a.system, a.action, coalesce(a.actor, a
        a.correlation_id, NULL, a.detail ->> 'delivery', a.reason, NULL
   FROM sync._visible_object o
   JOIN sync.audit a ON a.object = o.name
- WHERE NOT (a.action LIKE 'delivery.%' AND a.detail ? 'delivery'
+ WHERE (SELECT sync._sees_all() OR pg_has_role('sync_approver', 'USAGE'))
+   AND NOT (a.action LIKE 'delivery.%' AND a.detail ? 'delivery'
             AND EXISTS (SELECT FROM sync.claim c WHERE c.record_id = a.record_id AND c.object_id = o.id
                            AND c.route_id || '/' || c.seq = a.detail ->> 'delivery'))
 UNION ALL
