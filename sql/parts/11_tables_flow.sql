@@ -183,11 +183,15 @@ CREATE TABLE sync.mirror (
     mapping         bigint,
     agreed          jsonb,
     corrected       jsonb,
+    cause           text,
+    correlation_id  text,
     PRIMARY KEY (system_id, object_id, remote_id)
 );
 COMMENT ON TABLE sync.mirror IS 'Last known state of each remote record';
 COMMENT ON COLUMN sync.mirror.agreed IS 'On what hub and system last agreed, of those fields alone where that is not what the system says now: refused, in conflict, or answered otherwise; NULL when there are none';
 COMMENT ON COLUMN sync.mirror.corrected IS 'When fields were corrected of late (microseconds since 2000), by which two that insist are told from one that errs';
+COMMENT ON COLUMN sync.mirror.cause IS 'Id of our event that was pushed to it last, or that the system made it after; what the system does to it later is put down to that';
+COMMENT ON COLUMN sync.mirror.correlation_id IS 'Correlation id of that event; NULL: its own id';
 COMMENT ON COLUMN sync.mirror.fields IS 'Canonical fields as the pull mapping reads them from the remote record; what an echo is recognised by';
 COMMENT ON COLUMN sync.mirror.raw IS 'The remote record itself, where the mapping needs parts of it (ids of nested lines, for example)';
 COMMENT ON COLUMN sync.mirror.mapping IS 'Of which mapping fields are what it makes of raw; NULL when they are not, or not for sure';

@@ -20,6 +20,7 @@
 #include "utils/builtins.h"
 
 #include "capture/capture.h"
+#include "capture/cause.h"
 #include "capture/document.h"
 #include "capture/events.h"
 #include "capture/guard.h"
@@ -71,6 +72,7 @@ forget_all(void)
 	level_count = level_room = 0;
 	total_bytes = 0;
 	se_event_context_forget();
+	se_cause_forget();
 	se_documents_forget();
 }
 
@@ -206,8 +208,10 @@ se_event_add(int object_id, char op, const char *record_id, Jsonb *body, Jsonb *
 	event.body = copy_json(body);
 	event.old = copy_json(old);
 	/* What comes from a system was changed by nobody here. */
-	event.context =
-		se_event_context(buffer, se_origin_system == 0 && se_object_is_attributed(object_id));
+	event.context = se_origin_system > 0 ? se_cause_of(object_id, record_id) : NULL;
+	if (event.context == NULL)
+		event.context =
+			se_event_context(buffer, se_origin_system == 0 && se_object_is_attributed(object_id));
 	event.at = GetCurrentTimestamp();
 	event.seq = se_outbox_next_seq();
 

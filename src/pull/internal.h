@@ -12,6 +12,7 @@
  *	 known.c	what is known of items before a page
  *	 state.c	external ids, mirror and inbox, set-wise
  *	 history.c	changes of mirrors, kept
+ *	 cause.c	what of ours a system's changes follow from
  *	 rows.c		their rows, past the executor
  *	 inbox.c	items that wait: applied again, or read again by id
  *	 scan.c		deletes found by a walk over everything
@@ -135,7 +136,9 @@ typedef struct SeItem
 	char *
 		alias; /* the record that its own was merged into, while another remote record is bound to that */
 	Jsonb *mirror_fields;
-	char *mirror_record;	 /* our record that the mirror says it is; NULL: none */
+	char *mirror_record; /* our record that the mirror says it is; NULL: none */
+	char *mirror_cause;	 /* event of ours that was pushed to it last, or that it followed from */
+	char *mirror_correlation;
 	Jsonb *mirror_agreed;	 /* what was agreed, of fields where that is not what they say; NULL */
 	Jsonb *mirror_corrected; /* when fields were corrected of late; NULL */
 	int64 mirror_mapping;	 /* 0: unknown */
@@ -172,6 +175,11 @@ typedef struct SeItem
 	Jsonb *set;		/* fields to write */
 	bool set_lines;
 	List *set_columns; /* SeColumn *, in the order of set */
+
+	/* what of ours it follows from */
+	List *refs; /* SeRef *, of its mapping */
+	char *cause;
+	char *correlation_id; /* NULL: that of the event itself */
 
 	/* inbox */
 	char *sqlstate;
@@ -289,6 +297,22 @@ typedef struct SeConflict
 extern SeConflict *se_conflicts_open(const SeTarget *target, SeItem **items, int n, int *count);
 
 /* ---- refs.c ---- */
+/* A reference that records of a page hold. */
+typedef struct SeRef
+{
+	char *object;
+	char *by; /* NULL: remote id */
+	char *key;
+	char *record_id; /* NULL: nothing bound */
+	bool looked_up;
+	int object_id; /* of references by remote id */
+	bool cause_looked_up;
+	TimestampTz pushed_at; /* when its record was pushed last; 0: never */
+	char *cause;
+	char *correlation_id;
+	struct SeRef *next; /* of the same hash */
+} SeRef;
+
 typedef struct SeRefCache SeRefCache;
 extern SeRefCache *se_ref_cache(int system_id);
 extern void se_map_all(const SeTarget *target, SeRefCache *cache, SeItem **items, int n);
@@ -351,6 +375,9 @@ extern void se_state_read_bound(const SeTarget *target, SeItem **items, int n);
 
 /* What was agreed, again, where something was noted: a person may have decided meanwhile. */
 extern void se_state_read_agreed(const SeTarget *target, SeItem **items, int n);
+
+/* ---- cause.c ---- */
+extern void se_causes_find(const SeTarget *target, SeItem **items, int n);
 
 /* ---- history.c ---- */
 extern void se_history_page(const SeTarget *target, SeItem **items, int n);

@@ -41,6 +41,8 @@ enum
 	MIRROR_MAPPING,
 	MIRROR_AGREED,
 	MIRROR_CORRECTED,
+	MIRROR_CAUSE,
+	MIRROR_CORRELATION,
 	EXTERNAL_RECORD_ID = 3,
 	EXTERNAL_NUMBER = 5,
 	EXTERNAL_VERSION,
@@ -76,6 +78,8 @@ take_mirror(SeItem *item, SeLookup *row)
 	item->same_raw = !isnull && is_same_raw(item, raw);
 	item->mirror_agreed = (Jsonb *) se_lookup_copy(row, MIRROR_AGREED);
 	item->mirror_corrected = (Jsonb *) se_lookup_copy(row, MIRROR_CORRECTED);
+	item->mirror_cause = se_lookup_text(row, MIRROR_CAUSE);
+	item->mirror_correlation = se_lookup_text(row, MIRROR_CORRELATION);
 	mapping = se_lookup_datum(row, MIRROR_MAPPING, &isnull);
 	item->mirror_mapping = isnull ? 0 : DatumGetInt64(mapping);
 }

@@ -148,6 +148,7 @@ apply_once(const SeTarget *target, SeTable *table, SeItem **items, int n)
 	}
 	se_identify(target, table, items, n);
 	se_merge(target, table, items, n);
+	se_causes_find(target, items, n);
 	se_write(target, table, items, n);
 	for (int i = 0; i < n; i++)
 	{

@@ -40,7 +40,9 @@ typedef struct SePushed
 	bool sent;		 /* they are the remote's too, should the answer hold no record */
 	bool fresh;		 /* made just now: neither bound nor in the mirror, as far as can be told */
 	bool deleted;
-	bool financial; /* the object is */
+	bool financial;				/* the object is */
+	const char *cause;			/* id of the event */
+	const char *correlation_id; /* NULL: the same */
 } SePushed;
 
 /*

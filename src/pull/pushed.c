@@ -213,6 +213,12 @@ sort_pushed(SePushed *items, int n, int *nsorted)
 	return sorted;
 }
 
+static char *
+text_copy(const char *text)
+{
+	return text != NULL ? pstrdup(text) : NULL;
+}
+
 static bool
 same_text(const char *a, const char *b)
 {
@@ -288,6 +294,8 @@ record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
 		items[i].record_id = pstrdup(pushed[i]->record_id);
 		items[i].record = pushed[i]->deleted ? NULL : pushed[i]->record;
 		items[i].deleted = pushed[i]->deleted;
+		items[i].cause = text_copy(pushed[i]->cause);
+		items[i].correlation_id = text_copy(pushed[i]->correlation_id);
 		all[i] = &items[i];
 	}
 	if (target->pull != NULL)

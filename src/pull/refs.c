@@ -20,16 +20,6 @@
 #include "core/spi.h"
 #include "pull/internal.h"
 
-typedef struct SeRef
-{
-	char *object;
-	char *by; /* NULL: remote id */
-	char *key;
-	char *record_id; /* NULL: nothing bound */
-	bool looked_up;
-	struct SeRef *next; /* of the same hash */
-} SeRef;
-
 typedef struct SeRefSlot
 {
 	uint64 hash;
@@ -42,6 +32,7 @@ struct SeRefCache
 	HTAB *slots;
 	MemoryContext cxt;
 	List *unknown;		/* SeRef * */
+	List *used;			/* SeRef *, by the record that is being mapped */
 	bool asked_unknown; /* by the record that is being mapped */
 	bool final;			/* second round: look up what is still unknown one by one */
 };
@@ -133,6 +124,7 @@ look_up_in(SeRefCache *cache, List *refs, const char *table, const char *index, 
 		if (object == NULL || strcmp(object, ref->object) != 0)
 			object_id = se_pull_object_id(ref->object);
 		object = ref->object;
+		ref->object_id = object_id;
 		keys[1] = Int32GetDatum(object_id);
 		if (se_lookup_find(&bindings, keys))
 			ref->record_id = se_lookup_text(&bindings, column);
@@ -233,6 +225,13 @@ to_ours(void *arg, const char *object, const char *by, const char *remote_id, ch
 	SeRefCache *cache = arg;
 	SeRef *ref = find_ref(cache, object, by, remote_id);
 
+	if (by == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(cache->cxt);
+
+		cache->used = list_append_unique_ptr(cache->used, ref);
+		MemoryContextSwitchTo(old);
+	}
 	if (!ref->looked_up && cache->final)
 		look_up_unknown(cache);
 	if (!ref->looked_up)
@@ -264,10 +263,12 @@ json_copy(Jsonb *json)
 static void
 map_one(const SeTarget *target, const SeRefs *refs, MemoryContext scratch, SeItem *item)
 {
+	SeRefCache *cache = refs->arg;
 	MemoryContext old = MemoryContextSwitchTo(scratch);
 	SeMapped *map = &item->map;
 
 	memset(map, 0, sizeof(SeMapped));
+	cache->used = NIL;
 	se_map_record(target->manifest, target->pull, item->record, target->vars, refs, map);
 	MemoryContextSwitchTo(old);
 	map->remote_id = text_copy(map->remote_id);
@@ -285,6 +286,7 @@ map_one(const SeTarget *target, const SeRefs *refs, MemoryContext scratch, SeIte
 	map->drift.path = text_copy(map->drift.path);
 	map->drift.expected = text_copy(map->drift.expected);
 	map->drift.got = text_copy(map->drift.got);
+	item->refs = cache->used;
 	MemoryContextReset(scratch);
 }
 

@@ -100,12 +100,15 @@ se_state_bind_new(const SeTarget *target, SeItem **items, int n)
 }
 
 /* Columns of the mirror that a page writes, in the order of mirror_columns(). */
-static const char *const mirror_names[] = {"remote_id",	  "record_id",	"fields",  "raw",
-										   "version",	  "version_at", "deleted", "pushed_at",
-										   "applied_seq", "mapping",	"agreed",  "corrected",
-										   "system_id",	  "object_id",	"seen_at"};
+static const char *const mirror_names[] = {"remote_id", "record_id",	  "fields",
+										   "raw",		"version",		  "version_at",
+										   "deleted",	"pushed_at",	  "applied_seq",
+										   "mapping",	"agreed",		  "corrected",
+										   "cause",		"correlation_id", "system_id",
+										   "object_id", "seen_at"};
 
-#define MIRROR_PAGE_COLUMNS 12 /* those that differ from item to item */
+#define MIRROR_PAGE_COLUMNS 14 /* those that differ from item to item */
+#define MIRROR_NEWS_COLUMNS 12 /* of these, those that a page changes in known rows */
 
 static void
 mirror_columns(const SeTarget *target, SeItem **items, int n, int64 applied_seq, SeArg *columns)
@@ -133,6 +136,8 @@ mirror_columns(const SeTarget *target, SeItem **items, int n, int64 applied_seq,
 		se_arg_add(&columns[9], Int64GetDatum(target->mapping), gone || !item->map.settled);
 		se_arg_json(&columns[10], item->merged ? item->agreed : item->mirror_agreed);
 		se_arg_json(&columns[11], item->merged ? item->corrected : item->mirror_corrected);
+		se_arg_text(&columns[12], item->cause);
+		se_arg_text(&columns[13], item->correlation_id);
 	}
 }
 
@@ -174,7 +179,7 @@ mirror_update(const SeTarget *target, SeItem **items, int n, int64 applied_seq)
 	mirror_columns(target, items, n, applied_seq, columns);
 	values[0] = Int32GetDatum(target->system_id);
 	values[1] = Int32GetDatum(target->object_id);
-	for (int i = 0; i < MIRROR_PAGE_COLUMNS; i++)
+	for (int i = 0; i < MIRROR_NEWS_COLUMNS; i++)
 		values[2 + i] = se_arg_array(&columns[i], column_types[i]);
 	se_spi_execute(
 		&plan,
@@ -221,11 +226,12 @@ se_state_mirror(const SeTarget *target, SeItem **items, int n, int64 applied_seq
 }
 
 /* Columns of the mirror that a push writes into a new row. */
-static const char *const pushed_names[] = {"remote_id", "record_id",  "fields",	   "raw",
-										   "version",	"version_at", "deleted",   "agreed",
-										   "system_id", "object_id",  "pushed_at", "seen_at"};
+static const char *const pushed_names[] = {"remote_id", "record_id",	  "fields",	   "raw",
+										   "version",	"version_at",	  "deleted",   "agreed",
+										   "cause",		"correlation_id", "system_id", "object_id",
+										   "pushed_at", "seen_at"};
 
-#define PUSHED_COLUMNS 8 /* those that differ from item to item */
+#define PUSHED_COLUMNS 10 /* those that differ from item to item */
 
 static void
 pushed_columns(SeItem **items, int n, SeArg *columns)
@@ -247,6 +253,8 @@ pushed_columns(SeItem **items, int n, SeArg *columns)
 				   !item->map.has_version_at);
 		se_arg_add(&columns[6], BoolGetDatum(item->deleted), false);
 		se_arg_json(&columns[7], item->agreed);
+		se_arg_text(&columns[8], item->cause);
+		se_arg_text(&columns[9], item->correlation_id);
 	}
 }
 
@@ -272,11 +280,11 @@ se_state_pushed_new(const SeTarget *target, SeItem **items, int n, TimestampTz n
 
 #define PUSHED_SQL                                                                                 \
 	"INSERT INTO sync.mirror AS m (system_id, object_id, remote_id, record_id, fields,"            \
-	" raw, version, version_at, pushed_at, deleted, agreed)"                                       \
+	" raw, version, version_at, pushed_at, deleted, agreed, cause, correlation_id)"                \
 	" SELECT $1, $2, u.remote_id, u.record_id, u.fields, u.raw,"                                   \
-	" u.version, u.version_at, $3, u.gone, u.agreed"                                               \
-	" FROM unnest($5, $6, $7, $8, $9, $10, $11, $12) u (remote_id, record_id, fields,"             \
-	" raw, version, version_at, gone, agreed)"                                                     \
+	" u.version, u.version_at, $3, u.gone, u.agreed, u.cause, u.correlation_id"                    \
+	" FROM unnest($5, $6, $7, $8, $9, $10, $11, $12, $13, $14) u (remote_id, record_id, fields,"   \
+	" raw, version, version_at, gone, agreed, cause, correlation_id)"                              \
 	" ON CONFLICT (system_id, object_id, remote_id) DO UPDATE"                                     \
 	" SET record_id = excluded.record_id,"                                                         \
 	" fields = CASE WHEN $4 THEN excluded.fields ELSE m.fields || excluded.fields END,"            \
@@ -285,7 +293,8 @@ se_state_pushed_new(const SeTarget *target, SeItem **items, int n, TimestampTz n
 	" || coalesce(excluded.agreed, '{}'), '{}') END,"                                              \
 	" raw = coalesce(excluded.raw, m.raw), version = excluded.version,"                            \
 	" version_at = excluded.version_at, pushed_at = excluded.pushed_at,"                           \
-	" seen_at = excluded.seen_at, deleted = excluded.deleted, mapping = NULL"
+	" seen_at = excluded.seen_at, deleted = excluded.deleted, mapping = NULL,"                     \
+	" cause = excluded.cause, correlation_id = excluded.correlation_id"
 
 /*
  * After pushes. A version that the answer did not tell is unknown from now on: the one before the
@@ -298,11 +307,11 @@ se_state_pushed(const SeTarget *target, SeItem **items, int n, TimestampTz now, 
 	static SPIPlanPtr financial_plan = NULL;
 	Oid types[] = {INT4OID,		 INT4OID,		TIMESTAMPTZOID, BOOLOID,	  TEXTARRAYOID,
 				   TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID,	TEXTARRAYOID, TIMESTAMPTZARRAYOID,
-				   BOOLARRAYOID, JSONBARRAYOID};
-	Datum values[12];
+				   BOOLARRAYOID, JSONBARRAYOID, TEXTARRAYOID,	TEXTARRAYOID};
+	Datum values[lengthof(types)];
 	SeArg columns[PUSHED_COLUMNS];
-	const Oid column_types[] = {TEXTOID, TEXTOID,		 JSONBOID, JSONBOID,
-								TEXTOID, TIMESTAMPTZOID, BOOLOID,  JSONBOID};
+	const Oid column_types[] = {TEXTOID,		TEXTOID, JSONBOID, JSONBOID, TEXTOID,
+								TIMESTAMPTZOID, BOOLOID, JSONBOID, TEXTOID,	 TEXTOID};
 
 	if (n == 0)
 		return;

@@ -152,15 +152,33 @@ change_word(SeChange change)
 	return change == SE_CREATE ? "create" : change == SE_UPDATE ? "update" : "delete";
 }
 
+/*
+ * What an event is called where it is the cause of something; its correlation id, too, when its
+ * application gave it none. NULL before an adoption, when nothing is sent.
+ */
+char *
+se_event_id(const SeEvent *event)
+{
+	if (se_hub_id[0] == '\0')
+		return NULL;
+	return psprintf("%.8s-%d-" INT64_FORMAT, se_hub_id, event->incarnation, event->seq);
+}
+
 static Jsonb *
 event_object(const SeEvent *event)
 {
 	SeObjBuilder b;
 
+	char *id = se_event_id(event);
+	char *correlation_id =
+		event->context != NULL ? se_obj_get_text(event->context, "correlation_id") : NULL;
+
 	se_obj_begin(&b);
 	se_obj_text(&b, "at", timestamptz_to_str(event->at));
+	se_obj_text(&b, "id", id);
 	se_obj_int(&b, "seq", event->seq);
 	se_obj_value(&b, "context", event->context);
+	se_obj_text(&b, "correlation_id", correlation_id != NULL ? correlation_id : id);
 	return se_obj_end(&b);
 }
 

@@ -329,6 +329,7 @@ extern void se_context_begin(void);
 extern void se_context_preload(SeDelivery **deliveries, int n);
 extern void se_context_build(SeDelivery *delivery); /* sets ctx and remote_id */
 extern const SeRefs *se_context_refs(SeSystem *system);
+extern char *se_event_id(const SeEvent *event);
 
 /* ---- identity.c ---- */
 typedef enum SeDeletePolicy

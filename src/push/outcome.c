@@ -105,6 +105,9 @@ fill_pushed(SePushed *p, SeDelivery *d)
 	p->fresh = d->op->kind == SE_OP_CREATE && d->remote_id == NULL;
 	p->deleted = d->pushed_deleted;
 	p->financial = d->route->financial;
+	p->cause = se_event_id(&d->event);
+	p->correlation_id =
+		d->event.context != NULL ? se_obj_get_text(d->event.context, "correlation_id") : NULL;
 }
 
 /* True when the batch could be bound; otherwise nothing of it was, and *message says why. */
