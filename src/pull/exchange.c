@@ -79,6 +79,7 @@ se_job_send(SeJob *job, SeSystem *system, const SeOperation *op, SeRequestOut *r
 		kept->value = copy(header->value);
 		exchange->request.headers = lappend(exchange->request.headers, kept);
 	}
+	exchange->background = job->stream->guest;
 	exchange->done = answered;
 	job->answered = done;
 	exchange->arg = job;
@@ -101,7 +102,8 @@ se_job_target(const SeJob *job, SeTarget *target)
 	const SeManifestObject *object;
 
 	if (job->dropped ||
-		se_stream_of(job->stream->system_id, job->stream->object_id) != job->stream ||
+		(!job->stream->guest &&
+		 se_stream_of(job->stream->system_id, job->stream->object_id) != job->stream) ||
 		!se_stream_target(job->stream, target))
 		return false;
 	if (manifest == NULL || manifest == target->manifest)
@@ -121,6 +123,7 @@ se_job_answered(SeJob *job, SeReply *reply)
 	SeSystem *system = job->exchange.system;
 	char *message;
 
+	job->outcome = verdict->outcome;
 	if (reply->phase == SE_HTTP_ANSWERED && verdict->outcome == SE_DONE)
 		return true;
 	message =

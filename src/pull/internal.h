@@ -205,6 +205,12 @@ typedef struct SePageResult
  */
 extern void se_page_apply(SeTarget *target, SeItem *items, int n, bool full, SePageResult *result);
 
+/*
+ * Reads what is known of items and maps them, and writes nothing. What the page holds twice is marked
+ * as dropped.
+ */
+extern void se_page_read(SeTarget *target, SeItem *items, int n);
+
 /* ---- decide.c ---- */
 #define SE_REASON_READ_AGAIN "may be older than our last push; it is read again by id"
 extern void se_decide(const SeTarget *target, SeTable *table, SeItem *item, bool in_flight);
@@ -427,7 +433,8 @@ typedef struct SeJob
 	TimestampTz began_at;
 	int nitems;
 	SeItem *items;
-	int filling; /* item whose lines are being completed */
+	int filling;	   /* item whose lines are being completed */
+	SeOutcome outcome; /* of the last answer: what a failure was about */
 	void (*answered)(SeExchange *exchange, SeReply *reply);
 	void (*ready)(struct SeJob *job);
 	void (*failed)(struct SeJob *job, const char *message, int64 retry_after_ms);
@@ -467,6 +474,7 @@ typedef struct SeStream
 	SeJob *job;	   /* its page is being asked for, or applied */
 	SeJob *ahead;  /* the page behind it */
 	bool listed;   /* scratch of se_pull_load() */
+	bool guest;	   /* none of the registry: somebody else walks, behind all other traffic */
 	HTAB *entries; /* of a journal, dealt with before; see listed.c */
 	TimestampTz swept_at;
 } SeStream;
@@ -486,6 +494,8 @@ extern void se_listed_note(SeStream *stream, const SeItem *items, int n);
 extern void se_listed_sweep(SeStream *stream, int64 lookback_ms);
 extern void se_listed_forget(SeStream *stream);
 
+/* Asks for the page of a cursor; job->ready() or job->failed() is called with what comes. */
+extern void se_page_ask(SeJob *job, Jsonb *cursor, const SeTarget *target);
 extern void se_walk_next(SeStream *stream, TimestampTz now);
 /* Applies the page that has come; true when it did something. */
 extern bool se_walk_apply(SeStream *stream);

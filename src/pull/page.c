@@ -531,10 +531,25 @@ apply_rounds(const SeTarget *target, SeItem **items, int n)
 }
 
 void
-se_page_apply(SeTarget *target, SeItem *all, int n, bool full, SePageResult *result)
+se_page_read(SeTarget *target, SeItem *all, int n)
 {
 	SeItem **items = palloc(sizeof(SeItem *) * Max(n, 1));
 	int nitems = 0;
+
+	target->mapping = mapping_of(target);
+	read_and_map(target, all, n);
+	for (int i = 0; i < n; i++)
+	{
+		if (has_id(&all[i]))
+			items[nitems++] = &all[i];
+	}
+	drop_duplicates(items, nitems);
+}
+
+void
+se_page_apply(SeTarget *target, SeItem *all, int n, bool full, SePageResult *result)
+{
+	SeItem **items = palloc(sizeof(SeItem *) * Max(n, 1));
 	int nlive = 0;
 
 	memset(result, 0, sizeof(*result));
@@ -543,20 +558,13 @@ se_page_apply(SeTarget *target, SeItem *all, int n, bool full, SePageResult *res
 	nlocked = 0;
 	se_rules_forget();
 	se_write_lock_wait(LOCK_WAIT_MS);
-	target->mapping = mapping_of(target);
 	target->financial = se_is_financial(target->object_id);
 	se_deletes_policy(target);
-	read_and_map(target, all, n);
+	se_page_read(target, all, n);
 	for (int i = 0; i < n; i++)
 	{
-		if (has_id(&all[i]))
-			items[nitems++] = &all[i];
-	}
-	drop_duplicates(items, nitems);
-	for (int i = 0; i < nitems; i++)
-	{
-		if (!items[i]->dropped)
-			items[nlive++] = items[i];
+		if (has_id(&all[i]) && !all[i].dropped)
+			items[nlive++] = &all[i];
 	}
 	se_merge_overridden(target, items, nlive);
 	apply_rounds(target, items, nlive);

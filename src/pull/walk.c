@@ -303,7 +303,7 @@ take_page(SeExchange *exchange, SeReply *reply)
 		return;
 	if (!se_job_target(job, &target))
 	{
-		walk_failed(job, "the stream has changed meanwhile", -1);
+		job->failed(job, "the stream has changed meanwhile", -1);
 		return;
 	}
 	old = MemoryContextSwitchTo(job->cxt);
@@ -313,7 +313,7 @@ take_page(SeExchange *exchange, SeReply *reply)
 	if (job->page.error != NULL)
 	{
 		MemoryContextSwitchTo(old);
-		walk_failed(job, job->page.error, -1);
+		job->failed(job, job->page.error, -1);
 		return;
 	}
 	job->items = palloc0(sizeof(SeItem) * Max(list_length(job->page.items), 1));
@@ -417,19 +417,14 @@ vars_with_base(const SeSystem *system, Jsonb *vars)
 		DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(vars), JsonbPGetDatum(param)));
 }
 
-/* Asks for the page of a cursor; '*place' is where the stream keeps the job. */
-static void
-ask(SeStream *stream, Jsonb *cursor, const SeTarget *target, SeJob **place)
+void
+se_page_ask(SeJob *job, Jsonb *cursor, const SeTarget *target)
 {
-	SeJob *job = se_job_make(stream);
 	MemoryContext old = MemoryContextSwitchTo(job->cxt);
-	SeSystem *system = se_system_by_id(stream->system_id);
+	SeSystem *system = se_system_by_id(job->stream->system_id);
 	const SeOperation *op = NULL;
 	SeRendered rendered;
 
-	*place = job;
-	job->ready = page_ready;
-	job->failed = walk_failed;
 	job->cursor = (Jsonb *) PG_DETOAST_DATUM_COPY(JsonbPGetDatum(cursor));
 	memset(&rendered, 0, sizeof(rendered));
 	se_list_request(target->manifest, target->pull, job->cursor,
@@ -437,8 +432,20 @@ ask(SeStream *stream, Jsonb *cursor, const SeTarget *target, SeJob **place)
 	if (rendered.status == SE_RENDER_OK)
 		se_job_send(job, system, op, &rendered.request, take_page);
 	else
-		walk_failed(job, rendered.message != NULL ? rendered.message : "cannot ask for a page", -1);
+		job->failed(job, rendered.message != NULL ? rendered.message : "cannot ask for a page", -1);
 	MemoryContextSwitchTo(old);
+}
+
+/* Asks for the page of a cursor; '*place' is where the stream keeps the job. */
+static void
+ask(SeStream *stream, Jsonb *cursor, const SeTarget *target, SeJob **place)
+{
+	SeJob *job = se_job_make(stream);
+
+	*place = job;
+	job->ready = page_ready;
+	job->failed = walk_failed;
+	se_page_ask(job, cursor, target);
 }
 
 /*

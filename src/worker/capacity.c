@@ -53,7 +53,7 @@ within_limit(SeSystem *system, TimestampTz now)
 	int unsent = system->unsent[SE_WRITING];
 	int room = se_limit_available(&system->limit, now) - unsent;
 
-	if (room <= 0 && unsent == 0 && system->unsent[SE_READING] > 0)
+	if (room <= 0 && unsent == 0 && system->unsent[SE_READING] + system->unsent[SE_BACKGROUND] > 0)
 		return 1;
 	return room;
 }
@@ -62,7 +62,8 @@ within_limit(SeSystem *system, TimestampTz now)
 int
 se_capacity_room(SeSystem *system, int wanted, TimestampTz now)
 {
-	int outstanding = system->outstanding[SE_WRITING] + system->outstanding[SE_READING];
+	int outstanding = system->outstanding[SE_WRITING] + system->outstanding[SE_READING] +
+					  system->outstanding[SE_BACKGROUND];
 	int ahead;
 	int room;
 

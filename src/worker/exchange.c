@@ -25,7 +25,8 @@
 #include "worker/system.h"
 #include "worker/system_build.h"
 
-#define MAX_PER_HOST_SHARE 2 /* one host gets at most half of the connections … */
+#define BACKGROUND_TURN	   15 /* so many others go before a request that nobody waits for */
+#define MAX_PER_HOST_SHARE 2  /* one host gets at most half of the connections … */
 
 static SeHttpThread *http = NULL;
 static MemoryContext reply_cxt = NULL;
@@ -304,7 +305,9 @@ se_exchange_submit(SeExchange *exchange)
 	SeSystem *system = exchange->system;
 
 	exchange->manifest = system->manifest;
-	exchange->priority = exchange->op->kind == SE_OP_READ ? SE_READING : SE_WRITING;
+	exchange->priority = exchange->background				? SE_BACKGROUND
+						 : exchange->op->kind == SE_OP_READ ? SE_READING
+															: SE_WRITING;
 	exchange->submitted = true;
 	system->outstanding[exchange->priority]++;
 	system->unsent[exchange->priority]++;
@@ -315,18 +318,36 @@ static bool
 has_waiting(SeSystem *system)
 {
 	return !dlist_is_empty(&system->waiting[SE_WRITING]) ||
-		   !dlist_is_empty(&system->waiting[SE_READING]);
+		   !dlist_is_empty(&system->waiting[SE_READING]) ||
+		   !dlist_is_empty(&system->waiting[SE_BACKGROUND]);
 }
 
-/* The next one to send; the two sides take turns. There must be one. */
-static SeExchange *
-pop_waiting(SeSystem *system)
+/* Whose turn it is. Something must be waiting. */
+static SePriority
+next_turn(SeSystem *system)
 {
 	SePriority priority = system->last_sent == SE_WRITING ? SE_READING : SE_WRITING;
 
+	if (!dlist_is_empty(&system->waiting[SE_BACKGROUND]) &&
+		system->since_background >= BACKGROUND_TURN)
+		return SE_BACKGROUND;
 	if (dlist_is_empty(&system->waiting[priority]))
 		priority = priority == SE_WRITING ? SE_READING : SE_WRITING;
-	system->last_sent = priority;
+	return dlist_is_empty(&system->waiting[priority]) ? SE_BACKGROUND : priority;
+}
+
+static SeExchange *
+pop_waiting(SeSystem *system)
+{
+	SePriority priority = next_turn(system);
+
+	if (priority == SE_BACKGROUND)
+		system->since_background = 0;
+	else
+	{
+		system->last_sent = priority;
+		system->since_background++;
+	}
 	system->unsent[priority]--;
 	return dlist_container(SeExchange, node, dlist_pop_head_node(&system->waiting[priority]));
 }

@@ -42,6 +42,7 @@
 #include "core/wake.h"
 #include "pull/pull.h"
 #include "push/push.h"
+#include "reconcile/listing.h"
 #include "worker/fetch.h"
 #include "worker/jobs.h"
 #include "worker/notice.h"
@@ -191,6 +192,7 @@ forget_all(void)
 	se_fetch_reset();
 	se_push_reset();
 	se_pull_reset();
+	se_listing_reset();
 	se_systems_reset();
 	se_seal_reset();
 	se_jobs_look();
@@ -303,6 +305,7 @@ answer_wakes(void)
 		se_call_look();
 		se_pull_look();
 		se_jobs_look();
+		se_listing_look();
 	}
 	if (pg_atomic_read_u32(&slot->changes) == seen_changes && !lock_is_missing())
 		return;
@@ -359,6 +362,7 @@ work(void)
 		busy = se_exchange_drive(now);
 		busy |= se_push_step(now);
 		busy |= se_pull_step(now);
+		busy |= se_listing_step(now);
 		busy |= se_fetch_step(slot);
 		busy |= se_exchange_drive(now);
 		busy |= se_jobs_step(now);
@@ -372,6 +376,7 @@ work(void)
 	due = Min(due, se_upkeep_next_due());
 	due = Min(due, se_seal_next_due());
 	due = Min(due, se_jobs_next_due());
+	due = Min(due, se_listing_next_due(now));
 	error_count = 0;
 	return until(due, now);
 }

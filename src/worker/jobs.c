@@ -9,6 +9,7 @@
 
 #include "core/crash.h"
 #include "core/spi.h"
+#include "reconcile/listing.h"
 #include "worker/jobs.h"
 #include "worker/notice.h"
 
@@ -55,6 +56,7 @@ se_jobs_step(TimestampTz now)
 		due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 										  wait < 0 ? IDLE_MS : Min(wait, IDLE_MS));
 		more = wait == 0;
+		se_listing_look();
 		se_notice_clear("jobs");
 	}
 	PG_CATCH();

@@ -38,7 +38,7 @@ se_systems(void)
 void
 se_system_init_queues(SeSystem *system)
 {
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < SE_PRIORITIES; i++)
 	{
 		dlist_init(&system->waiting[i]);
 		system->outstanding[i] = system->unsent[i] = 0;

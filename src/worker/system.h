@@ -28,13 +28,17 @@ typedef enum SeMode
 /*
  * Deliveries and calls on one side, reading on the other. Each is sure of half of the system's
  * requests in flight, and may use what the other leaves: neither a long walk through pages nor a
- * backlog of deliveries starves the other.
+ * backlog of deliveries starves the other. What nobody waits for (a listing of everything, a backfill)
+ * comes behind both, and gets one turn in sixteen while they leave it none.
  */
 typedef enum SePriority
 {
 	SE_WRITING,
-	SE_READING
+	SE_READING,
+	SE_BACKGROUND
 } SePriority;
+
+#define SE_PRIORITIES 3
 
 typedef struct SeSystem
 {
@@ -74,13 +78,14 @@ typedef struct SeSystem
 	TimestampTz counted_at;
 	bool logged_in; /* credentials were had the last time we looked */
 	bool logging_in;
-	int auth_failures;	   /* in a row */
-	int outstanding[2];	   /* by SePriority: handed in and not yet called back */
-	dlist_head waiting[2]; /* by SePriority: SeExchange, not yet sent */
-	int unsent[2];		   /* how many these are */
-	SePriority last_sent;  /* the two take turns */
-	int pins;			   /* answers in hand that still need what made their requests */
-	List *retired;		   /* MemoryContext: configurations that requests and answers still use */
+	int auth_failures;				   /* in a row */
+	int outstanding[SE_PRIORITIES];	   /* by SePriority: handed in and not yet called back */
+	dlist_head waiting[SE_PRIORITIES]; /* by SePriority: SeExchange, not yet sent */
+	int unsent[SE_PRIORITIES];		   /* how many these are */
+	SePriority last_sent;			   /* of the first two, which take turns */
+	int since_background;			   /* requests sent since one of those behind both was */
+	int pins;		 /* answers in hand that still need what made their requests */
+	List *retired;	 /* MemoryContext: configurations that requests and answers still use */
 	char *signature; /* what the configuration was built from; changes when it must be built anew */
 } SeSystem;
 
@@ -103,7 +108,8 @@ struct SeExchange
 	SeRequestOut request;		 /* must stay valid until done is called */
 	const char *idempotency_key; /* NULL: none */
 	TimestampTz began_at;		 /* set when it is sent */
-	SePriority priority;		 /* private: follows from op */
+	bool background;			 /* nobody waits for it */
+	SePriority priority;		 /* private: follows from op and background */
 	bool submitted;				 /* private: counted in the system's outstanding */
 	bool relogged;				 /* private: sent again after a login */
 	/*

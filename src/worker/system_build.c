@@ -384,7 +384,7 @@ se_system_free_retired(SeSystem *system)
 	ListCell *cell;
 
 	if (system->in_flight > 0 || system->pins > 0 || system->outstanding[SE_WRITING] > 0 ||
-		system->outstanding[SE_READING] > 0)
+		system->outstanding[SE_READING] > 0 || system->outstanding[SE_BACKGROUND] > 0)
 		return;
 	foreach (cell, system->retired)
 		MemoryContextDelete(lfirst(cell));
