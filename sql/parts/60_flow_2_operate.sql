@@ -277,6 +277,18 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._audit_delivery(text, sync.pending, jsonb, text) IS 'Writes the audit row of what a person does with a held delivery';
 
+CREATE FUNCTION sync._unsure(p sync.pending)
+RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.state = 'ambiguous'
+        OR p.state <> 'retry' AND sync._open_claim(p.route_id, p.seq, p.event_at)
+        OR EXISTS (SELECT FROM sync.outcome f WHERE f.route_id = p.route_id AND f.seq = p.seq
+                      AND f.attempt_id = p.last_attempt_id AND f.outcome = 'ambiguous')
+$$;
+COMMENT ON FUNCTION sync._unsure(sync.pending) IS 'Whether a held delivery''s last attempt may have taken effect';
+
 CREATE FUNCTION sync.retry(id bigint, fresh boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
@@ -295,10 +307,7 @@ BEGIN
                                       ELSE 'Send the record that it waits for; this one then goes by itself.' END;
     END IF;
     -- An attempt whose effect is unknown is looked up before anything is sent again.
-    unsure := p.state = 'ambiguous'
-              OR p.state <> 'retry' AND sync._open_claim(p.route_id, p.seq, p.event_at)
-              OR EXISTS (SELECT FROM sync.outcome f WHERE f.route_id = p.route_id AND f.seq = p.seq
-                            AND f.attempt_id = p.last_attempt_id AND f.outcome = 'ambiguous');
+    unsure := sync._unsure(p);
     IF fresh AND (unsure OR p.state = 'retry' AND sync._open_claim(p.route_id, p.seq, p.event_at)) THEN
         RAISE EXCEPTION 'delivery %/% cannot be issued afresh: its last attempt may have taken effect', p.route_id, p.seq
             USING ERRCODE = 'object_not_in_prerequisite_state',

@@ -15,6 +15,14 @@ BEGIN
               FROM sync.checkpoint) old
      WHERE c.id = old.id AND old.n > 2;
 
+    -- What was replayed is known as long as what came of it.
+    DELETE FROM sync.replay_run r
+     WHERE r.requested_at < instant - current_setting('sync_ext.history_retention')::interval - interval '1 day'
+       AND NOT EXISTS (SELECT FROM sync.job j WHERE j.id = r.job_id AND j.state IN ('queued', 'running', 'paused'));
+    DELETE FROM sync.payload_edit e
+     WHERE e.edited_at < instant - current_setting('sync_ext.history_retention')::interval - interval '1 day'
+       AND NOT EXISTS (SELECT FROM sync.pending p WHERE p.route_id = e.route_id AND p.seq = e.seq);
+
     -- A route that lags past max_lag stops pinning the outbox and needs a backfill. A financial one
     -- never does: its events exist nowhere else as they were, so it goes on pinning, with an alarm.
     FOR late IN

@@ -234,6 +234,10 @@ BEGIN
      WHERE m.system_id = x.system_id AND m.object_id = e.object_id AND m.remote_id = x.remote_id AND m.fields ?| e.fields;
     GET DIAGNOSTICS n = ROW_COUNT;
     done := done || jsonb_build_object('mirror_history', n);
+    UPDATE sync.payload_edit d SET patch = d.patch - e.fields, before = d.before - e.fields
+     WHERE d.object_id = e.object_id AND d.record_id = e.record_id AND (d.patch ?| e.fields OR d.before ?| e.fields);
+    GET DIAGNOSTICS n = ROW_COUNT;
+    done := done || jsonb_build_object('payload_edit', n);
     UPDATE sync.conflict_entry c SET hub_value = NULL, remote_value = NULL, taken_value = NULL, message = '(erased)'
      WHERE c.object_id = e.object_id AND c.record_id = e.record_id AND (c.field IS NULL OR c.field = ANY (e.fields));
     GET DIAGNOSTICS n = ROW_COUNT;

@@ -82,6 +82,15 @@ BEGIN
             ('sync_admin', ARRAY['pause_job', 'resume_job', 'stop_job']),
             ('sync_operator', ARRAY['pause_job', 'resume_job', 'stop_job']),
             ('sync_worker', ARRAY['_jobs_step']),
+            -- replay, dead letters, repair
+            ('sync_admin', ARRAY['replay', '_reads', '_replay_period', '_per_second', '_replay_route', '_replay_begin', '_replay_add', '_replay_go', '_replay_pieces',
+                '_replay_records', '_replay_merged', '_replay_filtered', '_replay_shown', '_replay_check', '_request_members', '_differing', '_preview_events']),
+            ('sync_operator', ARRAY['replay', '_reads', '_replay_period', '_per_second', '_replay_route', '_replay_begin', '_replay_add', '_replay_go', '_replay_pieces',
+                '_replay_records', '_replay_merged', '_replay_filtered', '_replay_shown', '_replay_check', '_request_members', '_differing', '_preview_events',
+                '_condition_check', '_condition_sql', '_condition_type', '_check_expression', '_system_id']),
+            ('sync_admin', ARRAY['edit_dead_letter', 'retry_all', 'retry_inbox_all', '_message_pattern']),
+            ('sync_operator', ARRAY['edit_dead_letter', 'retry_all', 'retry_inbox_all', '_message_pattern']),
+            ('sync_auditor', ARRAY['_reads', '_message_pattern']),
             ('sync_worker', ARRAY['_seal_audit', '_anchors_after', '_upkeep_audit']),
             -- conflicts
             ('sync_admin', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
@@ -123,7 +132,7 @@ BEGIN
         SELECT * FROM (VALUES
             ('outbox', '{body,old}'::name[]), ('pending', '{body,old,frozen,message}'), ('claim', '{request,target}'),
             ('outcome', '{response,message}'), ('mirror', '{fields,raw}'), ('mirror_history', '{fields}'), ('inbox', '{item,mapped,reason}'),
-            ('conflict_entry', '{hub_value,remote_value,taken_value,message}'), ('drift_entry', '{got}'), ('merge', '{loser_row}'), ('audit', '{detail,salt,content_hash}')) b (name, hidden)
+            ('conflict_entry', '{hub_value,remote_value,taken_value,message}'), ('drift_entry', '{got}'), ('merge', '{loser_row}'), ('payload_edit', '{patch,before}'), ('audit', '{detail,salt,content_hash}')) b (name, hidden)
     LOOP
         SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) INTO columns
           FROM pg_catalog.pg_attribute a

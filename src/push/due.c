@@ -310,6 +310,7 @@ restore_progress(SeDelivery *d, uint64 row)
 					 strcmp(se_obj_get_text(frozen, "recover"), "true") == 0;
 		d->lookups = (int) se_obj_get_int(frozen, "lookups", 0);
 		d->unkeyed = se_obj_get(frozen, "unkeyed") != NULL;
+		d->repeats = se_obj_get(frozen, "repeats") != NULL;
 		d->unbound_id = se_obj_get_text(frozen, "unbound_id");
 		if (se_obj_get(frozen, "method") == NULL && se_obj_get(frozen, "request_hash") != NULL)
 			se_remember_claim(d, se_obj_get_text(frozen, "step"),

@@ -6,11 +6,13 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "core/json.h"
+#include "core/spi.h"
 #include "push/internal.h"
 
 /* Whether a delivery that dies leaves something that may have taken effect. */
@@ -63,10 +65,18 @@ se_freeze(SeDelivery *d, const char *state)
 		se_obj_begin(&b);
 		se_obj_text(&b, "step", d->claimed_step);
 		se_obj_text(&b, "request_hash", hash);
+		if (d->repeats)
+			se_obj_bool(&b, "repeats", true);
 		return se_obj_end(&b);
 	}
 	if (strcmp(state, "ambiguous") != 0 && !(strcmp(state, "dead") == 0 && dies_unsure(d)))
-		return NULL;
+	{
+		if (!d->repeats)
+			return NULL;
+		se_obj_begin(&b);
+		se_obj_bool(&b, "repeats", true);
+		return se_obj_end(&b);
+	}
 	se_obj_begin(&b);
 	if (d->attempt_id != 0 && d->op != NULL && se_has_effect(d->op))
 		freeze_attempt(&b, d);
@@ -78,6 +88,8 @@ se_freeze(SeDelivery *d, const char *state)
 	se_obj_bool(&b, "recover", d->recover);
 	if (d->unkeyed)
 		se_obj_bool(&b, "unkeyed", true);
+	if (d->repeats)
+		se_obj_bool(&b, "repeats", true);
 	se_obj_int(&b, "lookups", d->lookups);
 	return se_obj_end(&b);
 }
@@ -141,6 +153,34 @@ se_remember_claim(SeDelivery *d, const char *step, const char *hash)
 		hex_decode(hash + strlen("\\x"), 2 * sizeof(d->claimed_hash), (char *) d->claimed_hash);
 	if (d->claimed_step == NULL || strcmp(d->claimed_step, step) != 0)
 		d->claimed_step = MemoryContextStrdup(d->cxt, step);
+}
+
+/*
+ * Whether a step of a replay comes out otherwise than it was sent under the key that it would have. One
+ * key is one request, so it needs another. Of other deliveries the last request alone is known, and
+ * that is enough, because their steps have not run before.
+ */
+bool
+se_repeats_otherwise(SeDelivery *d, const SeOperation *op)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[5] = {INT4OID, INT8OID, INT4OID, TEXTOID, BYTEAOID};
+	Datum values[5];
+	bytea *hash = palloc(VARHDRSZ + sizeof(d->hash));
+
+	if (!d->repeats || se_is_frozen(d, op))
+		return false;
+	SET_VARSIZE(hash, VARHDRSZ + sizeof(d->hash));
+	memcpy(VARDATA(hash), d->hash, sizeof(d->hash));
+	values[0] = Int32GetDatum(d->route->id);
+	values[1] = Int64GetDatum(d->event.seq);
+	values[2] = Int32GetDatum(d->issue);
+	values[3] = CStringGetTextDatum(op->name);
+	values[4] = PointerGetDatum(hash);
+	return se_spi_execute(&plan,
+						  "SELECT FROM sync.claim c WHERE c.route_id = $1 AND c.seq = $2 "
+						  "AND c.issue = $3 AND c.step = $4 AND c.request_hash <> $5 LIMIT 1",
+						  5, types, values, NULL, true, 1) > 0;
 }
 
 /*

@@ -206,6 +206,7 @@ struct SeDelivery
 	bool unanswered;		/* an earlier process claimed it and recorded no outcome */
 	bool recover;			/* the next request is a look-up that settles an ambiguity */
 	bool unkeyed;			/* the attempt that may have taken effect did not carry its key */
+	bool repeats;			/* a replay under the keys of before */
 	int batch_limit;		/* travels with fewer than this many others; 0: as the connector says */
 	TimestampTz first_claim_at;
 
@@ -365,6 +366,7 @@ extern Jsonb *se_stale_body(const SeDelivery *delivery, Jsonb *body); /* as it i
 extern Jsonb *se_freeze(SeDelivery *delivery, const char *state); /* NULL: nothing to keep */
 extern bool se_is_frozen(const SeDelivery *delivery, const SeOperation *op);
 extern void se_thaw(SeDelivery *delivery, const SeOperation *op);
+extern bool se_repeats_otherwise(SeDelivery *delivery, const SeOperation *op);
 extern bool se_is_thawed_whole(const SeDelivery *delivery); /* by its hash */
 extern const SeOperation *se_not_repeatable(SeDelivery *delivery, const SeManifestObject *object,
 											const SeOperation *op);

@@ -1,6 +1,6 @@
 /*
  * preview.c: sync.preview(): the requests that would be sent for a record as it stands, its
- * uncommitted changes included. Sends and stores nothing.
+ * uncommitted changes included; sync._preview_events(): those of events. Sends and stores nothing.
  */
 #include "postgres.h"
 
@@ -28,6 +28,7 @@
 #include "push/record_body.h"
 
 PG_FUNCTION_INFO_V1(se_preview);
+PG_FUNCTION_INFO_V1(se_preview_events);
 
 #define NCOLUMNS 8
 
@@ -230,6 +231,77 @@ put_batch(ReturnSetInfo *rsinfo, int n, SeSystem *system, const SeOperation *op,
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
+/* What a preview is made over, with the rights of the function's owner until it is closed. */
+typedef struct Preview
+{
+	SeRoute route;
+	const SeManifestObject *object;
+	Oid caller;
+	int context;
+} Preview;
+
+static void
+open_preview(Preview *p, FunctionCallInfo fcinfo)
+{
+	char *system_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char *object = text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+	InitMaterializedSRF(fcinfo, 0);
+	memset(p, 0, sizeof(*p));
+
+	/*
+	 * Not SECURITY DEFINER, in which nothing could tell who called: the session's user need not be
+	 * the caller, for instance when a superuser's REINDEX runs an owner's function.
+	 */
+	GetUserIdAndSecContext(&p->caller, &p->context);
+	SetUserIdAndSecContext(se_function_owner(fcinfo->flinfo->fn_oid),
+						   p->context | SECURITY_LOCAL_USERID_CHANGE);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	se_registry_load();
+	p->route.object_id = se_object_id(object);
+	if (p->route.object_id == 0)
+		ereport(ERROR,
+				(errcode(SE_ERRCODE_UNKNOWN_OBJECT), errmsg("object \"%s\" does not exist", object),
+				 errhint("Declare its table with sync.track().")));
+	check_may_read(p->route.object_id, p->caller);
+	p->route.system = find_system(system_name);
+	p->route.object = object;
+	p->route.owned = se_owned_fields(p->route.object_id, p->route.system->id);
+}
+
+/* With the manifest that the system has by now. */
+static void
+choose_object(Preview *p)
+{
+	p->object = se_manifest_object(p->route.system->manifest, p->route.object);
+	if (p->object == NULL || !p->object->can_push)
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("connector \"%s\" cannot push object \"%s\"",
+							   p->route.system->manifest->name, p->route.object)));
+}
+
+static void
+close_preview(Preview *p)
+{
+	SPI_finish();
+	SetUserIdAndSecContext(p->caller, p->context);
+}
+
+/* A delivery of the event, as a claim would have it. */
+static void
+build_delivery(Preview *p, SeDelivery *d)
+{
+	SeDelivery *batch[1] = {d};
+
+	d->cxt = d->attempt_cxt = CurrentMemoryContext;
+	d->route = &p->route;
+	d->event.object_id = p->route.object_id;
+	se_context_begin();
+	se_context_preload(batch, 1);
+	se_context_build(d);
+}
+
 /*
  * sync.preview(system, object, id): a row for each step of the plan that the record's state calls
  * for: create when it is not bound in the system, else update. Later steps are shown as far as they
@@ -239,69 +311,129 @@ PGDLLEXPORT Datum
 se_preview(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	char *system_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char *object = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char *id = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	SeRoute route = {0};
+	Preview p;
 	SeDelivery d = {0};
-	SeDelivery *batch[1] = {&d};
-	const SeManifestObject *mo;
 	int n = 0;
 	ListCell *cell;
-	Oid caller;
-	int context;
 
-	InitMaterializedSRF(fcinfo, 0);
-
-	/*
-	 * Not SECURITY DEFINER, in which nothing could tell who called: the session's user need not be
-	 * the caller, for instance when a superuser's REINDEX runs an owner's function.
-	 */
-	GetUserIdAndSecContext(&caller, &context);
-	SetUserIdAndSecContext(se_function_owner(fcinfo->flinfo->fn_oid),
-						   context | SECURITY_LOCAL_USERID_CHANGE);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	se_registry_load();
-	route.object_id = se_object_id(object);
-	if (route.object_id == 0)
-		ereport(ERROR,
-				(errcode(SE_ERRCODE_UNKNOWN_OBJECT), errmsg("object \"%s\" does not exist", object),
-				 errhint("Declare its table with sync.track().")));
-	check_may_read(route.object_id, caller);
-	route.system = find_system(system_name);
+	open_preview(&p, fcinfo);
 	if (PG_NARGS() > 3)
-		take_manifest(route.system, PG_GETARG_INT32(3));
-	route.object = object;
-	route.owned = se_owned_fields(route.object_id, route.system->id);
-	mo = se_manifest_object(route.system->manifest, object);
-	if (mo == NULL || !mo->can_push)
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("connector \"%s\" cannot push object \"%s\"",
-							   route.system->manifest->name, object)));
-	d.cxt = d.attempt_cxt = CurrentMemoryContext;
-	d.route = &route;
+		take_manifest(p.route.system, PG_GETARG_INT32(3));
+	choose_object(&p);
 	d.event.op = 'U';
-	d.event.object_id = route.object_id;
 	d.event.record_id = id;
 	d.event.at = GetCurrentTransactionStartTimestamp();
 	d.event.seq = PG_INT64_MAX;
-	d.event.body = se_record_body(route.object_id, id);
+	d.event.body = se_record_body(p.route.object_id, id);
 	if (d.event.body == NULL)
-		ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND),
-						errmsg("record \"%s\" of object \"%s\" does not exist", id, object)));
-	se_context_begin();
-	se_context_preload(batch, 1);
-	se_context_build(&d);
-	foreach (cell, mo->plan[d.change])
+		ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA_FOUND),
+				 errmsg("record \"%s\" of object \"%s\" does not exist", id, p.route.object)));
+	build_delivery(&p, &d);
+	foreach (cell, p.object->plan[d.change])
 	{
 		const SeOperation *op = lfirst(cell);
 
-		put_step(rsinfo, ++n, route.system, op, d.ctx);
+		put_step(rsinfo, ++n, p.route.system, op, d.ctx);
 		if (op->batch != NULL)
-			put_batch(rsinfo, n, route.system, op, &d);
+			put_batch(rsinfo, n, p.route.system, op, &d);
 	}
-	SPI_finish();
-	SetUserIdAndSecContext(caller, context);
+	close_preview(&p);
+	return (Datum) 0;
+}
+
+/* ---- events ---- */
+
+#define NEVENT_COLUMNS 7
+
+static void
+read_event(SeEvent *e, const Jsonb *from)
+{
+	char *at = se_obj_get_text(from, "at");
+	char *op = se_obj_get_text(from, "op");
+
+	e->seq = se_obj_get_int(from, "seq", PG_INT64_MAX);
+	e->record_id = se_obj_get_text(from, "record_id");
+	e->op = op ? op[0] : 'U';
+	e->at = at == NULL ? GetCurrentTransactionStartTimestamp()
+					   : DatumGetTimestampTz(
+							 DirectFunctionCall3(timestamptz_in, CStringGetDatum(at),
+												 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	e->body = se_obj_get(from, "body");
+	e->old = se_obj_get_text(from, "old") ? se_obj_get(from, "old") : NULL;
+	e->context = se_obj_get_text(from, "context") ? se_obj_get(from, "context") : NULL;
+}
+
+/* (event, step, state, method, target, body, message) of the first step that may change something. */
+static void
+put_event(ReturnSetInfo *rsinfo, int n, Preview *p, SeDelivery *d)
+{
+	Datum values[NEVENT_COLUMNS] = {0};
+	bool nulls[NEVENT_COLUMNS];
+	SeRendered r;
+	ListCell *cell;
+
+	memset(nulls, true, sizeof(nulls));
+	memset(&r, 0, sizeof(r));
+	r.status = SE_RENDER_SKIP;
+	values[0] = Int32GetDatum(n);
+	nulls[0] = false;
+	foreach (cell, p->object->plan[d->change])
+	{
+		const SeOperation *op = lfirst(cell);
+
+		if (!se_has_effect(op))
+			continue;
+		se_render(p->route.system->manifest, op, d->ctx, se_context_refs(p->route.system), &r);
+		put_text(values, nulls, 1, op->name);
+		if (r.status != SE_RENDER_SKIP)
+			break;
+	}
+	put_text(values, nulls, 2, status_word(r.status));
+	if (r.status == SE_RENDER_OK)
+	{
+		put_text(values, nulls, 3, r.request.method);
+		put_text(values, nulls, 4, r.request.target);
+		if (r.request.body != NULL)
+			put_text(values, nulls, 5,
+					 pg_any_to_server(pnstrdup(r.request.body, r.request.body_len),
+									  (int) r.request.body_len, PG_UTF8));
+	}
+	put_text(values, nulls, 6, explain(&r));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/*
+ * sync._preview_events(system, object, events): what each of an array of events (record_id, op, body,
+ * old, seq, at, context) would send now: a row for each, in order.
+ */
+PGDLLEXPORT Datum
+se_preview_events(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Jsonb *events = PG_GETARG_JSONB_P(2);
+	MemoryContext each =
+		AllocSetContextCreate(CurrentMemoryContext, "sync_ext preview", ALLOCSET_DEFAULT_SIZES);
+	Preview p;
+
+	open_preview(&p, fcinfo);
+	choose_object(&p);
+	for (uint32 i = 0; JB_ROOT_IS_ARRAY(events) && i < JB_ROOT_COUNT(events); i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(each);
+		SeDelivery d = {0};
+
+		CHECK_FOR_INTERRUPTS();
+		read_event(&d.event, JsonbValueToJsonb(getIthJsonbValueFromContainer(&events->root, i)));
+		if (d.event.record_id != NULL)
+		{
+			build_delivery(&p, &d);
+			put_event(rsinfo, (int) i + 1, &p, &d);
+		}
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(each);
+	}
+	close_preview(&p);
 	return (Datum) 0;
 }
