@@ -1,0 +1,5 @@
+package SyncExt::Month::Judge;
+use strict;
+use warnings;
+sub new { my ($class, $month) = @_; return bless { month => $month }, $class }
+1;
