@@ -15,7 +15,7 @@ SELECT e.id, m::date, (m + interval '1 month')::date - 1, 'open'
   FROM month.entity e, generate_series(date_trunc('month', month.today() - interval '6 months'), date_trunc('month', month.today() + interval '15 months'), '1 month') m;
 
 INSERT INTO canonical.product (id, code, name, kind, unit, tax_code, revenue_account, deferred_account)
-SELECT month.id('product ' || v.code), v.code, v.name, v.kind, v.unit, 'txcd_10103001', '8400', CASE v.kind WHEN 'service' THEN '3900' END
+SELECT month.id('product ' || v.code), v.code, v.name, v.kind, v.unit, 'txcd_10103001', '8400', '3900'
   FROM (VALUES ('SEAT', 'Seat of the platform', 'service', 'seat'), ('STORAGE', 'Storage', 'service', 'GB'),
                ('SUPPORT', 'Support plan', 'service', NULL), ('SETUP', 'Set-up', 'fee', NULL)) v (code, name, kind, unit);
 INSERT INTO canonical.price (id, product_id, code, currency, model, unit_price, billing_interval)
