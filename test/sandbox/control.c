@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "balance.h"
 #include "billing.h"
 #include "clock.h"
 #include "control.h"
@@ -149,17 +150,18 @@ serve_set_clock(ControlCall *call)
 static json_t *
 config_report(void)
 {
-	return json_pack("{s:I, s:f, s:I, s:I, s:b, s:b, s:f, s:b, s:b, s:b, s:b, s:s, s:s, s:b}",
-					 "search_lag_ms", (json_int_t) config.search_lag_ms, "rate_limit",
-					 config.rate_limit, "retry_after", (json_int_t) config.retry_after,
-					 "idempotency_ttl", (json_int_t) config.idempotency_ttl, "replay_header",
-					 (int) config.replay_header, "should_retry_header",
-					 (int) config.should_retry_header, "tax_percent", config.tax_percent,
-					 "rest_honours_keys", (int) config.rest_honours_keys, "rest_unique_external",
-					 (int) config.rest_unique_external, "rest_require_if_match",
-					 (int) config.rest_require_if_match, "rest_token_set",
-					 config.rest_token[0] != '\0', "rest_refuse", config.rest_refuse, "rest_forget",
-					 config.rest_forget, "rest_all_or_nothing", (int) config.rest_all_or_nothing);
+	return json_pack(
+		"{s:I, s:f, s:I, s:I, s:b, s:b, s:f, s:f, s:I, s:b, s:b, s:b, s:b, s:s, s:s, s:b}",
+		"search_lag_ms", (json_int_t) config.search_lag_ms, "rate_limit", config.rate_limit,
+		"retry_after", (json_int_t) config.retry_after, "idempotency_ttl",
+		(json_int_t) config.idempotency_ttl, "replay_header", (int) config.replay_header,
+		"should_retry_header", (int) config.should_retry_header, "tax_percent", config.tax_percent,
+		"fee_percent", config.fee_percent, "dispute_fee", (json_int_t) config.dispute_fee,
+		"rest_honours_keys", (int) config.rest_honours_keys, "rest_unique_external",
+		(int) config.rest_unique_external, "rest_require_if_match",
+		(int) config.rest_require_if_match, "rest_token_set", config.rest_token[0] != '\0',
+		"rest_refuse", config.rest_refuse, "rest_forget", config.rest_forget, "rest_all_or_nothing",
+		(int) config.rest_all_or_nothing);
 }
 
 /* One of these is non-NULL for each setting. */
@@ -199,6 +201,8 @@ change_config(const char *name, const json_t *value)
 		{.name = "replay_header", .boolean = &config.replay_header},
 		{.name = "should_retry_header", .boolean = &config.should_retry_header},
 		{.name = "tax_percent", .real = &config.tax_percent},
+		{.name = "fee_percent", .real = &config.fee_percent},
+		{.name = "dispute_fee", .integer = &config.dispute_fee},
 		{.name = "rest_honours_keys", .boolean = &config.rest_honours_keys},
 		{.name = "rest_unique_external", .boolean = &config.rest_unique_external},
 		{.name = "rest_require_if_match", .boolean = &config.rest_require_if_match},
@@ -255,6 +259,23 @@ serve_bill(ControlCall *call)
 }
 
 static void
+serve_payout(ControlCall *call)
+{
+	reply_json(call->reply, 200, balance_pay_out(call->body));
+}
+
+static void
+serve_dispute(ControlCall *call)
+{
+	json_t *dispute = dispute_act(call->body);
+
+	if (dispute == NULL)
+		fail(call, "there is no such charge, or no open dispute of that id to be won or lost");
+	else
+		reply_json(call->reply, 200, dispute);
+}
+
+static void
 serve_totals(ControlCall *call)
 {
 	reply_json(call->reply, 200, billing_totals());
@@ -278,14 +299,24 @@ serve_stats(ControlCall *call)
 }
 
 static const ControlRoute routes[] = {
-	{"POST", "faults", serve_add_fault},	  {"GET", "faults", serve_list_faults},
-	{"DELETE", "faults", serve_clear_faults}, {"GET", "keys", serve_keys},
-	{"GET", "effects", serve_effects},		  {"GET", "requests", serve_requests},
-	{"POST", "reset", serve_reset},			  {"GET", "clock", serve_read_clock},
-	{"POST", "clock", serve_set_clock},		  {"GET", "config", serve_read_config},
-	{"POST", "config", serve_set_config},	  {"POST", "bill", serve_bill},
-	{"GET", "totals", serve_totals},		  {"GET", "stats", serve_stats},
-	{"POST", "load", serve_load},			  {"POST", "tamper", serve_tamper},
+	{"POST", "faults", serve_add_fault},
+	{"GET", "faults", serve_list_faults},
+	{"DELETE", "faults", serve_clear_faults},
+	{"GET", "keys", serve_keys},
+	{"GET", "effects", serve_effects},
+	{"GET", "requests", serve_requests},
+	{"POST", "reset", serve_reset},
+	{"GET", "clock", serve_read_clock},
+	{"POST", "clock", serve_set_clock},
+	{"GET", "config", serve_read_config},
+	{"POST", "config", serve_set_config},
+	{"POST", "bill", serve_bill},
+	{"GET", "totals", serve_totals},
+	{"GET", "stats", serve_stats},
+	{"POST", "load", serve_load},
+	{"POST", "tamper", serve_tamper},
+	{"POST", "payout", serve_payout},
+	{"POST", "dispute", serve_dispute},
 };
 
 void

@@ -43,6 +43,8 @@ config_defaults(void)
 	memset(&config, 0, sizeof(config));
 	memcpy(config.api_key, key, sizeof(key));
 	config.idempotency_ttl = 24 * 3600;
+	config.fee_percent = 2.9;
+	config.dispute_fee = 1500;
 	config.retry_after = -1;
 	config.replay_header = true;
 	config.should_retry_header = true;

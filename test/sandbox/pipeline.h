@@ -18,6 +18,8 @@ typedef struct Config
 	bool replay_header;		  /* Idempotent-Replayed */
 	bool should_retry_header; /* Stripe-Should-Retry */
 	double tax_percent;		  /* on every invoice line */
+	double fee_percent;		  /* of the processor, on what is charged */
+	int64_t dispute_fee;	  /* minor units */
 	bool rest_honours_keys;
 	bool rest_unique_external; /* POST of a known external id is 409 */
 	bool rest_require_if_match;

@@ -244,7 +244,8 @@ const json_t *
 store_attribute(const Obj *obj, const json_t *json, const char *name)
 {
 	const json_t *value = json_object_get(json, name);
-	const json_t *details = json_object_get(json_object_get(json, "parent"), "subscription_details");
+	const json_t *details =
+		json_object_get(json_object_get(json, "parent"), "subscription_details");
 
 	if (value == NULL)
 		value = json_object_get(obj->hidden, name);

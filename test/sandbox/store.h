@@ -14,7 +14,8 @@
 typedef struct Obj
 {
 	char *id;
-	json_t *json;	  /* NULL while it is kept as text: an event always, what was loaded until it changes */
+	json_t *
+		json; /* NULL while it is kept as text: an event always, what was loaded until it changes */
 	char *text;
 	const char *type; /* of an event, a constant string */
 	json_t *hidden;	  /* what the API does not show */

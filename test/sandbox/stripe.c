@@ -14,8 +14,13 @@
 #include "stripe.h"
 
 static Resource *const resources[] = {
-	&customers,	   &products,		  &prices,			&subscriptions, &invoices,
-	&invoiceitems, &invoice_payments, &payment_intents, &charges,		&refunds,
+	&customers,		   &products,
+	&prices,		   &subscriptions,
+	&invoices,		   &invoiceitems,
+	&invoice_payments, &payment_intents,
+	&charges,		   &refunds,
+	&disputes,		   &credit_notes,
+	&payouts,		   &balance_transactions,
 };
 
 /* The parts of /v1/<resource>/<id>/<action>. */
@@ -27,47 +32,6 @@ typedef struct Target
 	const char *action;
 	bool too_deep;
 } Target;
-
-const char *
-get_string(const json_t *json, const char *name)
-{
-	return json_string_value(json_object_get(json, name));
-}
-
-int64_t
-get_int(const json_t *json, const char *name)
-{
-	return json_integer_value(json_object_get(json, name));
-}
-
-void
-set_int(json_t *json, const char *name, int64_t value)
-{
-	json_object_set_new(json, name, json_integer(value));
-}
-
-void
-set_string(json_t *json, const char *name, const char *value)
-{
-	json_object_set_new(json, name, value ? json_string(value) : json_null());
-}
-
-void
-set_null(json_t *json, const char *name)
-{
-	json_object_set_new(json, name, json_null());
-}
-
-/*
- * Gives what the caller did not set the value that the API shows then. Takes
- * over the reference to defaults.
- */
-void
-add_missing(json_t *json, json_t *defaults)
-{
-	json_object_update_missing(json, defaults);
-	json_decref(defaults);
-}
 
 /* Always false, so that callers can return it. */
 bool
@@ -307,6 +271,20 @@ stripe_resource(const char *object)
 	return NULL;
 }
 
+/* A new reference to whatever object has this id, or NULL. */
+json_t *
+stripe_any(const char *id)
+{
+	for (size_t i = 0; i < lengthof(resources); i++)
+	{
+		const Obj *obj = store_peek(&resources[i]->coll, id);
+
+		if (obj != NULL)
+			return store_read(obj);
+	}
+	return NULL;
+}
+
 static Resource *
 find_resource(const char *path)
 {
@@ -329,7 +307,7 @@ run_read(Call *call, Resource *res, const Target *target)
 		stripe_search(call, res);
 	else if (target->action == NULL)
 		run_get(call, res, target->id);
-	else if (res == &invoices && strcmp(target->action, "lines") == 0)
+	else if ((res == &invoices || res == &credit_notes) && strcmp(target->action, "lines") == 0)
 	{
 		obj = stripe_find(call, res, "id", target->id);
 		if (obj != NULL)
@@ -404,7 +382,9 @@ dispatch(Call *call)
 	}
 	else if (res != NULL)
 		found = run_on_resource(call, res, &target);
-	if (!found)
+	if (found)
+		stripe_expand(call);
+	else
 		(void)
 			stripe_error(call, 404, "invalid_request_error", NULL, NULL,
 						 "Unrecognized request URL (%s: %s). If you are trying to list objects, "

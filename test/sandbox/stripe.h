@@ -97,6 +97,7 @@ extern Obj *stripe_create(Call *call, Resource *res);
 extern Obj *stripe_insert(Call *call, Resource *res, json_t *json);
 extern json_t *stripe_new_json(const Resource *res);
 extern Resource *stripe_resource(const char *object);
+extern json_t *stripe_any(const char *id);
 
 /* stripe_params.c */
 extern bool params_check(Call *call, const Param *spec, bool creating);
@@ -137,6 +138,9 @@ extern Resource subscriptions;					   /* stripe_subscription.c */
 extern Resource invoices, invoice_payments;		   /* stripe_invoice.c */
 extern Resource invoiceitems;					   /* stripe_invoiceitem.c */
 extern Resource payment_intents, charges, refunds; /* stripe_payment.c */
+extern Resource balance_transactions, payouts;	   /* stripe_balance.c */
+extern Resource disputes;						   /* stripe_dispute.c */
+extern Resource credit_notes;					   /* stripe_credit_note.c */
 
 /* stripe_subscription.c */
 extern int64_t subscription_next(const json_t *subscription, int64_t from);
@@ -155,6 +159,11 @@ extern size_t invoice_collect_items(Call *call, Obj *invoice);
 
 /* stripe_payment.c */
 extern Obj *payment_attempt(Call *call, const json_t *invoice);
+/* Gives back a part of what an invoice was paid with. NULL: an error has been answered. */
+extern Obj *refund_invoice(Call *call, const char *invoice, int64_t amount);
+
+/* stripe_expand.c */
+extern void stripe_expand(Call *call);
 
 /* small readings of JSON */
 extern const char *get_string(const json_t *json, const char *name);

@@ -16,8 +16,8 @@ typedef struct Page
 	int64_t gt, gte, lt, lte; /* bounds of created */
 	json_t *types;			  /* events: wanted types, NULL: all */
 	const char *filters;
-	bool hides_canceled; /* subscriptions, unless a status is asked for */
-	bool looks_inside;	 /* objects have to be read to know whether they belong */
+	bool hides_canceled;	  /* subscriptions, unless a status is asked for */
+	bool looks_inside;		  /* objects have to be read to know whether they belong */
 	int64_t visible_until_ms; /* the fault late_page hides what is younger */
 } Page;
 
@@ -228,8 +228,8 @@ candidates(const Call *call, const Collection *coll, const Page *page)
 
 	json_object_foreach (call->params, name, value)
 	{
-		if (coll->indexed != NULL && in_list(coll->indexed, name) &&
-			in_list(page->filters, name) && json_is_string(value))
+		if (coll->indexed != NULL && in_list(coll->indexed, name) && in_list(page->filters, name) &&
+			json_is_string(value))
 			return store_by_reference(coll, name, json_string_value(value));
 	}
 	return all;

@@ -1,6 +1,6 @@
 /*
  * stripe_params.c
- *		Parameters of Stripe-like calls: checking, converting, storing.
+ *		Parameters of Stripe-like calls: checking, converting, storing. Small readings of JSON.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -407,4 +407,47 @@ param_list(const Call *call, const char *name)
 	json_t *list = form_list(json_object_get(call->params, name));
 
 	return list ? list : json_array();
+}
+
+/* ---- small readings of JSON ---- */
+
+const char *
+get_string(const json_t *json, const char *name)
+{
+	return json_string_value(json_object_get(json, name));
+}
+
+int64_t
+get_int(const json_t *json, const char *name)
+{
+	return json_integer_value(json_object_get(json, name));
+}
+
+void
+set_int(json_t *json, const char *name, int64_t value)
+{
+	json_object_set_new(json, name, json_integer(value));
+}
+
+void
+set_string(json_t *json, const char *name, const char *value)
+{
+	json_object_set_new(json, name, value ? json_string(value) : json_null());
+}
+
+void
+set_null(json_t *json, const char *name)
+{
+	json_object_set_new(json, name, json_null());
+}
+
+/*
+ * Gives what the caller did not set the value that the API shows then. Takes
+ * over the reference to defaults.
+ */
+void
+add_missing(json_t *json, json_t *defaults)
+{
+	json_object_update_missing(json, defaults);
+	json_decref(defaults);
 }

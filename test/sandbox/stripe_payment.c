@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "balance.h"
 #include "clock.h"
 #include "stripe.h"
 
@@ -40,6 +41,26 @@ complete_charge(json_t *json, bool succeeded)
 	}
 }
 
+static void
+move_balance(Call *call, Obj *obj, const char *type, int64_t amount, int64_t fee)
+{
+	Movement m = {.type = type,
+				  .source = obj->id,
+				  .currency = get_string(obj->json, "currency"),
+				  .amount = amount,
+				  .fee = fee};
+
+	set_string(obj->json, "balance_transaction", balance_move(call, &m)->id);
+}
+
+static void
+collect(Call *call, Obj *charge)
+{
+	int64_t amount = get_int(charge->json, "amount");
+
+	move_balance(call, charge, "charge", amount, balance_fee(amount));
+}
+
 static Obj *
 insert_charge(Call *call, json_t *json, bool succeeded)
 {
@@ -47,6 +68,8 @@ insert_charge(Call *call, json_t *json, bool succeeded)
 
 	complete_charge(json, succeeded);
 	charge = stripe_insert(call, &charges, json);
+	if (succeeded)
+		collect(call, charge);
 	stripe_emit(call, succeeded ? "charge.succeeded" : "charge.failed", charge, NULL);
 	return charge;
 }
@@ -229,6 +252,8 @@ created_charge(Call *call, Obj *obj)
 {
 	bool succeeded = json_is_true(json_object_get(obj->json, "paid"));
 
+	if (succeeded)
+		collect(call, obj);
 	stripe_emit(call, succeeded ? "charge.succeeded" : "charge.failed", obj, NULL);
 	return succeeded || card_declined(call, obj);
 }
@@ -257,17 +282,15 @@ charge_to_refund(Call *call)
 	return stripe_find(call, &charges, "charge", charge);
 }
 
+/* All that is left, where amount is negative. */
 static bool
-create_refund(Call *call, json_t *json)
+complete_refund(Call *call, json_t *json, const Obj *charge, int64_t amount)
 {
-	Obj *charge = charge_to_refund(call);
-	int64_t left;
-	int64_t amount;
+	int64_t left =
+		get_int(charge->json, "amount_captured") - get_int(charge->json, "amount_refunded");
 
-	if (charge == NULL)
-		return false;
-	left = get_int(charge->json, "amount_captured") - get_int(charge->json, "amount_refunded");
-	amount = param_int(call, "amount", left);
+	if (amount < 0)
+		amount = left;
 	if (left == 0)
 		return stripe_error(call, 400, "invalid_request_error", "charge_already_refunded", NULL,
 							"Charge %s has already been refunded.", charge->id);
@@ -280,9 +303,21 @@ create_refund(Call *call, json_t *json)
 	set_string(json, "charge", charge->id);
 	json_object_set(json, "currency", json_object_get(charge->json, "currency"));
 	json_object_set(json, "payment_intent", json_object_get(charge->json, "payment_intent"));
+	json_object_set(json, "customer", json_object_get(charge->json, "customer"));
 	set_string(json, "status", "succeeded");
-	add_missing(json, json_pack("{s:n}", "reason"));
+	add_missing(json, json_pack("{s:n, s:n, s:n, s:n, s:n, s:n, s:n}", "balance_transaction",
+								"customer_account", "payment_method", "reason", "receipt_number",
+								"source_transfer_reversal", "transfer_reversal"));
+	json_object_del(json, "livemode");
 	return true;
+}
+
+static bool
+create_refund(Call *call, json_t *json)
+{
+	const Obj *charge = charge_to_refund(call);
+
+	return charge != NULL && complete_refund(call, json, charge, param_int(call, "amount", -1));
 }
 
 static bool
@@ -296,7 +331,41 @@ created_refund(Call *call, Obj *obj)
 	json_object_set_new(charge->json, "refunded",
 						json_boolean(refunded == get_int(charge->json, "amount_captured")));
 	change_end(call, &charges, charge, before, "refunded");
+	move_balance(call, obj, "refund", -get_int(obj->json, "amount"), 0);
 	return true;
+}
+
+Obj *
+refund_invoice(Call *call, const char *invoice, int64_t amount)
+{
+	Hits paid = store_by_reference(&invoice_payments.coll, "invoice", invoice);
+	json_t *json = stripe_new_json(&refunds);
+	const Obj *charge = NULL;
+	Obj *refund;
+
+	for (size_t i = 0; i < paid.count; i++)
+	{
+		json_t *payment = store_read(paid.rows[i]);
+		const char *intent = get_string(json_object_get(payment, "payment"), "payment_intent");
+		const Obj *found = intent ? store_get(&payment_intents.coll, intent) : NULL;
+
+		if (found != NULL && strcmp(get_string(payment, "status"), "paid") == 0)
+			charge = store_get(&charges.coll, get_string(found->json, "latest_charge"));
+		json_decref(payment);
+	}
+	free(paid.rows);
+	json_object_set_new(json, "metadata", json_object());
+	if (charge == NULL)
+		(void) stripe_error(call, 400, "invalid_request_error", NULL, "refund_amount",
+							"The invoice has no payment that could be refunded.");
+	if (charge == NULL || !complete_refund(call, json, charge, amount))
+	{
+		json_decref(json);
+		return NULL;
+	}
+	refund = stripe_insert(call, &refunds, json);
+	(void) created_refund(call, refund);
+	return refund;
 }
 
 static const Param intent_params[] = {

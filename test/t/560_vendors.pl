@@ -99,5 +99,53 @@ subtest 'a month' => sub {
 	cmp_ok(time - $began, '<', 5, 'without reading all of them');
 };
 
+subtest 'credit notes, refunds, disputes, payouts' => sub {
+	$sandbox->reset(config => JSON::PP::true);
+	$sandbox->config(tax_percent => 20);
+	my $customer = $sandbox->stripe(POST => '/v1/customers', { name => 'Acme' })->{id};
+	my $invoice = sub {
+		my ($currency, $amount, $pay) = @_;
+		my $id = $sandbox->stripe(POST => '/v1/invoices', { customer => $customer, currency => $currency })->{id};
+		$sandbox->stripe(POST => '/v1/invoiceitems', { customer => $customer, invoice => $id, amount => $amount, currency => $currency });
+		$sandbox->stripe(POST => "/v1/invoices/$id/" . ($pay ? 'pay' : 'finalize'));
+		return scalar $sandbox->stripe(GET => "/v1/invoices/$id");
+	};
+
+	my $open = $invoice->(eur => 1000);
+	my ($status, $note) = $sandbox->stripe(POST => '/v1/credit_notes', { invoice => $open->{id}, reason => 'order_change',
+		lines => [ { type => 'invoice_line_item', invoice_line_item => $open->{lines}{data}[0]{id}, amount => 333 } ] });
+	is("$status $note->{subtotal} $note->{total} $note->{lines}{data}[0]{taxes}[0]{amount} $note->{type}", '200 333 400 67 pre_payment', 'a part, with its tax');
+	is($note->{number}, "$open->{number}-CN-01", 'numbered by invoice');
+	is($sandbox->stripe(GET => "/v1/invoices/$open->{id}")->{amount_remaining}, 800, 'less is to be paid');
+	is(($sandbox->stripe(POST => '/v1/credit_notes', { invoice => $open->{id}, amount => 801 }))[0], 400, 'never more than that');
+	$sandbox->stripe(POST => "/v1/credit_notes/$note->{id}/void");
+	is($sandbox->stripe(GET => "/v1/invoices/$open->{id}")->{amount_remaining}, 1200, 'until it is voided');
+
+	my $paid = $invoice->(jpy => 1000, 1);
+	$note = $sandbox->stripe(POST => '/v1/credit_notes', { invoice => $paid->{id}, amount => 200, refund_amount => 200 });
+	is("$note->{type} $note->{refunds}[0]{amount_refunded}", 'post_payment 200', 'of a paid invoice it is refunded');
+	my $refund = $sandbox->stripe(GET => "/v1/refunds/$note->{refunds}[0]{refund}");
+	is("$refund->{amount} $refund->{currency} $refund->{customer}", "200 jpy $customer", 'a refund as any');
+
+	my $charge = $sandbox->stripe(GET => '/v1/charges', { limit => 1 })->{data}[0];
+	my $dispute = $sandbox->control(POST => 'dispute', { charge => $charge->{id}, amount => 300, reason => 'fraudulent' });
+	is("$dispute->{status} $dispute->{balance_transactions}[0]{net}", 'needs_response -1800', 'a dispute takes amount and fee');
+	$sandbox->control(POST => 'dispute', { dispute => $dispute->{id}, status => 'won' });
+	is($sandbox->stripe(POST => "/v1/disputes/$dispute->{id}/close")->{error}{type}, 'invalid_request_error', 'decided once');
+
+	my ($payout) = @{ $sandbox->control(POST => 'payout', { currency => 'jpy' })->{payouts} };
+	is("$payout->{amount} $payout->{status}", (1200 - 35 - 200) . ' paid', 'a payout is the sum of what moved, less fees');
+	my $moved = $sandbox->stripe(GET => '/v1/balance_transactions', { payout => $payout->{id}, limit => 100, expand => ['data.source'] })->{data};
+	my $sum = 0;
+	$sum += $_->{net} foreach grep { $_->{type} ne 'payout' } @$moved;
+	is($sum, $payout->{amount}, 'which a list by payout gives');
+	is(join(' ', map { "$_->{type}:$_->{source}{object}" } @$moved), 'payout:payout adjustment:dispute adjustment:dispute refund:refund charge:charge',
+		'with the sources in full, where asked for');
+	is_deeply($sandbox->control(POST => 'payout', {}), { payouts => [] }, 'nothing is paid out twice');
+	is(join(' ', map { $_->{type} } reverse @{ $sandbox->stripe(GET => '/v1/events', { 'types' => [ 'payout.*', 'credit_note.*', 'charge.dispute.*' ], limit => 100 })->{data} }),
+		'credit_note.created credit_note.voided credit_note.created charge.dispute.created charge.dispute.funds_withdrawn charge.dispute.closed '
+		. 'charge.dispute.funds_reinstated payout.created payout.paid payout.reconciliation_completed', 'events');
+};
+
 $sandbox->stop;
 done_testing();
