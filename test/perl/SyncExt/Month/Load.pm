@@ -156,7 +156,7 @@ sub billing
 
 	foreach my $entity (sort keys %{ $month->{billing} })
 	{
-		my @objects = split /\n/, $month->psql("SELECT json FROM month.billing WHERE entity = '$entity' AND place < 52 ORDER BY place;");
+		my @objects = split /\n/, $month->psql("SELECT json FROM month.billing WHERE entity = '$entity' ORDER BY place;");
 		utf8::encode($_) foreach @objects;
 		$self->{objects} += $month->{billing}{$entity}->load(\@objects);
 	}
