@@ -38,7 +38,7 @@ sub run
 	$month->timed("billing is pulled, $self->{objects} objects", sub { $self->pull('billing', @FROM_BILLING) });
 	$month->timed('the ERP is loaded', sub { $self->erp });
 	$month->timed("the ERP is pulled, $self->{records} records", sub { $self->pull('erp', @FROM_ERP) });
-	$month->timed('books are kept', sub { $month->script('06_books') });
+	$month->timed('books are kept', sub { $month->script('06_books', first => 'true') });
 	$month->timed('routes are opened', sub { $self->open_routes });
 	$self->counts;
 	return;
