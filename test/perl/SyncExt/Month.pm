@@ -68,10 +68,13 @@ sub run
 	$traffic->start;
 	$faults->plant;
 	$traffic->stop;
-	$self->settle;
+	$traffic->settle;
 
-	$self->step('Everything is compared again');
+	$self->step('Everything is compared again, while traffic goes on');
+	$traffic->start(quietly => 1);
 	$judge->found;
+	$traffic->stop;
+	$self->settle;
 	$self->step('What was found is repaired');
 	$judge->repair;
 	$self->settle;

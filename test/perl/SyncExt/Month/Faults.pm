@@ -15,9 +15,9 @@ use strict;
 use utf8;
 use warnings;
 
-use Carp qw(croak);
 use SyncExt::Month::Faults::Books;
 use SyncExt::Month::Faults::Vendors;
+use Time::HiRes qw(sleep);
 
 sub new
 {
@@ -37,7 +37,6 @@ sub plant
 	my $month = $self->{month};
 	my @open = @{ $self->{kinds} };
 
-	$month->script('07_targets');
 	while (@open && @{ $self->{planted} } < $month->{faults})
 	{
 		@open = grep { @{ $self->{planted} } >= $month->{faults} || $self->plant_one($_) } @open;
@@ -59,6 +58,7 @@ sub plant_one
 	return 0 if !$row;
 	$self->{used}{ $row->{n} } = 1;
 	$kind->{plant}->($row);
+	sleep 0.2;
 	push @{ $self->{planted} }, { %$kind, row => $row, records => $row->{records}, seen => [] };
 	return 1;
 }

@@ -40,6 +40,7 @@ sub run
 	$month->timed("the ERP is pulled, $self->{records} records", sub { $self->pull('erp', @FROM_ERP) });
 	$month->timed('books are kept', sub { $month->script('06_books', first => 'true') });
 	$month->timed('routes are opened', sub { $self->open_routes });
+	$month->script('07_targets');
 	$self->counts;
 	return;
 }

@@ -18,7 +18,7 @@ sub new
 
 sub start
 {
-	my ($self) = @_;
+	my ($self, %option) = @_;
 	my $month = $self->{month};
 
 	$self->{customers} = $month->rows(q(SELECT c.id, c.number, m.n, m.entity, m.remote AS billing, month.remote_of('customer', c.id, 'erp_' || lower(m.entity)) AS erp, lower(m.currency) AS currency
@@ -29,7 +29,7 @@ sub start
 	{
 		# Systems that others started are theirs to end.
 		local $SIG{TERM} = sub { POSIX::_exit(0) };
-		$self->work;
+		$self->work(grep { !$option{quietly} || $_ ne 'invoice' } qw(app_writes app_writes billing_writes erp_writes invoice));
 		POSIX::_exit(1);
 	}
 	$self->{pid} = $pid;
@@ -45,6 +45,15 @@ sub stop
 	kill 'TERM', $pid;
 	waitpid $pid, 0;
 	$month->is($?, 0, 'traffic went on until it was stopped');
+	return;
+}
+
+# The books of what it billed, and how much it was.
+sub settle
+{
+	my ($self) = @_;
+	my $month = $self->{month};
+
 	$month->settle;
 	$month->script('06_books', first => 'false');
 	$month->settle;
@@ -58,8 +67,7 @@ sub DESTROY { my ($self) = @_; kill 'KILL', $self->{pid} if $self->{pid}; return
 
 sub work
 {
-	my ($self) = @_;
-	my @act = qw(app_writes app_writes billing_writes erp_writes invoice);
+	my ($self, @act) = @_;
 	my @customer = @{ $self->{customers} };
 	my $round = 0;
 
