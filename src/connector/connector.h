@@ -90,7 +90,9 @@ typedef enum SeOnDelete
 typedef struct SePull
 {
 	const char *object;
-	SeOperation *list;	 /* lists records; NULL when only events exist */
+	SeOperation *list; /* lists records, the first of parts; NULL when only events exist */
+	struct SeListPart *parts;
+	int nparts;
 	SeOperation *events; /* journal of changes; NULL when list finds changes */
 	SeOperation *fetch;	 /* reads one record by remote id; NULL when impossible */
 	SeOperation *count;	 /* how many records there are; NULL when nobody tells */

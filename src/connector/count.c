@@ -34,8 +34,8 @@ number_of(SeEval *ev, const SeExpr *x, const char *what)
 		se_eval_fail(ev, "bad_answer", "the answer tells no %s", what);
 		return NULL;
 	}
-	return DatumGetNumeric(DirectFunctionCall3(
-		numeric_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	return DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(text),
+											   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 }
 
 typedef struct Amount
@@ -55,8 +55,8 @@ add_amount(List **amounts, char *currency, Numeric value)
 		amount = lfirst(lc);
 		if (strcmp(amount->currency, currency) != 0)
 			continue;
-		amount->sum = DatumGetNumeric(DirectFunctionCall2(
-			numeric_add, NumericGetDatum(amount->sum), NumericGetDatum(value)));
+		amount->sum = DatumGetNumeric(
+			DirectFunctionCall2(numeric_add, NumericGetDatum(amount->sum), NumericGetDatum(value)));
 		return;
 	}
 	amount = palloc(sizeof(Amount));

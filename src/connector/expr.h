@@ -102,11 +102,18 @@ typedef enum SeEncoding
 	SE_ENC_FORM
 } SeEncoding;
 
+typedef struct SeWay
+{
+	JsonPath *when;
+	SeExpr *path;
+} SeWay;
+
 typedef struct SeRequestSpec
 {
 	const char *at;
 	const char *method;
-	SeExpr *path;
+	List *ways;	   /* SeWay *: where the path depends on what is asked for */
+	SeExpr *path;  /* of all else */
 	SeExpr *query; /* object, or NULL */
 	List *headers; /* SeNamedExpr * */
 	SeExpr *body;
@@ -207,6 +214,16 @@ typedef struct SePageSpec
 	bool mark_answered; /* mark is when the first page was answered, not what was seen */
 	int page_size;
 } SePageSpec;
+
+/* One of the lists that a walk goes through, one after the other. */
+typedef struct SeListPart
+{
+	SeOperation *op;
+	SePageSpec *page;
+	SeOperation
+		*within; /* lists what this list is asked for once each; NULL: it is asked for once */
+	SePageSpec *within_page;
+} SeListPart;
 
 typedef struct SeCountSpec
 {

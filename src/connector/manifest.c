@@ -94,17 +94,36 @@ compile_enums(SeCompiler *c, JsonbValue *enums)
 
 /* ---- requests and rules ---- */
 
+/*
+ * {"$if": …, "then": "/a/${id}", "else": "/b/${id}"}: a vendor may keep what is one object here under
+ * several paths. Returns the path of the last "else".
+ */
+static SeExpr *
+compile_target(SeCompiler *c, const char *at, JsonbValue *node, List **ways)
+{
+	while (JV_IS_OBJECT(node))
+	{
+		SeWay *way = palloc(sizeof(SeWay));
+
+		way->when = se_compile_path_of(c, at, node, "$if");
+		way->path = se_compile_text(c, se_pointer(at, "then"), jv_text(jv_get(node, "then")));
+		*ways = lappend(*ways, way);
+		at = se_pointer(at, "else");
+		node = jv_get(node, "else");
+	}
+	return se_compile_text(c, at, node ? jv_text(node) : "/");
+}
+
 SeRequestSpec *
 se_compile_request(SeCompiler *c, const char *at, JsonbValue *node, SeEncoding encoding)
 {
 	SeRequestSpec *r = palloc0(sizeof(SeRequestSpec));
 	char *method = jv_get_text(node, "method");
 	char *own = jv_get_text(node, "encoding");
-	char *path = jv_get_text(node, "path");
 
 	r->at = at;
 	r->method = method ? method : "GET";
-	r->path = se_compile_text(c, se_pointer(at, "path"), path ? path : "/");
+	r->path = compile_target(c, se_pointer(at, "path"), jv_get(node, "path"), &r->ways);
 	r->query = se_compile_expr_of(c, at, node, "query");
 	r->headers = se_compile_named(c, se_pointer(at, "headers"), jv_get(node, "headers"));
 	r->body = se_compile_expr_of(c, at, node, "body");

@@ -189,6 +189,54 @@ compile_cursor(SePull *p, const char *at, JsonbValue *cursor)
 	p->refetch_on_tie = v && v->type == jbvBool && v->val.boolean;
 }
 
+/* A list of which each is a part of a record of another list: that one is walked one record at a time. */
+static void
+compile_within(SeCompiler *c, SeListPart *part, const char *at, JsonbValue *node,
+			   JsonbValue *cursor, const char *cursor_at, SeEncoding encoding)
+{
+	part->within = se_compile_read(c, at, node, "within", encoding);
+	if (part->within == NULL)
+		return;
+	part->within_page = compile_page(c, at, node, cursor, cursor_at);
+	part->within_page->by_time = false;
+	if (part->within_page->id == NULL || part->within_page->page_size != 1)
+		se_bad_manifest(at, "needs \"id\", and a \"page_size\" of 1: one record at a time");
+	if (jv_get(node, "within") || part->page->link || part->within_page->link)
+		se_bad_manifest(at, "goes one level deep, and not by links");
+}
+
+static void
+compile_lists(SeCompiler *c, SePull *p, const char *at, JsonbValue *node, JsonbValue *cursor,
+			  const char *cursor_at, SeEncoding encoding)
+{
+	bool several = JV_IS_ARRAY(node);
+	JvIter i;
+
+	if (node == NULL)
+		return;
+	p->nparts = several ? jv_count(node) : 1;
+	p->parts = palloc0(sizeof(SeListPart) * p->nparts);
+	jv_iter_init(&i, node);
+	for (int k = 0; k < p->nparts; k++)
+	{
+		SeListPart *part = &p->parts[k];
+		JsonbValue *list = node;
+		const char *here = several ? se_pointer_index(at, k) : at;
+
+		if (several && jv_iter_next(&i))
+		{
+			list = palloc(sizeof(JsonbValue));
+			*list = i.value;
+		}
+		part->op = se_compile_read(c, here, list, "list", encoding);
+		part->page = compile_page(c, here, list, cursor, cursor_at);
+		compile_within(c, part, se_pointer(here, "within"), jv_get(list, "within"), cursor,
+					   cursor_at, encoding);
+	}
+	p->list = p->parts[0].op;
+	p->list_page = p->parts[0].page;
+}
+
 SePull *
 se_compile_pull(SeCompiler *c, const char *at, JsonbValue *node, const char *object,
 				SeEncoding encoding)
@@ -199,7 +247,7 @@ se_compile_pull(SeCompiler *c, const char *at, JsonbValue *node, const char *obj
 	JsonbValue *scan = jv_get(node, "scan_deletes");
 
 	p->object = object;
-	p->list = se_compile_read(c, se_pointer(at, "list"), jv_get(node, "list"), "list", encoding);
+	compile_lists(c, p, se_pointer(at, "list"), jv_get(node, "list"), cursor, cursor_at, encoding);
 	p->events =
 		se_compile_read(c, se_pointer(at, "events"), jv_get(node, "events"), "events", encoding);
 	p->fetch =
@@ -207,9 +255,6 @@ se_compile_pull(SeCompiler *c, const char *at, JsonbValue *node, const char *obj
 	compile_count(c, p, se_pointer(at, "count"), jv_get(node, "count"), encoding);
 	if (p->list == NULL && p->events == NULL)
 		se_bad_manifest(at, "needs \"list\" or \"events\"");
-	if (p->list)
-		p->list_page =
-			compile_page(c, se_pointer(at, "list"), jv_get(node, "list"), cursor, cursor_at);
 	if (p->events)
 		p->events_page =
 			compile_page(c, se_pointer(at, "events"), jv_get(node, "events"), cursor, cursor_at);

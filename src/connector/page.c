@@ -15,6 +15,9 @@
  *	max			latest change time seen
  *	answered	when the vendor answered the first page, by its own clock
  *	deep		the walk goes back the whole lookback: see look_back()
+ *	part		which of several lists, absent: the first
+ *	within		the record whose part is listed, where a list is asked for by record
+ *	outer		where the list of such records goes on; absent: it was the last one
  */
 #include "postgres.h"
 
@@ -69,6 +72,23 @@ look_back(Walk *w, const SePull *pull, TimestampTz mark)
 	return se_page_floor_time(mark - back_ms * 1000, pull->resolution_ms);
 }
 
+/* Of a cursor that an older manifest left behind, what is no more begins anew. */
+static void
+open_part(Walk *w, const SePull *pull)
+{
+	char *number = jv_get_text(w->page, "part");
+	const SeListPart *part;
+
+	w->part = number ? atoi(number) : 0;
+	if (w->part < 0 || w->part >= pull->nparts)
+		w->part = 0;
+	part = &pull->parts[w->part];
+	w->within = part->within ? jv_get_text(w->page, "within") : NULL;
+	w->outer = part->within != NULL && w->within == NULL;
+	w->op = w->outer ? part->within : part->op;
+	w->spec = w->outer ? part->within_page : part->page;
+}
+
 static void
 open_walk(Walk *w, const SePull *pull, Jsonb *cursor)
 {
@@ -101,6 +121,8 @@ open_walk(Walk *w, const SePull *pull, Jsonb *cursor)
 		w->full = true;
 	w->op = w->events ? pull->events : pull->list;
 	w->spec = w->events ? pull->events_page : pull->list_page;
+	if (!w->events && pull->nparts > 0)
+		open_part(w, pull);
 	/* A full walk of an object that has a journal only has no list to walk. */
 	if (w->op == NULL)
 	{
@@ -128,6 +150,8 @@ cursor_vars(const Walk *w)
 		if (v)
 			jv_push_member(&state, copied[i], v);
 	}
+	if (w->within)
+		jv_push_member(&state, "within", jv_string(w->within));
 	if (w->spec->page_size > 0)
 		jv_push_member(&state, "limit", jv_int(w->spec->page_size));
 	return jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
@@ -191,6 +215,30 @@ record_of(Reader *r, JsonbValue *v)
 	MemoryContext old = MemoryContextSwitchTo(r->keep);
 	Jsonb *record = jv_to_jsonb(v);
 
+	MemoryContextSwitchTo(old);
+	return record;
+}
+
+/* A part of another record says whose: the list was asked for by that, the item itself may not know. */
+static Jsonb *
+with_owner(Reader *r, JsonbValue *v)
+{
+	MemoryContext old = MemoryContextSwitchTo(r->keep);
+	JsonbParseState *state = NULL;
+	JvIter i;
+	Jsonb *record;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	jv_iter_init(&i, v);
+	while (jv_iter_next(&i))
+	{
+		JsonbValue *member = palloc(sizeof(JsonbValue));
+
+		*member = i.value;
+		jv_push_member(&state, i.key, member);
+	}
+	jv_push_member(&state, "within", jv_string(r->w.within));
+	record = jv_to_jsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 	MemoryContextSwitchTo(old);
 	return record;
 }
@@ -330,7 +378,9 @@ read_items(Reader *r, SePage *out)
 	while (jv_iter_next(&i))
 	{
 		SePageItem item = {0};
-		Jsonb *raw = r->w.spec->record ? jv_to_jsonb(&i.value) : record_of(r, &i.value);
+		Jsonb *raw = r->w.spec->record						 ? jv_to_jsonb(&i.value)
+					 : r->w.within && JV_IS_OBJECT(&i.value) ? with_owner(r, &i.value)
+															 : record_of(r, &i.value);
 		bool counts;
 
 		CHECK_FOR_INTERRUPTS();

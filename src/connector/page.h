@@ -13,7 +13,10 @@ typedef struct Walk
 	JsonbValue *page; /* NULL at the first page */
 	bool full;
 	bool events;
-	bool deep; /* looks back all the way: see look_back() */
+	bool deep;			/* looks back all the way: see look_back() */
+	int part;			/* which of the lists, from 0 */
+	const char *within; /* the record whose part is listed; NULL: none */
+	bool outer;			/* looks for the next such record */
 	const char *since;
 	const SeOperation *op;
 	const SePageSpec *spec;

@@ -248,17 +248,102 @@ push_deep(Reader *r, JsonbParseState **state, const char *answered, const char *
 	pushJsonbValue(state, WJB_END_OBJECT, NULL);
 }
 
+/* Members of an object go into another. */
+static void
+push_all(JsonbParseState **state, JsonbValue *object)
+{
+	JvIter i;
+
+	jv_iter_init(&i, object);
+	while (jv_iter_next(&i))
+	{
+		JsonbValue *member = palloc(sizeof(JsonbValue));
+
+		*member = i.value;
+		jv_push_member(state, i.key, member);
+	}
+}
+
+static void
+push_part(JsonbParseState **page, int part)
+{
+	if (part > 0)
+		jv_push_member(page, "part", jv_int(part));
+}
+
+/*
+ * A record was found whose part is to be listed: that begins, and where the list of such records
+ * goes on is kept for later.
+ */
+static bool
+enter_record(Reader *r, JsonbParseState **page, SePage *out)
+{
+	JsonbParseState *outer = NULL;
+	SePageItem *record = out->items != NIL ? linitial(out->items) : NULL;
+	char *since = NULL;
+	bool more;
+
+	out->items = NIL; /* they are not what is pulled */
+	if (record == NULL || record->remote_id == NULL)
+		return false;
+	pushJsonbValue(&outer, WJB_BEGIN_OBJECT, NULL);
+	more = next_position(r, &outer, &since);
+	push_part(page, r->w.part);
+	jv_push_member(page, "within", jv_string(record->remote_id));
+	if (more)
+		jv_push_member(page, "outer",
+					   jv_from_jsonb(jv_to_jsonb(pushJsonbValue(&outer, WJB_END_OBJECT, NULL))));
+	return r->ev->status == SE_RENDER_OK;
+}
+
+/* Whether the walk goes on, and where: in this list, with the next record, or in the next list. */
+static bool
+go_on(Reader *r, JsonbParseState **page, char **since, SePage *out)
+{
+	JsonbParseState *position = NULL;
+	JsonbValue *outer = r->w.within ? jv_get(r->w.page, "outer") : NULL;
+
+	if (r->w.outer && enter_record(r, page, out))
+		return true;
+	pushJsonbValue(&position, WJB_BEGIN_OBJECT, NULL);
+	if (r->ev->status == SE_RENDER_OK && next_position(r, &position, since))
+	{
+		push_all(page, jv_from_jsonb(jv_to_jsonb(pushJsonbValue(&position, WJB_END_OBJECT, NULL))));
+		push_part(page, r->w.part);
+		if (r->w.within)
+			jv_push_member(page, "within", jv_string(r->w.within));
+		if (outer)
+			jv_push_member(page, "outer", outer);
+		return true;
+	}
+	if (r->ev->status != SE_RENDER_OK)
+		return false;
+	if (outer)
+	{
+		push_all(page, outer);
+		push_part(page, r->w.part);
+		return true;
+	}
+	if (r->w.events || r->w.part + 1 >= r->pull->nparts)
+		return false;
+	push_part(page, r->w.part + 1);
+	return true;
+}
+
 void
 se_page_build_next(Reader *r, const SeAnswer *a, SePage *out)
 {
 	JsonbParseState *page = NULL;
 	JsonbParseState *state = NULL;
 	char *answered = jv_get_text(r->w.page, "answered");
-	char *max = latest(r);
+	char *max;
 	char *old = jv_get_text(r->w.cursor, "time");
 	char *since = NULL;
 	bool more;
 
+	if (r->w.outer)
+		r->has_max = false; /* when those records changed says nothing of what is pulled */
+	max = latest(r);
 	if (answered == NULL)
 		answered = answered_at(a);
 	pushJsonbValue(&page, WJB_BEGIN_OBJECT, NULL);
@@ -268,7 +353,7 @@ se_page_build_next(Reader *r, const SeAnswer *a, SePage *out)
 		jv_push_member(&page, "deep", jv_bool(true));
 	if (max)
 		jv_push_member(&page, "max", jv_string(max));
-	more = next_position(r, &page, &since);
+	more = go_on(r, &page, &since, out);
 	if (r->ev->status != SE_RENDER_OK)
 		return;
 	if (since || r->w.since)

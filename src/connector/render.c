@@ -38,6 +38,21 @@ append_target_path(SeEval *ev, StringInfo buf, const SeExpr *x)
 	}
 }
 
+static const SeExpr *
+path_of(SeEval *ev, const SeRequestSpec *spec)
+{
+	ListCell *lc;
+
+	foreach (lc, spec->ways)
+	{
+		SeWay *way = lfirst(lc);
+
+		if (se_eval_predicate(ev, way->when))
+			return way->path;
+	}
+	return spec->path;
+}
+
 static void
 append_query(SeEval *ev, StringInfo buf, const SeRequestSpec *spec)
 {
@@ -127,7 +142,7 @@ render_parts(SeEval *ev, const SeRequestSpec *spec, SeRequestOut *out)
 		return;
 	}
 	initStringInfo(&target);
-	append_target_path(ev, &target, spec->path);
+	append_target_path(ev, &target, path_of(ev, spec));
 	append_query(ev, &target, spec);
 	out->method = pstrdup(spec->method);
 	out->target = target.data;

@@ -70,9 +70,9 @@ is_known(const SeItem *item, Jsonb *fields, bool deleted)
 	const Jsonb *known = item->mirror_fields;
 
 	if (known == NULL || item->mirror_deleted != deleted ||
-		(item->record_id == NULL ? item->mirror_record != NULL
-								 : item->mirror_record == NULL ||
-									   strcmp(item->record_id, item->mirror_record) != 0))
+		(item->record_id == NULL
+			 ? item->mirror_record != NULL
+			 : item->mirror_record == NULL || strcmp(item->record_id, item->mirror_record) != 0))
 		return false;
 	if (VARSIZE(known) == VARSIZE(fields) &&
 		memcmp(VARDATA(known), VARDATA(fields), VARSIZE(fields) - VARHDRSZ) == 0)

@@ -135,7 +135,7 @@ typedef struct SeItem
 	char *
 		alias; /* the record that its own was merged into, while another remote record is bound to that */
 	Jsonb *mirror_fields;
-	char *mirror_record; /* our record that the mirror says it is; NULL: none */
+	char *mirror_record;	 /* our record that the mirror says it is; NULL: none */
 	Jsonb *mirror_agreed;	 /* what was agreed, of fields where that is not what they say; NULL */
 	Jsonb *mirror_corrected; /* when fields were corrected of late; NULL */
 	int64 mirror_mapping;	 /* 0: unknown */

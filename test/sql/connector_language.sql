@@ -39,6 +39,15 @@ SELECT sync.register_connector(small('{}', '{"auth": {"type": "bearer", "secret"
 SELECT sync.register_connector(small('{}', '{"limits": {"rate": "5/fortnight"}}'));
 SELECT sync.register_connector(small('{}', '{"settle_time": "soon"}'));
 SELECT sync.register_connector(small('{}', '{"outcomes": [{"status": "600", "outcome": "done"}]}'));
+SELECT sync.register_connector(jsonb_set(small('{}'), '{objects,thing,push,operations,create,path}', '{"$if": "$.x == 1", "then": "things", "else": "/things"}'));
+CREATE FUNCTION listed(list jsonb) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_set(small('{}'), '{objects,thing,pull}', jsonb_build_object('list', list, 'record', '{"id": "$.id"}'::jsonb, 'fields', '{}'::jsonb))
+$$;
+SELECT sync.register_connector(listed('[]'));
+SELECT sync.register_connector(listed('[{"path": "/a", "items": "$.data"}, {"path": "/b"}]'));
+SELECT sync.register_connector(listed('{"path": "/a", "items": "$.data", "within": {"path": "/b", "items": "$.data"}}'));
+SELECT sync.register_connector(listed('{"path": "/a", "items": "$.data", "within": {"path": "/b", "items": "$.data", "id": "$.id", "page_size": 50}}'));
+SELECT sync.register_connector(listed('{"path": "/a", "items": "$.data", "within": {"path": "/b", "items": "$.data", "id": "$.id", "page_size": 1, "within": {"path": "/c", "items": "$.data"}}}'));
 SELECT sync.register_connector(small('{}', '{"outcomes": [{"status": "200", "outcome": "fine"}]}'));
 SELECT sync.register_connector(small('{}', '{"enums": {"e": {"a": "x", "b": "x"}}}'));
 SELECT sync.register_connector('{"manifest": 1, "name": "t", "version": "1", "objects": {"invoice": {"financial": true, "push": {

@@ -81,6 +81,53 @@ SELECT push(:'stripe', 'invoice', 'more', jsonb_build_object('record', jsonb_set
 SELECT push(:'stripe', 'invoice', 'more', jsonb_build_object('record', invoice('usd', '')));
 SELECT s, e, (sync.test_map(:'stripe', 'payment', jsonb_build_object('id', 'pi_1', 'status', s, 'amount', 1234, 'amount_received', 1234, 'currency', 'bhd', 'created', 1769902200, 'last_payment_error', e::jsonb)) -> 'fields') - 'attempted_at' - 'kind' - 'customer_id' - 'processor_ref' - 'method'
 FROM (VALUES ('requires_payment_method', NULL), ('requires_payment_method', '{"code": "card_declined", "decline_code": "lost_card"}'), ('processing', NULL), ('succeeded', NULL), ('canceled', NULL)) v(s, e);
+-- Refunds and disputes are payments too: three lists one after the other, one journal, a path for each kind of id.
+SELECT n, push(:'stripe', 'payment', 'list', jsonb_build_object('cursor', jsonb_build_object('full', true, 'page', '{"kind": "list", "answered": "2026-01-31T23:30:00Z"}'::jsonb || n))) FROM unnest('{"{}","{\"part\": 1}","{\"part\": 2, \"last_id\": \"dp_1\"}","{\"part\": 7}"}'::jsonb[]) n;
+SELECT (sync.test_page(:'stripe', 'payment', '{"full": true, "page": {"kind": "list", "answered": "2026-01-31T23:30:00Z", "last_id": "pi_9", "seen": {"n": 1}}}', 200, '{}', '{"has_more": false, "data": [{"id": "pi_1"}]}') - 'items');
+SELECT (sync.test_page(:'stripe', 'payment', '{"full": true, "page": {"kind": "list", "answered": "2026-01-31T23:30:00Z", "part": 2}}', 200, '{}', '{"has_more": false, "data": []}') - 'items');
+SELECT push(:'stripe', 'payment', 'fetch', jsonb_build_object('id', id)) FROM unnest('{pi_1,re_1,pyr_1,dp_1,du_1}'::text[]) id;
+SELECT sync.test_map(:'stripe', 'payment', r::jsonb || '{"currency": "jpy", "created": 1769902200, "metadata": {}}', '{}', '{"payment": {"pi_1": "p1"}, "customer": {"cus_1": "c1"}}') FROM (VALUES
+    ('{"object": "refund", "id": "re_1", "amount": 500, "status": "succeeded", "payment_intent": "pi_1", "charge": "ch_1", "customer": "cus_1"}'),
+    ('{"object": "refund", "id": "re_2", "amount": 500, "status": "failed", "failure_reason": "expired_or_canceled_card", "payment_intent": "pi_1"}'),
+    ('{"object": "refund", "id": "re_3", "amount": 500, "status": null, "payment_intent": null}'),
+    ('{"object": "dispute", "id": "dp_1", "amount": 900, "status": "warning_under_review", "reason": "fraudulent", "payment_intent": "pi_1", "charge": "ch_1"}'),
+    ('{"object": "dispute", "id": "dp_1", "amount": 900, "status": "lost", "reason": "fraudulent", "payment_intent": "pi_1", "charge": "ch_1"}'),
+    ('{"object": "dispute", "id": "dp_1", "amount": 900, "status": "won", "reason": "fraudulent", "payment_intent": "pi_2", "charge": "ch_1"}')) v(r);
+SELECT push(:'stripe', 'payment', 'create', jsonb_build_object('id', 'r1', 'new', jsonb_build_object('kind', k, 'amount', 12.34, 'currency', c, 'original_payment_id', 'p1')), '{"payment": {"p1": "pi_1"}}') FROM (VALUES ('refund', 'EUR'), ('refund', 'JPY'), ('charge', 'EUR')) v(k, c);
+-- Credit notes with their lines; amounts are positive, tax beside them.
+CREATE FUNCTION credit_note(more jsonb) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT '{"object": "credit_note", "id": "cn_1", "invoice": "in_1", "customer": "cus_1", "number": "A-1-CN-01", "status": "issued", "currency": "bhd", "reason": "order_change", "memo": null, "created": 1769902200, "effective_at": 1769901000, "total": 1200, "total_excluding_tax": 1000, "pre_payment_amount": 0, "post_payment_amount": 1200, "refunds": [{"amount_refunded": 700, "refund": "re_1"}], "out_of_band_amount": null,
+        "lines": {"has_more": false, "data": [{"amount": 1050, "quantity": 2, "description": "Seats", "unit_amount_decimal": "525", "discount_amounts": [{"amount": 50}], "taxes": [{"amount": 200, "tax_behavior": "exclusive"}]}]}}'::jsonb || more
+$$;
+SELECT z, jsonb_pretty(sync.test_map(:'stripe', 'credit_note', credit_note('{}'), jsonb_build_object('entity', jsonb_build_object('timezone', z)), '{"customer": {"cus_1": "c1"}, "invoice": {"in_1": "i1"}}')) FROM unnest('{UTC,Pacific/Tongatapu}'::text[]) z;
+SELECT sync.test_map(:'stripe', 'credit_note', credit_note('{"status": "void", "currency": "jpy", "total_excluding_tax": null, "memo": "wrong price", "lines": {"data": []}}'), '{"entity": {"timezone": "UTC"}}', '{"customer": {"cus_1": "c1"}, "invoice": {"in_1": "i1"}}');
+SELECT sync.test_map(:'stripe', 'credit_note', credit_note('{}'), '{"entity": {"timezone": "UTC"}}', '{"customer": {"cus_1": "c1"}}') - 'fields';
+SELECT push(:'stripe', 'credit_note', 'more', jsonb_build_object('record', jsonb_set(credit_note('{}'), '{lines}', '{"has_more": true, "data": [{"id": "cnli_9"}]}')));
+-- Payouts, and what each of them took: asked for payout by payout, because a movement does not say.
+SELECT sync.test_map(:'stripe', 'payout', p::jsonb || '{"id": "po_1", "arrival_date": 1769904000, "created": 1769902200}', '{"entity": {"id": "e1", "timezone": "America/New_York"}}') FROM (VALUES
+    ('{"amount": 123456, "currency": "eur", "status": "paid", "trace_id": {"status": "supported", "value": "STR-77"}}'), ('{"amount": -1500, "currency": "jpy", "status": "in_transit", "trace_id": null}')) v(p);
+SELECT push(:'stripe', 'balance_transaction', 'list', '{"cursor": {"time": "2026-01-31T23:30:00Z"}}');
+CREATE FUNCTION movements(page jsonb, answer text) RETURNS TABLE (next jsonb, items jsonb) LANGUAGE sql AS $$
+    SELECT p #- '{next,page,seen}' #- '{items}' #- '{next,page,outer,seen}', jsonb_path_query_array(p, '$.items[*].record')
+      FROM sync.connector c, sync.test_page(c.manifest, 'balance_transaction', jsonb_build_object('time', '2026-01-31T23:30:00Z', 'page', '{"kind": "list", "answered": "2026-02-01T00:00:00Z", "since": "2026-01-28T23:30:00Z"}'::jsonb || page), 200, '{}', answer, '{"param": {"payouts": "automatic"}}') p
+     WHERE c.name = 'stripe'
+$$;
+SELECT * FROM movements('{}', '{"has_more": false, "data": [{"id": "txn_2", "status": "pending"}, {"id": "txn_1", "status": "available"}]}');
+SELECT push(:'stripe', 'balance_transaction', 'list', jsonb_build_object('cursor', jsonb_build_object('page', '{"kind": "list", "since": "2026-01-28T23:30:00Z"}'::jsonb || p))) FROM unnest(ARRAY['{"part": 1}', '{"part": 1, "within": "po_2", "outer": {"last_id": "po_2"}}', '{"part": 1, "within": "po_2", "last_id": "txn_8"}']::jsonb[]) p;
+SELECT * FROM movements('{"part": 1}', '{"has_more": true, "data": [{"id": "po_2", "automatic": true}]}');
+SELECT * FROM movements('{"part": 1, "last_id": "po_2"}', '{"has_more": true, "data": [{"id": "po_m", "automatic": false}]}');
+SELECT * FROM movements('{"part": 1, "within": "po_2", "outer": {"last_id": "po_2"}}', '{"has_more": true, "data": [{"id": "txn_9"}, {"id": "txn_8"}]}');
+SELECT * FROM movements('{"part": 1, "within": "po_2", "outer": {"last_id": "po_2"}, "last_id": "txn_8"}', '{"has_more": false, "data": [{"id": "txn_7"}]}');
+SELECT * FROM movements('{"part": 1, "last_id": "po_2"}', '{"has_more": false, "data": [{"id": "po_1", "automatic": true}]}');
+SELECT * FROM movements('{"part": 1, "within": "po_1"}', '{"has_more": false, "data": [{"id": "txn_3"}]}');
+SELECT * FROM movements('{"part": 1}', '{"has_more": false, "data": []}');
+SELECT sync.test_map(:'stripe', 'balance_transaction', t::jsonb || '{"id": "txn_1", "created": 1769902200}', '{}', '{"payout": {"po_1": "o1"}, "payment": {"pi_1": "p1", "re_1": "r1", "dp_1": "d1"}}') - 'remote_number' FROM (VALUES
+    ('{"amount": 10000, "fee": 320, "net": 9680, "currency": "usd", "type": "charge", "reporting_category": "charge", "exchange_rate": 1.0935, "source": {"object": "charge", "id": "ch_1", "payment_intent": "pi_1"}, "within": "po_1"}'),
+    ('{"amount": -500, "fee": 0, "net": -500, "currency": "jpy", "type": "refund", "reporting_category": "refund", "exchange_rate": null, "source": {"object": "refund", "id": "re_1", "payment_intent": "pi_1"}}'),
+    ('{"amount": -900, "fee": 1500, "net": -2400, "currency": "eur", "type": "adjustment", "reporting_category": "dispute", "source": {"object": "dispute", "id": "dp_1"}}'),
+    ('{"amount": -25, "fee": 0, "net": -25, "currency": "eur", "type": "stripe_fee", "reporting_category": "fee", "source": null}'),
+    ('{"amount": 5, "fee": 0, "net": 5, "currency": "eur", "type": "adjustment", "reporting_category": "other_adjustment", "source": null}'),
+    ('{"amount": -5, "fee": 0, "net": -5, "currency": "eur", "type": "payout", "reporting_category": "payout", "source": {"object": "payout", "id": "po_1"}, "within": "po_1"}')) v(t);
 SELECT sync.test_auth(:'stripe', '{"api_key": "sk_test_1"}');
 
 -- Tryton: session, party, invoice.
