@@ -5,6 +5,7 @@
 #   make check           install what the tests need, build, run every test
 #   make check SUITE=ownership   those of one capability
 #   make demo            install what the demo needs, build, run the main job
+#   make month           a month's books in three systems, with faults to find and repair
 #   make torture         writers, vendors and disasters for some minutes
 #   make bench           install what the benchmarks need, build, measure
 #   make format / lint   rewrite / verify the C sources with clang-format
@@ -25,7 +26,7 @@ FOLDER_RULES := $(sort $(wildcard src/*/Makefile.inc))
 
 # These goals must work on a machine that has no PostgreSQL yet, so they never
 # read PGXS. Any other goal given beside them goes through a second make.
-HARNESS_GOALS := check demo bench torture clean format lint
+HARNESS_GOALS := check demo month bench torture clean format lint
 
 ifneq (,$(filter $(HARNESS_GOALS),$(MAKECMDGOALS)))
 
@@ -42,6 +43,9 @@ torture:
 
 demo:
 	@PG_CONFIG='$(origin_pg_config)' exec test/bin/demo
+
+month:
+	@PG_CONFIG='$(origin_pg_config)' exec test/bin/month
 
 # An explicit PG_CONFIG reaches the scripts; otherwise they choose PostgreSQL 15.
 origin_pg_config := $(if $(filter file default,$(origin PG_CONFIG)),,$(PG_CONFIG))

@@ -103,13 +103,15 @@ sub plain
 # Life cycle
 #----------------------------------------------------------------------
 
-# Options: dir (kept if given, else temporary), port (else a free one) and
-# session_timeout (idle seconds after which a session may no longer post).
+# Options: dir (kept if given, else temporary), port (else a free one), currency
+# of the company's books (EUR), and session_timeout (idle seconds after which a
+# session may no longer post).
 sub new
 {
 	my ($class, %option) = @_;
 
 	my $self = bless {
+		currency => 'EUR',
 		%option,
 		owner  => $$,
 		keep   => defined $option{dir},
@@ -175,7 +177,7 @@ sub start
 
 	if (!-s $database)
 	{
-		my $template = _template();
+		my $template = _template($self->{currency});
 		make_path("$self->{dir}/db");
 		copy("$template.sqlite", $database) or die "cannot copy $template.sqlite: $!\n";
 		copy("$template.json", "$self->{dir}/ids.json") or die "cannot copy $template.json: $!\n";
@@ -370,7 +372,7 @@ sub provision
 
 	$self->{ids} = \%id;
 	$self->_make_currencies;
-	$self->_make_company('Demo Company', 'EUR');
+	$self->_make_company('Demo Company', $self->{currency});
 	$self->_make_accounts;
 	$self->_make_years;
 
@@ -592,19 +594,21 @@ sub cache_dir
 }
 
 # Path, without suffix, of a provisioned database for the installed packages,
-# this file and this year; made if missing. One process makes it, others wait.
+# this file, this year and that currency; made if missing. One process makes it,
+# others wait.
 sub _template
 {
+	my ($currency) = @_;
 	my $versions = qx(dpkg-query -W -f '\${Package} \${Version}\\n' 'tryton-*' 2>/dev/null) || 'unknown';
 	open my $source, '<', __FILE__ or die "cannot read myself: $!\n";
-	my $key = md5_hex(join '', $versions, _this_year(), <$source>);
+	my $key = md5_hex(join '', $versions, _this_year(), $currency, <$source>);
 	my $template = cache_dir() . "/tryton_$key";
 
 	open my $lock, '>', "$template.lock" or die "cannot create $template.lock: $!\n";
 	flock $lock, LOCK_EX or die "cannot lock $template.lock: $!\n";
 	return $template if -s "$template.sqlite" && -s "$template.json";
 
-	my $self = __PACKAGE__->new;
+	my $self = __PACKAGE__->new(currency => $currency);
 	$self->_initialise;
 	$self->_serve;
 	my $ids = $self->provision;

@@ -1,0 +1,22 @@
+-- What the ERPs hold: a line of JSON for each record, as bin/tryton-load takes them. It is what months
+-- of pushes would have left: customers, posted invoices with our id as description, their payments.
+-- month.erp(entity) lists them.
+\set ON_ERROR_STOP on
+
+CREATE VIEW month.erp_party AS
+SELECT e.code AS entity, json_build_object('kind', 'party', 'code', c.number, 'name', c.name, 'email', c.billing_email,
+         'street', c.billing_address ->> 'line1', 'city', c.billing_address ->> 'city', 'postal_code', c.billing_address ->> 'postal_code',
+         'country', c.billing_address ->> 'country') AS json
+  FROM canonical.customer c JOIN canonical.legal_entity e ON e.id = c.legal_entity_id;
+
+CREATE VIEW month.erp_invoice AS
+SELECT e.code AS entity, json_build_object('kind', 'invoice', 'reference', i.number, 'description', i.id, 'party', c.number, 'currency', i.currency,
+         'date', i.issue_date, 'state', 'posted', 'tax', i.tax_amount::text,
+         'lines', (SELECT json_agg(json_build_object('description', l.description, 'quantity', 1, 'unit_price', l.net_amount::text) ORDER BY l.line_no)
+                     FROM canonical.invoice_line l WHERE l.invoice_id = i.id)) AS json
+  FROM canonical.invoice i JOIN canonical.customer c ON c.id = i.customer_id JOIN canonical.legal_entity e ON e.id = i.legal_entity_id
+ WHERE i.status IN ('open', 'posted', 'paid', 'partially_paid', 'uncollectible');
+
+CREATE VIEW month.erp AS
+SELECT entity, 1 AS place, json FROM month.erp_party
+UNION ALL SELECT entity, 2, json FROM month.erp_invoice;

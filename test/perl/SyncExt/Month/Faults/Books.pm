@@ -1,0 +1,103 @@
+# Faults in the hub's own rows, made past its triggers as a restore, a script or a superuser would
+# make them, and rules of the business that nobody kept. See Month::Faults.
+package SyncExt::Month::Faults::Books;
+
+use strict;
+use utf8;
+use warnings;
+
+my $INVOICE = q(SELECT t.*, jsonb_build_array(t.id, t.number, t.erp, t.billing) AS records FROM month.target_invoice t WHERE t.kind = 'period');
+my $SCHEDULE = q(SELECT t.*, w.id AS schedule, l.id AS line, jsonb_build_array(t.id, t.number, w.id, l.id) AS records FROM month.target_invoice t
+	JOIN canonical.invoice_line l ON l.invoice_id = t.id AND l.line_no = 1 JOIN canonical.revenue_schedule w ON w.invoice_line_id = l.id WHERE t.kind = 'period');
+my $PAYMENT = q(SELECT p.*, jsonb_build_array(p.id, p.billing, p.allocation_id, p.allocation, p.invoice_id, p.invoice) AS records
+	FROM month.target_payment p WHERE p.status = 'succeeded' AND p.allocation IS NOT NULL
+	 AND NOT EXISTS (SELECT FROM month.refund r WHERE r.payment = p.plan) AND NOT EXISTS (SELECT FROM month.dispute d WHERE d.payment = p.plan));
+my $RIGHT = q(SELECT s.*, e.id AS entitlement, jsonb_build_array(s.id, s.number, e.id) AS records FROM month.target_subscription s
+	JOIN LATERAL (SELECT e.id FROM canonical.entitlement e WHERE e.subscription_id = s.id ORDER BY e.id LIMIT 1) e ON true);
+
+sub kinds
+{
+	my ($month) = @_;
+	my $behind = sub { my ($sql) = @_; return $month->psql("BEGIN; SET LOCAL session_replication_role = replica; $sql COMMIT;") };
+	my $write = sub { my ($sql) = @_; return $month->psql($sql) };
+
+	return (
+		{ name => 'one cent off in the hub', from => $INVOICE, found => [qw(invoice.amount_differs)], also => [qw(line_sums invoice_in_erp committed_tax amount_due)],
+			plant => sub { $behind->("UPDATE canonical.invoice SET total_amount = total_amount + CASE currency WHEN 'JPY' THEN 1 ELSE 0.01 END WHERE id = '$_[0]{id}';") } },
+		{ name => 'wrong currency in the hub', from => "$INVOICE AND t.currency <> 'JPY'", found => [qw(invoice.field_differs)], also => [qw(invoice.amount_differs line_sums invoice_in_erp committed_tax currency_agrees)],
+			plant => sub { $behind->("UPDATE canonical.invoice SET currency = CASE currency WHEN 'EUR' THEN 'USD' ELSE 'EUR' END WHERE id = '$_[0]{id}';") } },
+		{ name => 'lost in the hub', from => $PAYMENT, found => [qw(payment.missing_here)], also => [qw(payment_allocation.missing_here payment.orphan payment_allocation.orphan orphans)],
+			plant => sub { $behind->("DELETE FROM canonical.payment_allocation WHERE id = '$_[0]{allocation_id}'; DELETE FROM canonical.payment WHERE id = '$_[0]{id}';") } },
+		{ name => 'a line changed after posting', from => $INVOICE, found => [qw(line_sums invoice.amount_differs)], also => [qw(invoice.field_differs schedules_complete recognized_plus_deferred)],
+			plant => sub { $behind->("UPDATE canonical.invoice_line SET net_amount = net_amount + 10 WHERE invoice_id = '$_[0]{id}' AND line_no = 1;") } },
+		{ name => 'a payment allocated beyond its amount', from => $PAYMENT, found => [qw(allocations_within_payment)], also => [qw(payment_allocation.amount_differs invoice_paid)],
+			plant => sub { $behind->("UPDATE canonical.payment_allocation SET amount = amount + 100 WHERE id = '$_[0]{allocation_id}';") } },
+		{ name => 'bound to nothing', from => $INVOICE, found => [qw(no_orphans)], also => [qw(contract.orphan)],
+			plant => sub {
+				my ($row) = @_;
+				my $id = $month->psql('SELECT gen_random_uuid();');
+				$month->psql("INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id)
+					SELECT y.id, o.id, '$id', 'in_nothing$row->{n}' FROM sync.system y, sync.object o WHERE y.name = 'billing_' || lower('$row->{entity}') AND o.name = 'invoice';");
+				$row->{records} = [ $id, "in_nothing$row->{n}" ];
+			} },
+
+		{ name => 'missing schedule', from => $SCHEDULE, found => [qw(schedules_complete)], also => [qw(recognized_plus_deferred)],
+			plant => sub { $behind->("CREATE TABLE IF NOT EXISTS month.lost_schedule AS SELECT * FROM canonical.revenue_schedule WHERE false;
+				CREATE TABLE IF NOT EXISTS month.lost_schedule_line AS SELECT * FROM canonical.revenue_schedule_line WHERE false;
+				INSERT INTO month.lost_schedule SELECT * FROM canonical.revenue_schedule WHERE id = '$_[0]{schedule}';
+				INSERT INTO month.lost_schedule_line SELECT * FROM canonical.revenue_schedule_line WHERE schedule_id = '$_[0]{schedule}';
+				DELETE FROM canonical.revenue_schedule_line WHERE schedule_id = '$_[0]{schedule}'; DELETE FROM canonical.revenue_schedule WHERE id = '$_[0]{schedule}';") },
+			remedy => sub { $write->("BEGIN; INSERT INTO canonical.revenue_schedule SELECT * FROM month.lost_schedule WHERE id = '$_[0]{schedule}';
+				INSERT INTO canonical.revenue_schedule_line SELECT * FROM month.lost_schedule_line WHERE schedule_id = '$_[0]{schedule}'; COMMIT;") } },
+		{ name => 'a schedule that falls short', from => $SCHEDULE, found => [qw(schedules_complete)], also => [qw(recognized_plus_deferred)],
+			plant => sub { $behind->("UPDATE canonical.revenue_schedule_line SET amount = amount - 1 WHERE id = (SELECT l.id FROM canonical.revenue_schedule_line l WHERE l.schedule_id = '$_[0]{schedule}' ORDER BY l.period DESC LIMIT 1);") },
+			remedy => sub { $write->("UPDATE canonical.revenue_schedule_line SET amount = amount + 1 WHERE id = (SELECT l.id FROM canonical.revenue_schedule_line l WHERE l.schedule_id = '$_[0]{schedule}' ORDER BY l.period DESC LIMIT 1);") } },
+		{ name => 'recognized too early', from => "$SCHEDULE AND EXISTS (SELECT FROM canonical.revenue_schedule_line r WHERE r.schedule_id = w.id AND r.status = 'planned')",
+			found => [qw(recognized_in_time)], also => [qw(recognized_plus_deferred)],
+			plant => sub { $behind->("UPDATE canonical.revenue_schedule_line SET status = 'recognized', recognized_at = (SELECT start_date FROM canonical.revenue_schedule WHERE id = schedule_id) - interval '5 days' WHERE schedule_id = '$_[0]{schedule}' AND status = 'planned';") },
+			remedy => sub { $write->("UPDATE canonical.revenue_schedule_line SET status = 'planned', recognized_at = NULL WHERE schedule_id = '$_[0]{schedule}' AND status = 'recognized' AND gl_entry_id IS NULL;") } },
+		{ name => 'unbalanced journal', from => q(SELECT t.*, g.id AS entry, jsonb_build_array(t.id, t.number, g.id, g.number) AS records FROM month.target_invoice t
+				JOIN canonical.gl_entry g ON g.source_id = t.id AND g.source_object = 'invoice'), found => [qw(journals_balance)], also => [qw(deferred_rollforward)],
+			plant => sub { $behind->("UPDATE canonical.gl_entry_line SET debit = debit + 5 WHERE gl_entry_id = '$_[0]{entry}' AND line_no = 1;") },
+			remedy => sub { $behind->("UPDATE canonical.gl_entry_line SET debit = debit - 5 WHERE gl_entry_id = '$_[0]{entry}' AND line_no = 1;") } },
+		{ name => 'tax mismatch', from => q(SELECT t.*, d.id AS tax, jsonb_build_array(t.id, t.number, d.id) AS records FROM month.target_invoice t JOIN canonical.tax_determination d ON d.invoice_id = t.id),
+			found => [qw(committed_tax)], also => [],
+			plant => sub { $write->("UPDATE canonical.tax_determination SET tax_amount = tax_amount + 3 WHERE id = '$_[0]{tax}';") },
+			remedy => sub { $write->("UPDATE canonical.tax_determination SET tax_amount = tax_amount - 3 WHERE id = '$_[0]{tax}';") } },
+
+		{ name => 'entitlement without payment', from => "$RIGHT WHERE s.status = 'past_due'", found => [qw(entitlement_paid)], also => [],
+			plant => sub { $write->("UPDATE canonical.entitlement SET status = 'active', reason = NULL WHERE id = '$_[0]{entitlement}';") },
+			remedy => sub { $write->("UPDATE canonical.entitlement SET status = 'suspended', reason = 'payment failed' WHERE id = '$_[0]{entitlement}';") } },
+		{ name => 'canceled but not revoked', from => "$RIGHT WHERE s.status = 'canceled'", found => [qw(canceled_revoked)], also => [qw(entitlement_paid)],
+			plant => sub { $write->("UPDATE canonical.entitlement SET status = 'active', reason = NULL, valid_to = NULL WHERE id = '$_[0]{entitlement}';") },
+			remedy => sub { $write->("UPDATE canonical.entitlement SET status = 'revoked', reason = 'canceled' WHERE id = '$_[0]{entitlement}';") } },
+		{ name => 'a failed payment that nobody pursues', from => q(SELECT b.n, p.id, c.id AS pursuit, jsonb_build_array(p.id, f.remote, i.id, i.number) AS records
+				FROM month.payment f JOIN month.invoice b ON b.id = f.invoice JOIN sync.external_id x ON x.remote_id = f.remote JOIN canonical.payment p ON p.id::text = x.record_id
+				JOIN canonical.collection_case c ON c.payment_id = p.id JOIN canonical.invoice i ON i.id = c.invoice_id WHERE f.state = 'failed' AND b.n % 10 <> 0),
+			found => [qw(failure_collected)], also => [],
+			plant => sub { $behind->("CREATE TABLE IF NOT EXISTS month.lost_case AS SELECT * FROM canonical.collection_case WHERE false;
+				INSERT INTO month.lost_case SELECT * FROM canonical.collection_case WHERE id = '$_[0]{pursuit}'; DELETE FROM canonical.collection_case WHERE id = '$_[0]{pursuit}';") },
+			remedy => sub { $write->("INSERT INTO canonical.collection_case SELECT * FROM month.lost_case WHERE id = '$_[0]{pursuit}';") } },
+		{ name => 'an amendment that reached nobody', from => q(SELECT s.*, t.id AS item, jsonb_build_array(s.id, s.number) AS records FROM month.target_subscription s
+				JOIN month.item t ON t.k = s.k AND t.place = 1 WHERE s.status = 'active' AND s.upgrade IS NULL),
+			found => [qw(amendment_arrived)], also => [qw(subscription.field_differs)],
+			plant => sub {
+				my ($row) = @_;
+				my $id = $month->psql('SELECT gen_random_uuid();');
+				$behind->("INSERT INTO canonical.amendment (id, subscription_id, kind, effective_at, requested_by, status, before, after, delta_mrr)
+					SELECT '$id', '$row->{id}', 'upgrade', now() - interval '2 days', 'customer', 'applied', jsonb_build_object('subscription_item_id', t.id, 'quantity', t.quantity),
+					       jsonb_build_object('subscription_item_id', t.id, 'quantity', t.quantity + 5), 1 FROM canonical.subscription_item t WHERE t.id = '$row->{item}';
+					UPDATE canonical.subscription_item SET quantity = quantity + 5 WHERE id = '$row->{item}';");
+				push @{ $row->{records} }, $id;
+				$row->{amendment} = $id;
+			},
+			remedy => sub { $write->("UPDATE canonical.subscription_item SET quantity = quantity - 5 WHERE id = '$_[0]{item}'; UPDATE canonical.amendment SET status = 'reversed' WHERE id = '$_[0]{amendment}';") } },
+		{ name => 'a period that was never billed', from => q(SELECT s.*, month.epoch(w.began) AS began, month.epoch(w.began - interval '1 month') AS earlier, jsonb_build_array(s.id, s.number) AS records
+				FROM month.target_subscription s JOIN month.subscription m USING (k) JOIN month.running w USING (k) WHERE s.status = 'active' AND m.recurring = 'month'),
+			found => [qw(period_billed)], also => [],
+			plant => sub { $month->{billing}{ $_[0]{entity} }->tamper(subscription => $_[0]{billing}, set => { start_date => $_[0]{earlier} }) },
+			remedy => sub { $month->{billing}{ $_[0]{entity} }->tamper(subscription => $_[0]{billing}, set => { start_date => $_[0]{began} }) } },
+	);
+}
+
+1;

@@ -1,0 +1,136 @@
+# Faults in billing, in the ERP, and on the way to them. See Month::Faults.
+package SyncExt::Month::Faults::Vendors;
+
+use strict;
+use utf8;
+use warnings;
+
+# Invoices in the currency of the books, so that a ledger line has one amount.
+my $INVOICE = q(SELECT t.*, jsonb_build_array(t.id, t.number, t.erp, t.billing) AS records FROM month.target_invoice t
+	JOIN month.entity e ON e.code = t.entity AND e.currency = t.currency WHERE t.kind = 'period');
+my $ANY_INVOICE = q(SELECT t.*, jsonb_build_array(t.id, t.number, t.erp, t.billing) AS records FROM month.target_invoice t WHERE t.kind = 'period');
+my $PAYMENT = q(SELECT p.*, jsonb_build_array(p.id, p.billing, p.allocation_id, p.allocation, p.invoice_id, p.invoice) AS records
+	FROM month.target_payment p WHERE p.status = 'succeeded' AND p.allocation IS NOT NULL
+	 AND NOT EXISTS (SELECT FROM month.refund r WHERE r.payment = p.plan) AND NOT EXISTS (SELECT FROM month.dispute d WHERE d.payment = p.plan));
+my $CUSTOMER = q(SELECT c.id, c.number, c.name, c.billing_email, m.n, m.entity, m.remote AS billing, month.remote_of('customer', c.id, 'erp_' || lower(m.entity)) AS erp,
+	jsonb_build_array(c.id, c.number, m.remote, month.remote_of('customer', c.id, 'erp_' || lower(m.entity))) AS records
+	FROM month.customer m JOIN canonical.customer c USING (id) WHERE m.n % 10 <> 0);
+
+# The rows of an invoice in the ERP, by its id.
+sub without_move
+{
+	my ($id) = @_;
+	return "DELETE FROM account_move_line WHERE move = (SELECT move FROM account_invoice WHERE id = $id);
+		DELETE FROM account_move WHERE id = (SELECT move FROM account_invoice WHERE id = $id);";
+}
+
+sub kinds
+{
+	my ($month) = @_;
+	my $touched = "write_date = strftime('%Y-%m-%d %H:%M:%f', 'now') || '000'";
+	my $erp = sub { my ($row, $sql) = @_; return $month->in_erp($row->{entity}, "BEGIN; $sql COMMIT;") };
+	my $billing = sub { my ($row, @change) = @_; return $month->{billing}{ $row->{entity} }->tamper(@change) };
+
+	return (
+		{ name => 'lost in the ERP', from => $ANY_INVOICE, found => ['invoice.missing_there'], also => [qw(invoice_in_erp)],
+			plant => sub {
+				my ($row) = @_;
+				my $id = $row->{erp};
+				$erp->($row, without_move($id) . "DELETE FROM account_invoice_line WHERE invoice = $id; DELETE FROM account_invoice_tax WHERE invoice = $id;
+					DELETE FROM account_invoice WHERE id = $id;");
+			} },
+		{ name => 'doubled in the ERP', from => $INVOICE, found => [qw(invoice.duplicate)], also => [qw(invoice.missing_here invoice.orphan)],
+			plant => sub {
+				my ($row) = @_;
+				my $id = $row->{erp};
+				my $copy = $id + 500_000;
+				$erp->($row, "INSERT INTO account_invoice (id, account, company, create_date, create_uid, currency, description, invoice_address, invoice_date, journal, number, party, reference, state, type)
+					SELECT $copy, account, company, create_date, create_uid, currency, description, invoice_address, invoice_date, journal, number || 'A', party, reference, state, type FROM account_invoice WHERE id = $id;
+					INSERT INTO account_invoice_line (account, company, create_date, create_uid, currency, description, invoice, quantity, type, unit_price)
+					SELECT account, company, create_date, create_uid, currency, description, $copy, quantity, type, unit_price FROM account_invoice_line WHERE invoice = $id;
+					INSERT INTO account_invoice_tax (account, amount, base, create_date, create_uid, description, invoice, manual)
+					SELECT account, amount, base, create_date, create_uid, description, $copy, manual FROM account_invoice_tax WHERE invoice = $id;");
+				push @{ $row->{records} }, "$copy";
+			},
+			remedy => sub {
+				my ($row) = @_;
+				my $copy = $row->{erp} + 500_000;
+				$erp->($row, "DELETE FROM account_invoice_line WHERE invoice = $copy; DELETE FROM account_invoice_tax WHERE invoice = $copy; DELETE FROM account_invoice WHERE id = $copy;");
+			} },
+		{ name => 'one cent off in the ERP', from => $INVOICE, found => ['invoice.amount_differs'], also => [qw(invoice_in_erp)],
+			plant => sub { $erp->($_[0], cent($_[0]{erp}, '+')) }, remedy => sub { $erp->($_[0], cent($_[0]{erp}, '-')) } },
+		{ name => 'wrong currency in the ERP', from => $INVOICE, found => ['invoice.field_differs'], also => [qw(invoice.amount_differs invoice_in_erp)],
+			plant => sub { $erp->($_[0], currency($_[0]{erp}, 'JPY')) },
+			remedy => sub { $erp->($_[0], currency($_[0]{erp}, $_[0]{currency})) } },
+		{ name => 'wrong period in the ERP', from => $ANY_INVOICE, found => [qw(invoice.field_differs invoice_in_erp)], also => [qw(invoice.amount_differs)],
+			plant => sub { $erp->($_[0], period($_[0]{erp}, '+1 month') . "UPDATE account_invoice SET $touched WHERE id = $_[0]{erp};") },
+			remedy => sub { $erp->($_[0], period($_[0]{erp}, '-1 month') . "UPDATE account_invoice SET $touched WHERE id = $_[0]{erp};") } },
+		{ name => 'unposted in the ERP', from => $ANY_INVOICE, found => [qw(invoice_in_erp invoice.field_differs)], also => [qw(paid_before_posted)],
+			plant => sub { $erp->($_[0], without_move($_[0]{erp}) . "UPDATE account_invoice SET state = 'draft', number = NULL, move = NULL, $touched WHERE id = $_[0]{erp};") } },
+		{ name => 'orphan in the ERP', from => $INVOICE, found => [qw(invoice.orphan invoice.missing_here)], also => [],
+			plant => sub {
+				my ($row) = @_;
+				my $id = $row->{erp} + 700_000;
+				$erp->($row, "INSERT INTO account_invoice (id, account, company, create_date, create_uid, currency, description, invoice_address, invoice_date, journal, party, reference, state, type)
+					SELECT $id, account, company, create_date, create_uid, currency, NULL, invoice_address, invoice_date, journal, party, 'typed by hand $id', 'draft', type FROM account_invoice WHERE id = $row->{erp};");
+				$row->{records} = ["$id"];
+			},
+			remedy => sub { my ($row) = @_; $erp->($row, "DELETE FROM account_invoice WHERE id = " . ($row->{erp} + 700_000) . ";") } },
+		{ name => 'renamed in the ERP, and never told', from => $CUSTOMER, found => [qw(customer.stale customer.field_differs)], also => [],
+			plant => sub { $erp->($_[0], "UPDATE party_party SET name = name || ' & Co' WHERE id = $_[0]{erp};") } },
+
+		{ name => 'voided in billing after it was posted', from => "$ANY_INVOICE AND t.status = 'open'", found => [qw(invoice_in_erp invoice.field_differs)],
+			also => [qw(voided_after_posting invoice.amount_differs invoice.missing_there invoice.missing_here committed_tax)],
+			plant => sub { $billing->($_[0], invoice => $_[0]{billing}, set => { status => 'void', 'status_transitions.voided_at' => time }, event => 'voided') },
+			remedy => sub { $billing->($_[0], invoice => $_[0]{billing}, set => { status => 'open', 'status_transitions.voided_at' => undef }) } },
+		{ name => 'one cent off in billing, and never told', from => $ANY_INVOICE, found => [qw(invoice.amount_differs)], also => [qw(line_sums invoice_in_erp invoice.stale)],
+			plant => sub { my ($row) = @_; billed($billing, $row, 1) }, remedy => sub { my ($row) = @_; billed($billing, $row, 0) } },
+		{ name => 'lost in billing', from => $PAYMENT, found => [qw(payment.missing_there)], also => [qw(payment_allocation.missing_there)],
+			plant => sub { my ($row) = @_; $row->{kept} = $billing->($row, payment_intent => $row->{billing}, purge => 1); },
+			remedy => sub { my ($row) = @_; $month->{billing}{ $row->{entity} }->load([ $row->{kept} ]) } },
+		{ name => 'a push that billing refuses', from => $CUSTOMER, found => [qw(customer.field_differs dead_letters)], also => [],
+			plant => sub { $month->psql("UPDATE canonical.customer SET billing_email = 'books at customer' WHERE id = '$_[0]{id}';") },
+			remedy => sub {
+				my ($row) = @_;
+				$month->psql("UPDATE canonical.customer SET billing_email = 'books-$row->{n}\@customer.example' WHERE id = '$row->{id}';
+					SELECT sync.discard(delivery, 'the address was corrected') FROM sync.dead_letter WHERE record_id = '$row->{id}';");
+			} },
+	);
+}
+
+# Debit and credit both, as somebody would mistype it.
+sub cent
+{
+	my ($id, $sign) = @_;
+	my $line = "move = (SELECT move FROM account_invoice WHERE id = $id)";
+	return "UPDATE account_move_line SET debit = round(debit $sign 0.01, 2) WHERE $line AND account = (SELECT account FROM account_invoice WHERE id = $id);
+		UPDATE account_move_line SET credit = round(credit $sign 0.01, 2) WHERE id = (SELECT min(id) FROM account_move_line WHERE $line AND credit > 0);
+		UPDATE account_invoice_line SET unit_price = round(unit_price $sign 0.01, 2) WHERE id = (SELECT min(id) FROM account_invoice_line WHERE invoice = $id);";
+}
+
+sub currency
+{
+	my ($id, $code) = @_;
+	my $currency = "currency = (SELECT id FROM currency_currency WHERE code = '$code')";
+	return "UPDATE account_invoice SET $currency WHERE id = $id; UPDATE account_invoice_line SET $currency WHERE invoice = $id;";
+}
+
+sub period
+{
+	my ($id, $by) = @_;
+	return "UPDATE account_move SET date = date(date, 'start of month', '$by'), post_date = date(post_date, 'start of month', '$by'),
+		period = (SELECT p.id FROM account_period p WHERE p.type = 'standard' AND p.start_date = date(account_move.date, 'start of month', '$by')
+			AND p.fiscalyear IN (SELECT y.id FROM account_fiscalyear y WHERE y.company = account_move.company))
+		WHERE id = (SELECT move FROM account_invoice WHERE id = $id);
+		UPDATE account_invoice SET accounting_date = (SELECT m.date FROM account_move m WHERE m.id = account_invoice.move) WHERE id = $id;";
+}
+
+sub billed
+{
+	my ($billing, $row, $more) = @_;
+	my $factor = $row->{currency} eq 'JPY' ? 1 : 100;
+	my $total = sprintf('%.0f', $row->{total_amount} * $factor) + $more;
+	return $billing->($row, invoice => $row->{billing}, set => { total => $total + 0 }, event => \0);
+}
+
+1;

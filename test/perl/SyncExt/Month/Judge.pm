@@ -1,0 +1,196 @@
+# Looks at everything, compares what was found with what was planted, repairs, looks again.
+package SyncExt::Month::Judge;
+
+use strict;
+use utf8;
+use warnings;
+
+use Time::HiRes qw(sleep time);
+
+my $REASON = 'the month is closed';
+
+sub new
+{
+	my ($class, $month, $faults) = @_;
+	return bless { month => $month, faults => $faults }, $class;
+}
+
+#----------------------------------------------------------------------
+# Looking
+#----------------------------------------------------------------------
+
+# All that reconciliation has: each object of each system as it is known and as it is listed now,
+# billing beside the ERP, and every rule.
+sub look
+{
+	my ($self) = @_;
+	my $month = $self->{month};
+	my $first = $month->psql('SELECT coalesce(max(id), 0) FROM sync.reconciliation;');
+
+	$month->timed('against what is known of each system', sub {
+		$month->psql("SELECT sync.reconcile(s.system, s.object) FROM sync.stream_status s ORDER BY 1;");
+	});
+	$month->timed('against what each system lists now', sub {
+		$month->psql("SELECT sync.reconcile(s.system, s.object, NULL, 'full') FROM sync.stream_status s ORDER BY 1;");
+		$month->eventually('listings are at their end', 0, "SELECT count(*) FROM sync.reconciliation WHERE id > $first AND state = 'running'");
+	});
+	$month->timed('billing beside the ERP', sub {
+		$month->psql("SELECT sync.reconcile('billing_' || lower(code), 'invoice', NULL, 'mirror', 'erp_' || lower(code)) FROM canonical.legal_entity ORDER BY code;");
+	});
+	$month->timed('every rule', sub {
+		my $errors = $month->rows('SELECT rule, error FROM sync.run_rules() WHERE error IS NOT NULL');
+		$month->check(!@$errors, 'every rule runs', join "\n", map { "$_->{rule}: $_->{error}" } @$errors);
+	});
+	my $failed = $month->rows("SELECT source, state, error FROM sync.reconciliation WHERE id > $first AND state <> 'done'");
+	$month->check(!@$failed, 'every run is done', join "\n", map { "$_->{source} $_->{state}: " . ($_->{error} // '') } @$failed);
+	return $first;
+}
+
+# What is open, each with the name by which the table of faults knows its kind.
+sub open_breaks
+{
+	my ($self) = @_;
+	return $self->{month}->rows("SELECT b.id, b.source, CASE WHEN b.source LIKE 'rule:%' THEN substr(b.source, 6) ELSE concat_ws('.', b.object, b.kind) END AS kind,
+		       b.object, b.record_id, b.record_number, b.remote_id, b.field, b.system, b.ours, b.theirs, b.difference, b.currency, b.detail
+		  FROM sync.break_entry b WHERE b.status = 'open' ORDER BY b.id");
+}
+
+sub words
+{
+	my ($break) = @_;
+	return join ' ', map { $_ // () } "#$break->{id}", $break->{source}, $break->{kind}, $break->{record_number} // $break->{record_id}, $break->{remote_id},
+	  $break->{field}, map { defined && !ref ? $_ : () } @$break{qw(ours theirs difference currency detail)};
+}
+
+sub none
+{
+	my ($self, $claim) = @_;
+	my $open = $self->open_breaks;
+	my $more = @$open > 25 ? "\n… and " . (@$open - 25) . ' more' : '';
+	my %kind;
+
+	$kind{"$_->{source} $_->{kind}"}++ foreach @$open;
+	return $self->{month}->check(!@$open, $claim,
+		join("\n", (map { "$kind{$_} × $_" } sort keys %kind), map { words($_) } @$open > 25 ? @$open[ 0 .. 24 ] : @$open) . $more);
+}
+
+sub silent
+{
+	my ($self, $what) = @_;
+	$self->look;
+	$self->none("$what has no break");
+	return;
+}
+
+#----------------------------------------------------------------------
+# Found and planted
+#----------------------------------------------------------------------
+
+# Each break goes to the fault at whose records it is and that names its kind; what goes nowhere is false.
+sub found
+{
+	my ($self) = @_;
+	my $month = $self->{month};
+	my @fault = $self->{faults}->planted;
+	my (%at, @false);
+
+	$self->look;
+	foreach my $fault (@fault)
+	{
+		push @{ $at{$_} }, $fault foreach grep { defined } @{ $fault->{row}{records} };
+		$fault->{seen} = [];
+	}
+	my $open = $self->open_breaks;
+	foreach my $break (@$open)
+	{
+		my %seen;
+		my @here = grep { !$seen{$_}++ } map { @{ $at{$_} // [] } } grep { defined } @$break{qw(record_id record_number remote_id)};
+		my ($fault) = grep { my %expected = map { $_ => 1 } @{ $_->{found} }, @{ $_->{also} }; $expected{ $break->{kind} } } @here;
+		$fault ? push @{ $fault->{seen} }, $break : push @false, [ $break, $here[0] ];
+	}
+	my @missed = grep { my $fault = $_; !grep { my $kind = $_; grep { $_->{kind} eq $kind } @{ $fault->{seen} } } @{ $fault->{found} } } @fault;
+
+	$self->table(\@fault);
+	$month->tell('', sprintf('   planted %d, found %d, false %d', scalar @fault, @fault - @missed, scalar @false));
+	$month->check(!@missed, 'every fault is found and named', join "\n", map {
+		my $fault = $_;
+		"missed: $fault->{name} at " . join(' ', grep { defined } @{ $fault->{row}{records} }) . ', expected ' . join(' or ', @{ $fault->{found} })
+		  . (@{ $fault->{seen} } ? ', seen only: ' . join(' ', map { $_->{kind} } @{ $fault->{seen} }) : '')
+	} @missed);
+	$month->check(!@false, 'nothing else is reported', join "\n", map { 'false: ' . words($_->[0]) . ($_->[1] ? " (planted here: $_->[1]{name})" : '') } @false);
+	return;
+}
+
+sub table
+{
+	my ($self, $fault) = @_;
+	my (%planted, %breaks, @name);
+
+	foreach my $one (@$fault)
+	{
+		push @name, $one->{name} if !$planted{ $one->{name} }++;
+		$breaks{ $one->{name} }{ $_->{kind} }++ foreach @{ $one->{seen} };
+	}
+	$self->{month}->tell('');
+	foreach my $name (@name)
+	{
+		my $as = join ', ', map { "$breaks{$name}{$_} $_" } sort keys %{ $breaks{$name} };
+		$self->{month}->tell(sprintf '   %3d × %-45s %s', $planted{$name}, $name, $as);
+	}
+	return;
+}
+
+#----------------------------------------------------------------------
+# Repair
+#----------------------------------------------------------------------
+
+# First what the hub can do by itself, then what the remedy asks a person for.
+sub repair
+{
+	my ($self) = @_;
+	my $month = $self->{month};
+	my ($done, @refused) = (0);
+
+	foreach my $break (@{ $self->open_breaks })
+	{
+		my $said = eval { $month->psql("SELECT count(*) FROM sync.repair($break->{id}, false, NULL, '$REASON');"); };
+		defined $said ? $done++ : push @refused, [ $break, $@ ];
+	}
+	$month->tell("   $done breaks repaired by sync.repair(), " . @refused . ' are for a person');
+	$self->{refused} = \@refused;
+	$month->settle;
+	$self->look;
+
+	my %left = map { ($_->{record_id} // '') => 1, ($_->{remote_id} // '') => 1, ($_->{record_number} // '') => 1 } @{ $self->open_breaks };
+	my ($by_hand, @helpless) = (0);
+	foreach my $fault ($self->{faults}->planted)
+	{
+		next if !grep { defined && $left{$_} } @{ $fault->{row}{records} };
+		$fault->{remedy} ? do { $fault->{remedy}->($fault->{row}); $by_hand++ } : push @helpless, $fault;
+	}
+	$month->tell("   $by_hand faults are taken back by hand, as their remedy says");
+	$month->check(!@helpless, 'for every fault there is a remedy', join "\n", map { "none: $_->{name}" } @helpless);
+	return;
+}
+
+sub nothing_left
+{
+	my ($self) = @_;
+	my $month = $self->{month};
+	my $first = $self->look;
+
+	$self->none('nothing is left open after the repair');
+	my $totals = $month->rows("SELECT r.source, t.entity, t.object, t.period, t.currency, t.our_count, t.their_count, t.our_amount, t.their_amount
+		  FROM sync.reconciliation_total t JOIN sync.reconciliation r ON r.id = t.reconciliation_id
+		 WHERE r.id > $first AND (t.our_count <> t.their_count OR t.our_amount IS DISTINCT FROM t.their_amount)");
+	$month->check(!@$totals, 'all totals agree: by entity, object, period and currency',
+		join "\n", map { my $total = $_; join ' ', map { $_ // '-' } @$total{qw(source entity object period currency our_count our_amount their_count their_amount)} } @$totals);
+	$first = $self->look;
+	my $again = $month->rows("SELECT source, found, opened, closed FROM sync.reconciliation WHERE id > $first AND (found > 0 OR opened > 0 OR closed > 0)");
+	$month->check(!@$again, 'a second run is silent', join "\n", map { "$_->{source}: found $_->{found}, opened $_->{opened}, closed $_->{closed}" } @$again);
+	my $violations = $month->psql("SELECT string_agg(invariant || ': ' || detail, E'\\n') FROM sync.check_invariants();");
+	$month->check($violations eq '', 'sync.check_invariants() finds nothing', $violations);
+	return;
+}
+
+1;
