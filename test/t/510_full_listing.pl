@@ -64,9 +64,10 @@ sub finish
 	my ($run, $while) = @_;
 	my $ended = eval {
 		$hub->wait_until("run $run to end", sub {
-			$while->() if $while;
-			return job($run, 'state') =~ /^(done|failed|stopped)$/;
-		}, 20);
+			# the server may be on its way up again
+			eval { $while->() } if $while;
+			return (eval { job($run, 'state') } // '') =~ /^(done|failed|stopped)$/;
+		}, 60);
 	};
 	is(job($run, 'state'), 'done', "run $run has ended") or diag($hub->sql('SELECT * FROM sync.job ORDER BY id DESC LIMIT 1'));
 	die "run $run does not end\n" if !$ended;
