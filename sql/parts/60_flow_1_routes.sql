@@ -175,7 +175,7 @@ COMMENT ON TRIGGER audit_update ON sync.route IS 'Writes an audit row for a chan
 -- as running. finished_seq is that of an earlier cursor, or 0, because a transaction that runs now
 -- may hold an id beyond the snapshot's xmax and have drawn its numbers before: the last value of the
 -- sequence would be too high a bound.
-CREATE FUNCTION sync._first_checkpoint(route integer)
+CREATE FUNCTION sync._first_checkpoint(route integer, anew boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -189,7 +189,9 @@ DECLARE
     epoch integer := sync._incarnation();
 BEGIN
     SELECT r.start_kind INTO STRICT kind FROM sync.route r WHERE r.id = route;
-    IF EXISTS (SELECT FROM sync.checkpoint c WHERE c.route_id = route) THEN
+    IF anew THEN
+        kind := 'now';
+    ELSIF EXISTS (SELECT FROM sync.checkpoint c WHERE c.route_id = route) THEN
         RAISE EXCEPTION 'route % has a cursor already', route USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     seen := '3:3:';
@@ -207,7 +209,34 @@ BEGIN
     VALUES (route, epoch, seen, bound, seen, bound, bound);
 END
 $$;
-COMMENT ON FUNCTION sync._first_checkpoint(integer) IS 'Writes the cursor that a new route starts from';
+COMMENT ON FUNCTION sync._first_checkpoint(integer, boolean) IS 'Writes the cursor that a new route starts from; anew: one that starts now again, whatever its cursor was';
+
+-- What was before a route or a stream is sent or fetched only when it is known what it is: identity is
+-- decided, and of documents it is said from which day on they are the hub's.
+CREATE FUNCTION sync._check_history(system text, object text, undated boolean, instead text)
+RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM sync.stream t WHERE t.system_id = sync._system_id($1) AND t.object_id = sync._object_id($2)
+                                           AND t.state = 'active' AND t.deciding_since IS NOT NULL) THEN
+        RAISE EXCEPTION 'identity of object "%" in system "%" is not decided', object, system
+            USING ERRCODE = 'SE063',
+                  DETAIL = 'Records that the system holds already would be created a second time.',
+                  HINT = format('Look at sync.match_preview() and decide with sync.accept_matches(); or %s.', instead);
+    END IF;
+    IF undated AND ((SELECT o.financial FROM sync.object o WHERE o.name = $2)
+                    OR coalesce((sync._manifest($1) -> 'objects' -> $2 ->> 'financial')::boolean, false)) THEN
+        RAISE EXCEPTION 'object "%" is financial: its past is not sent without a cut-over date', object
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = 'Documents of the time before may stand in the other system already, under identities that are not known here.',
+                  HINT = format('Decide from which day on this hub is the one that sends, and give cutover_date => that day; or %s.', instead);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._check_history(text, text, boolean, text) IS
+    'An error while identity is not decided, or for financial objects without a cut-over date; instead: what else can be done';
 
 -- Runs with the caller's rights: the role that declares a route is the role its condition runs as,
 -- and run_as is the column's default because nobody may write it.
@@ -221,13 +250,13 @@ AS $$
 DECLARE
     the_system integer := sync._system_id(create_route.system);
     the_object integer := sync._object_id(create_route.object);
-    manifest jsonb := sync._manifest_object(create_route.system, create_route.object, 'push');
     o sync.object;
     kind text;
     begin_at timestamptz;
     wrong text;
     made integer;
 BEGIN
+    PERFORM sync._manifest_object(create_route.system, create_route.object, 'push');
     SELECT t.* INTO o FROM sync.object t WHERE t.id = the_object;
     IF NOT o.captured THEN
         RAISE EXCEPTION 'changes of object "%" are not captured', object
@@ -266,19 +295,9 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Start is now, all, or an instant such as 2026-01-31 00:00+00.';
         END IF;
     END IF;
-    IF kind <> 'now' AND EXISTS (SELECT FROM sync.stream t WHERE t.system_id = the_system AND t.object_id = the_object
-                                                             AND t.state = 'active' AND t.deciding_since IS NOT NULL) THEN
-        RAISE EXCEPTION 'identity of object "%" in system "%" is not decided', object, system
-            USING ERRCODE = 'SE063',
-                  DETAIL = 'Records that the system holds already would be created a second time.',
-                  HINT = 'Look at sync.match_preview() and decide with sync.accept_matches(); or use start => ''now''.';
-    END IF;
-    IF (o.financial OR coalesce((manifest ->> 'financial')::boolean, false))
-       AND cutover_date IS NULL AND (kind = 'all' OR begin_at < clock_timestamp()) THEN
-        RAISE EXCEPTION 'object "%" is financial: its past is not sent without a cut-over date', object
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                  DETAIL = 'Documents of the time before may stand in the other system already, under identities that are not known here.',
-                  HINT = 'Decide from which day on this hub is the one that sends, and give cutover_date => that day; or use start => ''now''.';
+    IF kind <> 'now' THEN
+        PERFORM sync._check_history(create_route.system, create_route.object, cutover_date IS NULL AND (kind = 'all' OR begin_at < clock_timestamp()),
+                                    'use start => ''now''');
     END IF;
     IF cutover_date IS NOT NULL AND kind <> 'now' THEN
         begin_at := greatest(begin_at, cutover_date::timestamp AT TIME ZONE 'UTC');

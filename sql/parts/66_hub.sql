@@ -22,6 +22,7 @@ BEGIN
     DELETE FROM sync.payload_edit e
      WHERE e.edited_at < instant - current_setting('sync_ext.history_retention')::interval - interval '1 day'
        AND NOT EXISTS (SELECT FROM sync.pending p WHERE p.route_id = e.route_id AND p.seq = e.seq);
+    PERFORM sync._clear_listed(20000);
 
     -- A route that lags past max_lag stops pinning the outbox and needs a backfill. A financial one
     -- never does: its events exist nowhere else as they were, so it goes on pinning, with an alarm.
@@ -44,7 +45,7 @@ BEGIN
                      ELSE format('route "%s" fell further behind than its max_lag and needs a backfill', late.name) END,
                 CASE WHEN late.financial
                      THEN 'Find out why it stands still (sync.route_status, sync.health()); the outbox grows until it moves.'
-                     ELSE 'Find out why it stood still (sync.health()), drop the route and create it again with start => ''all''.' END)
+                     ELSE 'Find out why it stood still (sync.health()); then SELECT sync.backfill(''<system>'', ''<object>'').' END)
             ON CONFLICT (key) DO UPDATE SET last_at = clock_timestamp(), count = notice.count + 1;
     END LOOP;
 

@@ -96,14 +96,36 @@ SELECT t.id AS stream_id, y.name AS system, o.name AS object, t.every, t.schedul
  WHERE t.state <> 'dropped';
 COMMENT ON VIEW sync.stream_status IS 'Each stream: when it last read, how much, and what went wrong';
 
+-- How fast a job goes is taken from its phase, whose records it counts; pauses count as time.
 CREATE VIEW sync.progress AS
 SELECT 'push' AS kind, r.system, r.object, r.ended_last_minute AS done_last_minute,
        r.queued + r.in_flight + r.retry AS remaining, r.waiting + r.held + r.ambiguous + r.behind + r.dead + r.conflict AS held,
        CASE WHEN r.ended_last_minute > 0
             THEN (r.queued + r.in_flight + r.retry)::double precision / r.ended_last_minute * interval '1 min' END AS time_left,
-       r.cursor_at AS as_of
+       r.cursor_at AS as_of,
+       NULL::bigint AS job, NULL::text AS phase, NULL::bigint AS done, NULL::bigint AS total, NULL::numeric AS rate,
+       NULL::timestamptz AS estimate, r.state
   FROM sync.route_status r
 UNION ALL
-SELECT 'pull', s.system, s.object, NULL, NULL, s.inbox, NULL, coalesce(s.finished_at, s.started_at)
-  FROM sync.stream_status s;
-COMMENT ON VIEW sync.progress IS 'How fast each flow moves and how long it still needs at that rate';
+SELECT 'pull', s.system, s.object, NULL, NULL, s.inbox, NULL, coalesce(s.finished_at, s.started_at),
+       NULL, NULL, NULL, NULL, NULL, NULL, s.state
+  FROM sync.stream_status s
+UNION ALL
+SELECT j.kind, y.name, o.name, NULL, CASE WHEN j.finished_at IS NULL THEN greatest(j.total - j.done, 0) END, NULL,
+       CASE WHEN j.state = 'running' AND p.rate > 0 THEN interval '1 s' * (greatest(j.total - j.done, 0) / p.rate)::double precision END,
+       coalesce(j.step_at, j.requested_at),
+       j.id, j.phase, j.done, j.total, round(p.rate, 1),
+       CASE WHEN j.state = 'running' AND p.rate > 0
+            THEN clock_timestamp() + interval '1 s' * (greatest(j.total - j.done, 0) / p.rate)::double precision END, j.state
+  FROM sync.job j
+  LEFT JOIN sync.system y ON y.id = j.system_id
+  LEFT JOIN sync.object o ON o.id = j.object_id
+ CROSS JOIN LATERAL (SELECT j.done / nullif(extract(epoch FROM coalesce(j.step_at, clock_timestamp()) - coalesce((j.cursor ->> 'phase_at')::timestamptz, j.started_at)), 0)) p (rate)
+ WHERE j.finished_at IS NULL OR j.finished_at > clock_timestamp() - interval '1 day';
+COMMENT ON VIEW sync.progress IS 'How fast each flow and each job moves and how long it still needs at that rate; jobs that ended stay for a day';
+COMMENT ON COLUMN sync.progress.job IS 'Job: for pause_job(), resume_job(), stop_job(); NULL: a route or stream';
+COMMENT ON COLUMN sync.progress.done IS 'Records that the job''s phase has been through';
+COMMENT ON COLUMN sync.progress.total IS 'How many it is about, as far as known';
+COMMENT ON COLUMN sync.progress.rate IS 'Records a second';
+COMMENT ON COLUMN sync.progress.estimate IS 'When the phase will have ended, at that rate';
+COMMENT ON COLUMN sync.progress.state IS 'Of the job: queued, running, paused, done, failed, stopped; of a route or stream as in their views';

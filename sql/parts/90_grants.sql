@@ -38,7 +38,7 @@ BEGIN
                 'guard', '_owner_act', '_guards_of', '_set_guards',
                 -- what create_route calls with its caller's rights
                 '_system_id', '_object_id', '_manifest_object', '_manifest', '_system_options', '_condition_check',
-                '_condition_sql', '_check_expression', '_first_checkpoint', '_route_id', '_pending_id', '_record_number', '_sees_all',
+                '_condition_sql', '_check_expression', '_check_history', '_first_checkpoint', '_route_id', '_pending_id', '_record_number', '_sees_all',
                 '_preview_push', '_preview_pull', '_preview_targets', '_preview_with', '_differences', '_connector_id', '_current_connector',
                 'accept_matches', 'decide_match', 'keep_apart', 'match_preview', 'merge_records', 'set_delete_policy', 'set_match_rule', 'set_merge_policy',
                 'start_matching', 'undo_merge', 'normal_country', 'normal_email', 'normal_name', 'normal_tax_number',
@@ -81,7 +81,10 @@ BEGIN
             -- jobs
             ('sync_admin', ARRAY['pause_job', 'resume_job', 'stop_job']),
             ('sync_operator', ARRAY['pause_job', 'resume_job', 'stop_job']),
-            ('sync_worker', ARRAY['_jobs_step']),
+            ('sync_admin', ARRAY['backfill', '_backfill_start']),
+            -- what backfill calls with its caller's rights
+            ('sync_operator', ARRAY['backfill', '_backfill_start', '_check_expression', '_condition_check', '_condition_sql', '_condition_type']),
+            ('sync_worker', ARRAY['_jobs_step', '_job_end']),
             -- replay, dead letters, repair
             ('sync_admin', ARRAY['replay', '_reads', '_replay_period', '_per_second', '_replay_route', '_replay_begin', '_replay_add', '_replay_go', '_replay_pieces',
                 '_replay_records', '_replay_merged', '_replay_filtered', '_replay_shown', '_replay_check', '_request_members', '_differing', '_preview_events']),
@@ -132,7 +135,7 @@ BEGIN
         SELECT * FROM (VALUES
             ('outbox', '{body,old}'::name[]), ('pending', '{body,old,frozen,message}'), ('claim', '{request,target}'),
             ('outcome', '{response,message}'), ('mirror', '{fields,raw}'), ('mirror_history', '{fields}'), ('inbox', '{item,mapped,reason}'),
-            ('conflict_entry', '{hub_value,remote_value,taken_value,message}'), ('drift_entry', '{got}'), ('merge', '{loser_row}'), ('payload_edit', '{patch,before}'), ('audit', '{detail,salt,content_hash}')) b (name, hidden)
+            ('conflict_entry', '{hub_value,remote_value,taken_value,message}'), ('drift_entry', '{got}'), ('merge', '{loser_row}'), ('payload_edit', '{patch,before}'), ('audit', '{detail,salt,content_hash}'), ('listed_record', '{fields,problem}')) b (name, hidden)
     LOOP
         SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) INTO columns
           FROM pg_catalog.pg_attribute a
@@ -161,6 +164,8 @@ GRANT INSERT (name, object, kind, system, applies, condition, message, field, re
 GRANT INSERT (system_id, object_id, name, condition, operations, start_kind, start_at, cutover_date, max_lag)
     ON sync.route TO sync_admin;
 
+GRANT INSERT (job_id, filter) ON sync.job_filter TO sync_admin, sync_operator;
+
 -- ---- the workers ----
 
 GRANT SELECT ON ALL TABLES IN SCHEMA sync TO sync_worker;
@@ -171,6 +176,8 @@ GRANT INSERT, UPDATE, DELETE ON sync.pending, sync.external_id, sync.mirror, syn
 GRANT INSERT, UPDATE ON sync.drift_entry TO sync_worker;
 GRANT INSERT, UPDATE ON sync.conflict_entry TO sync_worker;
 GRANT DELETE ON sync.correction TO sync_worker;
+GRANT INSERT, UPDATE ON sync.listed_record TO sync_worker;
+GRANT UPDATE (phase, done, total, cursor, result, failures, last_error, next_step_at, step_at) ON sync.job TO sync_worker;
 GRANT UPDATE (timeline, suspect_before) ON sync.hub TO sync_worker;
 GRANT UPDATE (name, server_oid) ON sync.system TO sync_worker;
 GRANT UPDATE (state) ON sync.route TO sync_worker;

@@ -69,6 +69,7 @@ se_stage_total(const SeListing *listing, const SeCount *told)
 
 	se_spi_execute(&plan,
 				   "UPDATE sync.job AS j SET phase = 'listing', failures = 0, last_error = NULL,"
+				   " cursor = j.cursor || jsonb_build_object('phase_at', clock_timestamp()),"
 				   " total = coalesce($2, j.total), step_at = clock_timestamp(),"
 				   " result = j.result || jsonb_strip_nulls(jsonb_build_object("
 				   "'told_count', $2, 'told_amounts', $3, 'count_error', $4))"

@@ -6,6 +6,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
@@ -137,16 +138,19 @@ page_failed(SeJob *job, const char *message, int64 retry_after_ms)
 	se_job_free(job);
 }
 
-/* Where the walk begins: with everything, or at an instant. */
+/*
+ * Where the walk begins: with everything, or at an instant. A journal does not reach back for ever, so
+ * beside one the list is read whole, and what is older is left out here.
+ */
 static Jsonb *
-first_cursor(const SeListing *listing)
+first_cursor(const SeListing *listing, const SePull *pull)
 {
 	SeObjBuilder b;
 	char buf[MAXDATELEN + 1];
 	int utc = 0;
 
 	se_obj_begin(&b);
-	if (listing->since == 0)
+	if (listing->since == 0 || (pull->events != NULL && pull->list != NULL))
 		se_obj_bool(&b, "full", true);
 	else
 	{
@@ -178,7 +182,9 @@ se_listing_ask(SeListing *listing, const SeTarget *target)
 	job->ready = page_ready;
 	job->failed = page_failed;
 	MemoryContextSwitchTo(job->cxt);
-	se_page_ask(job, listing->cursor != NULL ? listing->cursor : first_cursor(listing), target);
+	se_page_ask(job,
+				listing->cursor != NULL ? listing->cursor : first_cursor(listing, target->pull),
+				target);
 	MemoryContextSwitchTo(se_pull_cxt);
 }
 
@@ -190,8 +196,10 @@ within(const SeListing *listing, SeItem *items, int n)
 
 	for (int i = 0; i < n; i++)
 	{
-		if (listing->until == 0 || !items[i].has_at || items[i].at <= listing->until)
-			items[kept++] = items[i];
+		if (items[i].has_at && ((listing->until != 0 && items[i].at > listing->until) ||
+								(listing->since != 0 && items[i].at < listing->since)))
+			continue;
+		items[kept++] = items[i];
 	}
 	return kept;
 }
