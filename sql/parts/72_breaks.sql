@@ -1,8 +1,9 @@
 -- Breaks: how what a run found becomes breaks that live on from run to run.
 
 -- Turns the findings of a run into breaks: the same break again is only seen again, a new one is opened,
--- one that occurs no longer is resolved. What a run did not look at it leaves alone: `looked` holds the
--- record ids of a run that looked at some only; NULL: it looked at all of its period.
+-- one that occurs no longer is resolved. One that something on its way may settle is neither: it stays
+-- as it is. What a run did not look at it leaves alone: `looked` holds the record ids of a run that
+-- looked at some only; NULL: it looked at all of its period.
 CREATE FUNCTION sync._settle_breaks(reconciliation bigint, looked text[] DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -23,23 +24,26 @@ BEGIN
     SELECT DISTINCT ON (fingerprint) f.*,
            md5(jsonb_build_array(f.kind, f.object, f.record_id, f.system, f.other_system, f.remote_id, f.field, f.currency)::text) AS fingerprint
       FROM sync.finding f
-     WHERE f.reconciliation_id = run.id AND f.class IN ('break', 'explained')
+     WHERE f.reconciliation_id = run.id AND f.class IN ('break', 'explained', 'in_transit')
      ORDER BY fingerprint, f.class;
 
     UPDATE sync.break_entry b
        SET last_seen = clock_timestamp(), last_run = run.id, times_seen = b.times_seen + 1, ours = f.ours, theirs = f.theirs,
            difference = f.difference, at_risk = abs(coalesce(f.at_risk, f.difference)), record_number = coalesce(f.record_number, b.record_number),
            entity = f.entity, period = f.period, customer = f.customer, detail = f.detail,
-           -- What a policy explained may be open again, and the other way round; what a person said stays,
-           -- as long as the amounts that he said it about.
-           status = CASE WHEN f.class = 'explained' THEN 'explained'
-                         WHEN b.status IN ('accepted', 'explained') AND b.difference IS NOT DISTINCT FROM f.difference
-                              AND b.theirs IS NOT DISTINCT FROM f.theirs AND b.ours IS NOT DISTINCT FROM f.ours
-                              AND (b.status = 'accepted' OR b.resolved_by IS NOT NULL) THEN b.status
-                         ELSE 'open' END,
-           explanation = CASE WHEN f.class = 'explained' THEN f.explanation ELSE b.explanation END
-      FROM pg_temp._sync_found f
-     WHERE b.source = run.source AND b.fingerprint = f.fingerprint AND b.status <> 'resolved';
+           status = f.next, explanation = CASE WHEN f.class = 'explained' THEN f.explanation WHEN f.next <> 'open' THEN b.explanation END,
+           resolved_by = CASE WHEN f.class <> 'explained' AND f.next <> 'open' THEN b.resolved_by END
+      FROM (SELECT o.id AS break_id, n.*,
+                   -- What a policy explained may be open again, and the other way round; what a person said
+                   -- stays, as long as the amounts that he said it about.
+                   CASE WHEN n.class = 'explained' THEN 'explained'
+                        WHEN (o.difference, o.theirs, o.ours) IS NOT DISTINCT FROM (n.difference, n.theirs, n.ours)
+                             AND (o.status = 'accepted' OR o.status = 'explained' AND o.resolved_by IS NOT NULL) THEN o.status
+                        ELSE 'open' END AS next
+              FROM pg_temp._sync_found n
+              JOIN sync.break_entry o ON o.source = run.source AND o.fingerprint = n.fingerprint AND o.status <> 'resolved'
+             WHERE n.class <> 'in_transit') f
+     WHERE b.id = f.break_id;
 
     WITH made AS (
         INSERT INTO sync.break_entry AS b
@@ -49,7 +53,8 @@ BEGIN
                f.theirs, f.difference, f.currency, abs(coalesce(f.at_risk, f.difference)), f.entity, f.period, f.customer,
                coalesce(f.severity, 'error'), CASE f.class WHEN 'explained' THEN 'explained' ELSE 'open' END, f.explanation, f.detail, run.id, run.id
           FROM pg_temp._sync_found f
-         WHERE NOT EXISTS (SELECT FROM sync.break_entry b
+         WHERE f.class <> 'in_transit'
+           AND NOT EXISTS (SELECT FROM sync.break_entry b
                             WHERE b.source = run.source AND b.fingerprint = f.fingerprint AND b.status <> 'resolved')
         RETURNING b.id, b.status)
     SELECT count(*) FILTER (WHERE m.status = 'open'), to_jsonb((array_agg(m.id) FILTER (WHERE m.status = 'open'))[1:20])
@@ -59,7 +64,8 @@ BEGIN
         UPDATE sync.break_entry b
            SET status = 'resolved', resolved_at = clock_timestamp(), last_run = run.id
          WHERE b.source = run.source AND b.status <> 'resolved'
-           AND (run.period IS NULL OR b.period IS NULL OR b.period <@ run.period)
+           -- A break has a month, not a day: a run over half of it may not have looked at its day.
+           AND (run.period IS NULL OR b.period IS NULL OR daterange(b.period, (b.period + interval '1 month')::date) <@ run.period)
            AND (looked IS NULL OR b.record_id = ANY (looked) OR b.remote_id = ANY (looked))
            AND NOT EXISTS (SELECT FROM pg_temp._sync_found f WHERE f.fingerprint = b.fingerprint)
         RETURNING b.id)
