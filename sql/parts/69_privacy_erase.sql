@@ -242,6 +242,11 @@ BEGIN
      WHERE c.object_id = e.object_id AND c.record_id = e.record_id AND (c.field IS NULL OR c.field = ANY (e.fields));
     GET DIAGNOSTICS n = ROW_COUNT;
     done := done || jsonb_build_object('conflict_entry', n);
+    UPDATE sync.break_entry b SET ours = NULL, theirs = NULL, detail = '(erased)'
+      FROM sync.object o
+     WHERE o.id = e.object_id AND b.object = o.name AND b.record_id = e.record_id AND b.field = ANY (e.fields);
+    GET DIAGNOSTICS n = ROW_COUNT;
+    done := done || jsonb_build_object('break_entry', n);
     -- Remote records of one that was merged into this one, the row that was merged, and what was in doubt.
     UPDATE sync.mirror m SET fields = m.fields - e.fields, raw = NULL, mapping = NULL
       FROM sync.external_alias x

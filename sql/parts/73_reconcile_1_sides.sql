@@ -47,43 +47,58 @@ $$;
 COMMENT ON FUNCTION sync.set_tolerance(text, text, numeric, text, text) IS
     'Up to which difference amounts of an object count as rounded, in a currency; 0: not at all. A difference within it is explained, not a break';
 
--- Columns of an object's table by what they mean to a comparison, as expressions over alias c. Only
--- built-in types: comparing runs with the rights of the extension's owner, and no function of
--- somebody else's may. record_sql NULL: the table has to be read as its owner, record by record.
-CREATE FUNCTION sync._side(object_id integer, OUT relation regclass, OUT record_sql text, OUT number_sql text, OUT amount_sql text, OUT amount_key text,
-                           OUT currency_sql text, OUT entity_sql text, OUT day_sql text, OUT made_sql text)
+-- Columns of an object's table by what they mean to a comparison, as expressions over alias c. Comparing
+-- runs with the rights of the extension's owner, so no function of somebody else's may run: the
+-- table is read in place only if its types are built in (or plain enums) and no policy is in the way.
+CREATE FUNCTION sync._in_place(relation oid)
+RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT has_table_privilege(relation, 'SELECT') AND NOT row_security_active(relation)
+       AND NOT EXISTS (SELECT FROM pg_attribute a
+                         JOIN pg_type y ON y.oid = a.atttypid
+                         JOIN pg_type b ON b.oid = CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END
+                        WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+                          AND b.typnamespace <> 'pg_catalog'::regnamespace
+                          AND NOT (b.typtype = 'e' AND NOT EXISTS (SELECT FROM pg_cast k WHERE k.castsource = b.oid)))
+$$;
+COMMENT ON FUNCTION sync._in_place(oid) IS 'Whether a table can be read with the rights of the extension''s owner without running anybody''s code';
+
+CREATE FUNCTION sync._side(object_id integer, OUT relation regclass, OUT in_place boolean, OUT record_sql text, OUT found_sql text, OUT key_sql text,
+                           OUT amount_key text, OUT amount_sql text, OUT currency_sql text, OUT entity_sql text, OUT day_sql text, OUT made_sql text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH col AS (
-        SELECT a.attname, b.oid AS type
+        SELECT a.attname::text AS name, format_type(b.oid, NULL) AS type
           FROM sync.object o
           JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attnum > 0 AND NOT a.attisdropped
           JOIN pg_type y ON y.oid = a.atttypid
-          JOIN pg_type b ON b.oid = CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END AND b.typnamespace = 'pg_catalog'::regnamespace
+          JOIN pg_type b ON b.oid = CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END
          WHERE o.id = $1),
-    has AS (
-        SELECT coalesce(array_agg(attname::text), '{}') AS names,
-               coalesce(array_agg(attname::text) FILTER (WHERE type = 'numeric'::regtype), '{}') AS numbers,
-               coalesce(array_agg(attname::text) FILTER (WHERE type = 'date'::regtype), '{}') AS dates,
-               coalesce(array_agg(attname::text) FILTER (WHERE type = 'timestamptz'::regtype), '{}') AS instants FROM col)
-    SELECT o.table_oid,
-           CASE WHEN NOT o.key_columns::text[] <@ h.names OR NOT has_table_privilege(o.table_oid, 'SELECT') OR row_security_active(o.table_oid) THEN NULL
-                WHEN cardinality(o.key_columns) = 1 THEN format('c.%I::text COLLATE "C"', o.key_columns[1])
-                ELSE (SELECT 'jsonb_build_array(' || string_agg(format('c.%I::text', k), ', ' ORDER BY n) || ')::text COLLATE "C"'
-                        FROM unnest(o.key_columns) WITH ORDINALITY u (k, n)) END,
-           CASE WHEN o.number_column::text = ANY (h.names) THEN format('c.%I::text', o.number_column) ELSE 'NULL::text' END,
-           coalesce(format('c.%I', m.amount), 'NULL::numeric'), m.amount,
-           CASE WHEN 'currency' = ANY (h.names) THEN 'c.currency::text' ELSE 'NULL::text' END,
-           CASE WHEN 'legal_entity_id' = ANY (h.names) THEN 'c.legal_entity_id::text' ELSE 'NULL::text' END,
-           'coalesce(' || concat_ws(', ', (SELECT string_agg('c.' || d, ', ' ORDER BY n)
-                                             FROM unnest(ARRAY['posting_date', 'issue_date']) WITH ORDINALITY u (d, n) WHERE d = ANY (h.dates)),
-                                          CASE WHEN 'settled_at' = ANY (h.instants) THEN '(c.settled_at AT TIME ZONE ''UTC'')::date' END, 'NULL::date') || ')',
-           CASE WHEN 'created_at' = ANY (h.instants) THEN 'c.created_at' ELSE 'NULL::timestamptz' END
-      FROM sync.object o
-     CROSS JOIN has h
-     CROSS JOIN LATERAL (SELECT (SELECT a FROM unnest(ARRAY['total_amount', 'amount', 'total_value', 'gross_amount']) WITH ORDINALITY u (a, n)
-                                  WHERE a = ANY (h.numbers) ORDER BY n LIMIT 1)) m (amount)
-     WHERE o.id = $1
+    key AS (
+        SELECT u.k, u.n, cardinality(o.key_columns) AS keys, col.type
+          FROM sync.object o CROSS JOIN LATERAL unnest(o.key_columns) WITH ORDINALITY u (k, n) JOIN col ON col.name = u.k WHERE o.id = $1),
+    money AS (
+        SELECT u.name FROM unnest(ARRAY['total_amount', 'amount', 'total_value', 'gross_amount']) WITH ORDINALITY u (name, n)
+          JOIN col ON col.name = u.name AND col.type = 'numeric' ORDER BY u.n LIMIT 1),
+    day AS (
+        SELECT string_agg(CASE u.name WHEN 'settled_at' THEN '(c.settled_at AT TIME ZONE ''UTC'')::date' ELSE 'c.' || u.name END, ', ' ORDER BY u.n) AS sql
+          FROM unnest(ARRAY['posting_date', 'issue_date', 'settled_at']) WITH ORDINALITY u (name, n)
+          JOIN col ON col.name = u.name AND col.type = CASE u.name WHEN 'settled_at' THEN 'timestamp with time zone' ELSE 'date' END)
+    SELECT o.table_oid, o.table_oid IS NOT NULL AND sync._in_place(o.table_oid) AND (o.line_oid IS NULL OR sync._in_place(o.line_oid)),
+           (SELECT CASE WHEN max(k.keys) = 1 THEN format('c.%I::text COLLATE "C"', max(k.k))
+                        ELSE 'jsonb_build_array(' || string_agg(format('c.%I::text', k.k), ', ' ORDER BY k.n) || ')::text COLLATE "C"' END FROM key k),
+           (SELECT string_agg(format('c.%I = CAST(%s AS %s)', k.k, CASE WHEN k.keys = 1 THEN '%1$s' ELSE format('(%%1$s::jsonb ->> %s)', k.n - 1) END, k.type),
+                              ' AND ' ORDER BY k.n) FROM key k),
+           (SELECT format('c.%I', k.k) FROM key k WHERE k.n = 1),
+           (SELECT m.name FROM money m), coalesce((SELECT 'c.' || m.name FROM money m), 'NULL::numeric'),
+           coalesce((SELECT 'c.currency::text' FROM col WHERE name = 'currency'), 'NULL::text'),
+           coalesce((SELECT 'c.legal_entity_id::text' FROM col WHERE name = 'legal_entity_id'), 'NULL::text'),
+           coalesce((SELECT 'coalesce(' || d.sql || ')' FROM day d WHERE d.sql IS NOT NULL), 'NULL::date'),
+           coalesce((SELECT 'c.created_at' FROM col WHERE name = 'created_at' AND type = 'timestamp with time zone'), 'NULL::timestamptz')
+      FROM sync.object o WHERE o.id = $1
 $$;
-COMMENT ON FUNCTION sync._side(integer) IS 'The table of an object, and its key, number, amount, currency, entity and day as expressions over alias c';
+COMMENT ON FUNCTION sync._side(integer) IS
+    'The table of an object, and its record id, amount, currency, entity, day and time of creation as expressions over alias c; found_sql is a format of how a record is found by id';

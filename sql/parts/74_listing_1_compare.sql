@@ -132,10 +132,11 @@ BEGIN
             SELECT d.key, d.value FROM jsonb_each((sync._fields_differing(o.id, resolution_ms, ARRAY[ours], ARRAY[listed.fields]))[1]) d ORDER BY 1
         LOOP
             our_value := ours -> field;
-            kind := CASE WHEN field ~ '(^|_)amount(_|$)' THEN 'amount_differs' ELSE 'field_differs' END;
+            kind := CASE WHEN sync._is_amount(field) THEN 'amount_differs' ELSE 'field_differs' END;
             class := 'break';
             explanation := NULL;
-            detail := format('the hub says %s, the system says %s', coalesce(our_value, 'null'), their_value);
+            detail := CASE WHEN field = 'lines' THEN 'their lines differ'
+                           ELSE format('the hub says %s, the system says %s', coalesce(our_value, 'null'), their_value) END;
             IF field = ANY (conflicts) THEN
                 detail := detail || '; a conflict about it is open';
             ELSIF agreed ? field THEN
@@ -185,38 +186,3 @@ END
 $$;
 COMMENT ON FUNCTION sync._on_its_way(integer, integer, text, text, timestamptz) IS
     'The delivery or inbound record that will settle a difference, or what went on since the system was asked';
-
--- A difference with what a person wants to know of it: numbers, amounts, entity, period, customer.
-CREATE FUNCTION sync._put_finding(run sync.reconciliation, o sync.object, system text, class text, kind text, record_id text, remote_id text,
-                                  field text, ours jsonb, theirs jsonb, body jsonb, detail text, explanation text, delivery text, number text)
-RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    money record := sync._amount(body);
-    dated record := sync._accounting_date(o, body);
-    difference numeric;
-BEGIN
-    IF run.period IS NOT NULL AND dated.day IS NOT NULL AND NOT dated.day <@ run.period THEN
-        RETURN;
-    END IF;
-    IF kind = 'amount_differs' AND jsonb_typeof(ours) IN ('number', 'string') AND jsonb_typeof(theirs) IN ('number', 'string') THEN
-        difference := (theirs #>> '{}')::numeric - (ours #>> '{}')::numeric;
-    ELSIF kind = 'missing_here' THEN
-        difference := money.amount;
-    ELSIF kind = 'missing_there' THEN
-        difference := - money.amount;
-    END IF;
-    INSERT INTO sync.finding (reconciliation_id, class, kind, object, record_id, record_number, system, remote_id, field, ours, theirs, difference,
-                              currency, at_risk, entity, period, customer, severity, explanation, delivery, detail)
-    VALUES (run.id, class, kind, o.name, record_id, coalesce(body ->> o.number_column::text, number), system, remote_id, field,
-            CASE WHEN kind = 'missing_there' THEN NULL ELSE ours END, CASE WHEN kind = 'missing_here' THEN NULL ELSE theirs END, difference,
-            money.currency, coalesce(abs(difference), CASE WHEN kind IN ('orphan', 'stale') THEN money.amount END),
-            sync._look_up(o.schema_name, 'legal_entity', 'code', dated.entity), date_trunc('month', dated.day)::date,
-            CASE WHEN o.name <> 'customer' THEN sync._look_up(o.schema_name, 'customer', 'number', body ->> 'customer_id') END,
-            CASE WHEN o.financial OR kind <> 'field_differs' THEN 'error' ELSE 'warning' END, explanation, delivery, detail);
-END
-$$;
-COMMENT ON FUNCTION sync._put_finding(sync.reconciliation, sync.object, text, text, text, text, text, text, jsonb, jsonb, jsonb, text, text, text, text) IS
-    'Writes a finding of a run, unless its day is outside the run''s period';

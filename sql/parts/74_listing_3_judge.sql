@@ -48,7 +48,8 @@ BEGIN
                                   CASE WHEN d.kind = 'missing_here' AND EXISTS (SELECT FROM sync.external_id x WHERE x.system_id = job.system_id
                                             AND x.object_id = job.object_id AND x.record_id = listed.our_id) THEN 'duplicate' ELSE d.kind END,
                                   coalesce(bound.record_id, nullif(suspect.record_id, ''), listed.our_id), nullif(there, ''), d.field, d.our_value, d.their_value,
-                                  coalesce(ours, listed.fields, '{}'), said, d.explanation, way.delivery, coalesce(bound.remote_number, listed.remote_number));
+                                  coalesce(ours, listed.fields, '{}'), said, d.explanation, way.delivery, coalesce(bound.remote_number, listed.remote_number), NULL,
+                                  coalesce(listed.deleted, false));
     END LOOP;
     RETURN true;
 END

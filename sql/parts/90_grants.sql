@@ -78,6 +78,12 @@ BEGIN
                 '_record_label', '_steps', '_walk', '_find_record', '_family', '_places_text', '_tree_details', '_sees_all', '_record_number']),
             ('sync_analyst', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
                 '_record_label', '_steps', '_walk', '_find_record', '_family', '_places_text', '_tree_details', '_sees_all', '_record_number']),
+            -- reconciliation
+            ('sync_admin', ARRAY['reconcile', 'set_tolerance', '_kind_remedy']),
+            ('sync_operator', ARRAY['reconcile', '_kind_remedy']),
+            ('sync_analyst', ARRAY['reconcile', '_kind_remedy']),
+            ('sync_approver', ARRAY['_kind_remedy']),
+            ('sync_auditor', ARRAY['_kind_remedy']),
             -- jobs
             ('sync_admin', ARRAY['pause_job', 'resume_job', 'stop_job']),
             ('sync_operator', ARRAY['pause_job', 'resume_job', 'stop_job']),
@@ -134,7 +140,7 @@ BEGIN
     FOR body IN
         SELECT * FROM (VALUES
             ('outbox', '{body,old}'::name[]), ('pending', '{body,old,frozen,message}'), ('claim', '{request,target}'),
-            ('outcome', '{response,message}'), ('mirror', '{fields,raw}'), ('mirror_history', '{fields}'), ('inbox', '{item,mapped,reason}'),
+            ('break_entry', '{ours,theirs,detail}'), ('finding', '{ours,theirs,detail}'), ('outcome', '{response,message}'), ('mirror', '{fields,raw}'), ('mirror_history', '{fields}'), ('inbox', '{item,mapped,reason}'),
             ('conflict_entry', '{hub_value,remote_value,taken_value,message}'), ('drift_entry', '{got}'), ('merge', '{loser_row}'), ('payload_edit', '{patch,before}'), ('audit', '{detail,salt,content_hash}'), ('listed_record', '{fields,problem}')) b (name, hidden)
     LOOP
         SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) INTO columns
@@ -149,7 +155,7 @@ $$;
 -- Bodies of requests, answers and remote records are for those above; what a delivery waits for is not.
 GRANT SELECT ON sync.record_status, sync.system_status, sync.route_status, sync.stream_status, sync.delivery,
     sync.dead_letter, sync.conflict, sync.progress, sync.external_id, sync.object, sync.system, sync.route,
-    sync.ownership, sync._object_columns,
+    sync.ownership, sync._object_columns, sync.reconciliation_run, sync.reconciliation_break, sync.reconciliation_summary,
     sync._lineage_entry, sync._hub_mark, sync._reference, sync._record_place, sync._correlated, sync._event_record
     TO sync_analyst, sync_approver;
 GRANT SELECT (id, route_id, seq, event_at, object_id, record_id, op, origin, state, issue, attempts, step,

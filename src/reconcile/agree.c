@@ -97,14 +97,15 @@ attribute_of(TupleDesc desc, const char *key, int len)
 static bool
 learn(Agreement *a, Jsonb *fields)
 {
-	MemoryContext old = MemoryContextSwitchTo(a->cxt);
 	JsonbIterator *it = JsonbIteratorInit(&fields->root);
+	MemoryContext old;
 	JsonbIteratorToken token;
 	JsonbValue key;
 	int n = 0;
 
 	a->nmembers = -1;
 	MemoryContextReset(a->cxt);
+	old = MemoryContextSwitchTo(a->cxt);
 	a->members = palloc(sizeof(Member) * Max(JsonContainerSize(&fields->root), 1));
 	while ((token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
 	{

@@ -1,0 +1,202 @@
+-- Reconciliation: reading both sides. One statement sees both sides and what is on its way between them,
+-- so that a write that commits meanwhile is seen on all three or on none and cannot look like a
+-- difference. What does not agree to the letter goes to pg_temp._sync_suspect:
+--
+--   record_id, remote_id, remote_number
+--   other_remote_id   the first system's record, where two systems are compared
+--   bound             whether record and remote record are bound to each other
+--   body              the first side: the canonical row with its lines, or the first system's fields; NULL: not there
+--   fields            the second side: what the system says; NULL: not there
+--   mirrored          whether anything is known of the second side; deleted: whether it says that it is gone
+--   agreed            as in sync.mirror
+--   delivery, way     the delivery on its way, and that in words; NULL: nothing is
+--   problem           why an inbound record could not be applied
+
+-- The canonical row as jsonb with its lines, as an expression over alias c.
+CREATE FUNCTION sync._body_sql(object_id integer)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'to_jsonb(c)' || CASE WHEN o.line_table IS NULL THEN '' ELSE format(
+           ' || jsonb_build_object(''lines'', coalesce((SELECT jsonb_agg(to_jsonb(l) ORDER BY %s) FROM %I.%I l WHERE %s), ''[]''))',
+           (SELECT string_agg(format('l.%I', k), ', ' ORDER BY n) FROM unnest(o.line_key_columns) WITH ORDINALITY u (k, n)), o.line_schema, o.line_table,
+           (SELECT string_agg(format('l.%I = c.%I', o.line_parent_columns[i], o.key_columns[i]), ' AND ') FROM generate_subscripts(o.key_columns, 1) i)) END
+      FROM sync.object o WHERE o.id = $1
+$$;
+COMMENT ON FUNCTION sync._body_sql(integer) IS 'A canonical row with its lines as jsonb, as an expression over alias c';
+
+-- A delivery behind a dead one settles nothing until a person has seen to that.
+CREATE FUNCTION sync._ways(system_id integer, object_id integer)
+RETURNS TABLE (record_id text, delivery text, way text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT DISTINCT ON (u.record_id) u.record_id, u.route_id || '/' || u.seq, format('delivery %s/%s is %s', u.route_id, u.seq, replace(u.state, '_', ' '))
+      FROM sync._unfinished u
+     WHERE u.system_id = $1 AND u.object_id = $2
+       AND NOT EXISTS (SELECT FROM sync.pending d WHERE d.route_id = u.route_id AND d.record_id = u.record_id AND d.state IN ('dead', 'conflict'))
+     ORDER BY u.record_id, u.seq
+$$;
+COMMENT ON FUNCTION sync._ways(integer, integer) IS 'The first unfinished delivery of each record of an object to a system: what will settle a difference';
+
+-- From when on records are a route's business, as a condition over alias c; a record of before the
+-- route that was not sent by it is none.
+CREATE FUNCTION sync._since_sql(route sync.route, made_sql text)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN route.id IS NULL OR 'insert' <> ALL (route.operations) THEN 'false'
+                WHEN route.start_kind = 'all' THEN 'true'
+                ELSE format('%s >= %L', made_sql, CASE route.start_kind WHEN 'now' THEN route.created_at ELSE route.start_at END) END
+$$;
+COMMENT ON FUNCTION sync._since_sql(sync.route, text) IS 'Which records a route may have sent by when they were made';
+
+-- The hub against a system. `records`, `remotes`: only those; NULL: all.
+CREATE FUNCTION sync._read_hub_side(run sync.reconciliation, records text[], remotes text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    side record := sync._side(run.object_id);
+    route sync.route;
+BEGIN
+    SELECT r.* INTO route FROM sync.route r WHERE r.system_id = run.system_id AND r.object_id = run.object_id AND r.state <> 'dropped';
+    EXECUTE format($sql$
+        CREATE TEMPORARY TABLE _sync_suspect ON COMMIT DROP AS
+        WITH way AS MATERIALIZED (SELECT w.* FROM sync._ways(%1$s, %2$s) w),
+        pair AS (
+            SELECT m.record_id, m.remote_id, m.fields, m.deleted, m.agreed, true AS mirrored, CASE WHEN %3$s IS NOT NULL THEN %4$s END AS body
+              FROM sync.mirror m
+              LEFT JOIN %5$s c ON %6$s
+             WHERE m.system_id = %1$s AND m.object_id = %2$s %9$s
+               AND CASE WHEN %3$s IS NULL THEN m.record_id IS NOT NULL OR NOT m.deleted ELSE m.deleted OR NOT sync._row_agrees(c, m.fields) END
+            UNION ALL
+            SELECT %8$s, NULL, NULL, false, NULL, false, %4$s
+              FROM %10$s
+             WHERE %7$s AND NOT EXISTS (SELECT FROM sync.external_id x WHERE x.object_id = %2$s AND x.system_id = %1$s AND x.record_id = %8$s)
+            UNION ALL
+            SELECT x.record_id, x.remote_id, NULL, false, NULL, false, (SELECT %4$s FROM %5$s c WHERE %12$s)
+              FROM sync.external_id x
+             WHERE x.object_id = %2$s AND x.system_id = %1$s %11$s
+               AND NOT EXISTS (SELECT FROM sync.mirror m WHERE m.system_id = %1$s AND m.object_id = %2$s AND m.remote_id = x.remote_id)
+            UNION ALL
+            SELECT NULL, i.remote_id, i.mapped, false, NULL, false, NULL
+              FROM sync.inbox i
+             WHERE i.system_id = %1$s AND i.object_id = %2$s %13$s
+               AND NOT EXISTS (SELECT FROM sync.mirror m WHERE m.system_id = %1$s AND m.object_id = %2$s AND m.remote_id = i.remote_id)
+               AND NOT EXISTS (SELECT FROM sync.external_id x WHERE x.system_id = %1$s AND x.object_id = %2$s AND x.remote_id = i.remote_id))
+        SELECT coalesce(x.record_id, p.record_id) AS record_id, p.remote_id, NULL::text AS other_remote_id, x.remote_number, x.record_id IS NOT NULL AS bound,
+               p.body, p.fields, p.mirrored, p.deleted, p.agreed, w.delivery,
+               coalesce(w.way, 'it waits in the inbox: ' || CASE WHEN i.item = 'null' OR i.wait_remote_id IS NOT NULL OR i.sqlstate = 'SE063' THEN i.reason END) AS way,
+               i.reason AS problem
+          FROM pair p
+          LEFT JOIN sync.external_id x ON x.system_id = %1$s AND x.object_id = %2$s AND x.remote_id = p.remote_id
+          LEFT JOIN way w ON w.record_id = coalesce(x.record_id, p.record_id)
+          LEFT JOIN sync.inbox i ON i.system_id = %1$s AND i.object_id = %2$s AND i.remote_id = p.remote_id
+    $sql$, run.system_id, run.object_id, side.key_sql, sync._body_sql(run.object_id), side.relation, format(side.found_sql, 'm.record_id'),
+           sync._since_sql(route, side.made_sql), side.record_sql,
+           CASE WHEN remotes IS NOT NULL THEN format('AND m.remote_id = ANY (%L)', remotes) ELSE '' END,
+           CASE WHEN records IS NOT NULL THEN format('unnest(%L::text[]) k (id) JOIN %s c ON %s', records, side.relation, format(side.found_sql, 'k.id'))
+                ELSE format('%s c', side.relation) END,
+           CASE WHEN remotes IS NOT NULL THEN format('AND x.remote_id = ANY (%L)', remotes) ELSE '' END, format(side.found_sql, 'x.record_id'),
+           CASE WHEN remotes IS NOT NULL THEN format('AND i.remote_id = ANY (%L)', remotes) ELSE '' END);
+END
+$$;
+COMMENT ON FUNCTION sync._read_hub_side(sync.reconciliation, text[], text[]) IS 'Reads canonical rows and mirrors of a system; what does not agree to the letter goes to pg_temp._sync_suspect';
+
+-- What the mirrors of a system said, as a relation: now, or as far as it was known at a moment.
+CREATE FUNCTION sync._mirror_sql(system_id integer, object_id integer, as_of timestamptz)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN as_of IS NULL
+           THEN format('(SELECT m.* FROM sync.mirror m WHERE m.system_id = %s AND m.object_id = %s)', $1, $2)
+           ELSE format('(SELECT DISTINCT ON (h.remote_id) h.remote_id, h.record_id, h.fields, h.deleted, NULL::jsonb AS agreed FROM sync.mirror_history h
+                          WHERE h.system_id = %s AND h.object_id = %s AND h.fields IS NOT NULL AND h.at <= %L
+                          ORDER BY h.remote_id, h.at DESC, h.xid DESC)', $1, $2, as_of) END
+$$;
+COMMENT ON FUNCTION sync._mirror_sql(integer, integer, timestamptz) IS 'The mirrors of a system as a relation, now or as of a moment';
+
+-- The hub's records as they were at a moment: the row now, taken back by the first event since.
+CREATE FUNCTION sync._body_as_of_sql(object_id integer, as_of timestamptz)
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    side record := sync._side(object_id);
+BEGIN
+    RETURN format($sql$(
+        WITH later AS (SELECT DISTINCT ON (e.record_id) e.record_id, e.op, e.body, e.old FROM sync.outbox e
+                        WHERE e.object_id = %1$s AND e.at > %2$L ORDER BY e.record_id, e.seq)
+        SELECT %3$s AS record_id, CASE WHEN l.record_id IS NULL THEN %4$s ELSE l.body || coalesce(l.old, '{}') END AS body
+          FROM %5$s c LEFT JOIN later l ON l.record_id = %3$s WHERE l.op IS DISTINCT FROM 'I'
+        UNION ALL
+        SELECT l.record_id, l.body || coalesce(l.old, '{}') FROM later l
+         WHERE l.op <> 'I' AND NOT EXISTS (SELECT FROM %5$s c WHERE %6$s))$sql$,
+        object_id, as_of, side.record_sql, sync._body_sql(object_id), side.relation, format(side.found_sql, 'l.record_id'));
+END
+$$;
+COMMENT ON FUNCTION sync._body_as_of_sql(integer, timestamptz) IS 'The canonical records as of a moment that the outbox reaches back to, as a relation';
+
+-- The hub as it was against a system as it was known. What was on its way then: captured by then, not ended by then.
+CREATE FUNCTION sync._read_hub_side_as_of(run sync.reconciliation)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format($sql$
+        CREATE TEMPORARY TABLE _sync_suspect ON COMMIT DROP AS
+        WITH way AS MATERIALIZED (
+            SELECT DISTINCT ON (c.record_id) c.record_id, c.route_id || '/' || c.seq AS delivery
+              FROM sync.claim c JOIN sync.route r ON r.id = c.route_id AND r.system_id = %1$s AND r.object_id = %2$s
+             WHERE c.event_at <= %5$L AND NOT EXISTS (SELECT FROM sync.outcome f WHERE f.route_id = c.route_id AND f.seq = c.seq AND f.final AND f.at <= %5$L)
+             ORDER BY c.record_id, c.seq)
+        SELECT coalesce(m.record_id, b.record_id) AS record_id, coalesce(m.remote_id, x.remote_id) AS remote_id, NULL::text AS other_remote_id, x.remote_number,
+               m.record_id IS NOT NULL OR x.record_id IS NOT NULL AS bound, b.body, m.fields, m.remote_id IS NOT NULL AS mirrored,
+               coalesce(m.deleted, false) AS deleted, m.agreed, w.delivery, format('delivery %%s was on its way', w.delivery) AS way, NULL::text AS problem
+          FROM %3$s m
+          FULL JOIN %4$s b ON b.record_id = m.record_id
+          LEFT JOIN sync.external_id x ON x.object_id = %2$s AND x.system_id = %1$s AND x.record_id = coalesce(m.record_id, b.record_id) AND x.bound_at <= %5$L
+          LEFT JOIN way w ON w.record_id = coalesce(m.record_id, b.record_id)
+         WHERE m.remote_id IS NOT NULL AND (m.record_id IS NOT NULL OR NOT m.deleted) AND NOT (b.body IS NULL AND m.deleted) OR x.record_id IS NOT NULL
+    $sql$, run.system_id, run.object_id, sync._mirror_sql(run.system_id, run.object_id, run.as_of), sync._body_as_of_sql(run.object_id, run.as_of), run.as_of);
+    UPDATE pg_temp._sync_suspect s SET way = NULL WHERE s.delivery IS NULL;
+END
+$$;
+COMMENT ON FUNCTION sync._read_hub_side_as_of(sync.reconciliation) IS 'As sync._read_hub_side(), both sides as of a moment';
+
+-- Two systems through the hub: records of both that are bound to one of ours.
+CREATE FUNCTION sync._read_pair(run sync.reconciliation)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format($sql$
+        CREATE TEMPORARY TABLE _sync_suspect ON COMMIT DROP AS
+        WITH way AS MATERIALIZED (
+            SELECT DISTINCT ON (w.record_id) w.* FROM (SELECT * FROM sync._ways(%1$s, %3$s) UNION ALL SELECT * FROM sync._ways(%2$s, %3$s)) w
+             WHERE %6$L::timestamptz IS NULL ORDER BY w.record_id, w.delivery)
+        SELECT coalesce(a.record_id, b.record_id) AS record_id, b.remote_id, a.remote_id AS other_remote_id, NULL::text AS remote_number,
+               coalesce(a.record_id, b.record_id) IS NOT NULL AS bound, CASE WHEN NOT a.deleted THEN a.fields END AS body,
+               CASE WHEN NOT b.deleted THEN b.fields END AS fields, b.remote_id IS NOT NULL AS mirrored, coalesce(b.deleted, false) AS deleted,
+               NULL::jsonb AS agreed, w.delivery, w.way, NULL::text AS problem
+          FROM %4$s a
+          FULL JOIN %5$s b ON b.record_id = a.record_id
+          LEFT JOIN way w ON w.record_id = coalesce(a.record_id, b.record_id)
+         WHERE NOT coalesce(a.deleted, true) OR NOT coalesce(b.deleted, true)
+    $sql$, run.system_id, run.other_system_id, run.object_id, sync._mirror_sql(run.system_id, run.object_id, run.as_of),
+           sync._mirror_sql(run.other_system_id, run.object_id, run.as_of), run.as_of);
+    -- Fields that only one of the two knows are no difference between them.
+    UPDATE pg_temp._sync_suspect s
+       SET fields = (SELECT coalesce(jsonb_object_agg(f.key, f.value), '{}') FROM jsonb_each(s.fields) f WHERE s.body ? f.key)
+     WHERE s.body IS NOT NULL AND s.fields IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION sync._read_pair(sync.reconciliation) IS 'Reads the mirrors of two systems; pg_temp._sync_suspect gets every pair, with the fields that both know';
