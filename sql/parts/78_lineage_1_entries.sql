@@ -25,7 +25,8 @@ CREATE VIEW sync._lineage_entry WITH (security_barrier) AS
 -- who wrote the row
 SELECT e.object_id, e.record_id, e.at, 'event' AS kind, y.name AS system,
        concat_ws(' ', CASE e.op WHEN 'I' THEN 'created' WHEN 'U' THEN 'changed' WHEN 'D' THEN 'deleted' WHEN 'T' THEN 'truncated' ELSE 'written' END,
-                 CASE WHEN e.op = 'U' THEN (SELECT string_agg(k.name, ', ' ORDER BY k.name) FROM jsonb_object_keys(e.old) k (name)) END,
+                 CASE WHEN e.op = 'U' THEN (SELECT string_agg(k.name, ', ' ORDER BY k.name) FROM jsonb_object_keys(e.old) k (name)
+                                            WHERE k.name <> ALL (b.volatile_columns)) END,
                  CASE WHEN e.origin > 0 THEN 'as ' || coalesce(y.name, 'a system') || ' says' WHEN e.origin < 0 THEN 'again, for ' || y.name END) AS what,
        coalesce(e.context ->> 'actor', e.context ->> 'user') AS actor, NULL::integer AS status, NULL::numeric AS latency_ms,
        NULL::text AS remote_id, NULL::text AS request_id,
@@ -33,6 +34,7 @@ SELECT e.object_id, e.record_id, e.at, 'event' AS kind, y.name AS system,
        NULL::text AS delivery, e.context ->> 'reason' AS reason, concat_ws('-', h.mark, e.incarnation, e.seq) AS event_id
   FROM sync.outbox e
   JOIN sync._visible_object o ON o.id = e.object_id
+  JOIN sync.object b ON b.id = e.object_id
   LEFT JOIN sync._hub_mark h ON true
   LEFT JOIN sync.system y ON y.id = abs(e.origin)
 UNION ALL
