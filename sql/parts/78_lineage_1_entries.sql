@@ -174,7 +174,7 @@ SELECT m.object_id, v.record_id, v.at, 'merge', y.name, v.what, v.actor, NULL, N
  WHERE v.at IS NOT NULL
 UNION ALL
 SELECT p.object_id, p.record_id, p.moved_at, 'period', NULL,
-       format('dated %s, posted %s because %s was closed', p.original_date, p.posted_date, to_char(p.original_period, 'YYYY-MM')),
+       format('dated %s, posted %s because %s was closed', to_char(p.original_date, 'YYYY-MM-DD'), to_char(p.posted_date, 'YYYY-MM-DD'), to_char(p.original_period, 'YYYY-MM')),
        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'approval ' || p.approval_id, NULL
   FROM sync.period_move p
   JOIN sync._visible_object o ON o.id = p.object_id;

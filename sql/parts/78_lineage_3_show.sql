@@ -178,7 +178,7 @@ BEGIN
      WHERE w.depth = 0
     UNION ALL
     SELECT w.created_at, CASE WHEN w.depth > 0 THEN 'caused' ELSE 'caused by' END, o.name, w.record_id, w.number, p.system,
-           concat_ws(', ', w.label, p.state), NULL, NULL, NULL, p.remote_id, NULL, NULL, NULL, NULL, 'by ' || w.via, w.depth, w.path
+           nullif(concat_ws(', ', w.label, p.state), ''), NULL, NULL, NULL, p.remote_id, NULL, NULL, NULL, NULL, 'by ' || w.via, w.depth, w.path
       FROM way w
       JOIN sync.object o ON o.id = w.object_id
       LEFT JOIN sync._record_place p ON p.object_id = w.object_id AND p.record_id = w.record_id
