@@ -22,13 +22,13 @@ COMMENT ON VIEW sync._hub_mark IS 'What ids of this hub''s events begin with';
 COMMENT ON COLUMN sync._hub_mark.mark IS 'The first eight digits of the hub''s id';
 
 -- Attempts and outcomes, from a partition for each day; see src/push/attempts.c.
-CREATE FUNCTION sync._attempts(object_id integer, record_id text, correlation_id text DEFAULT NULL, route_id integer DEFAULT NULL, seq bigint DEFAULT NULL)
+CREATE FUNCTION sync._attempts(object_id integer, record_id text, correlation_ids text[] DEFAULT NULL, route_id integer DEFAULT NULL, seq bigint DEFAULT NULL)
 RETURNS TABLE (at timestamptz, the_route integer, the_seq bigint, incarnation integer, the_object integer, the_record text, event_at timestamptz, step text,
                method text, target text, context jsonb, outcome text, state text, status integer, latency_us bigint, code text, message text, request_id text)
 LANGUAGE c STABLE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'se_attempts';
-COMMENT ON FUNCTION sync._attempts(integer, text, text, integer, bigint) IS 'Attempts of a record with their outcomes; or all that carry a correlation id, or those of a delivery, without outcomes. As the caller may see them';
+COMMENT ON FUNCTION sync._attempts(integer, text, text[], integer, bigint) IS 'Attempts of a record with their outcomes; or all that carry one of some correlation ids, or those of a delivery, without outcomes. As the caller may see them';
 
 CREATE FUNCTION sync._outcomes(route_id integer, seq bigint, since timestamptz)
 RETURNS TABLE (at timestamptz, outcome text, state text, code text, message text)

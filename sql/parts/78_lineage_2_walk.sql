@@ -237,7 +237,8 @@ COMMENT ON FUNCTION sync._steps(sync.object, text[], boolean, integer, sync._ref
 
 -- Level by level, by one statement a reference. A record is reached once, by the shortest way. What an
 -- amendment changed existed before it; what followed came after it. So for causes: they came before.
-CREATE FUNCTION sync._walk(root_object integer, root_record text, down boolean, max_depth integer, at_most integer)
+CREATE FUNCTION sync._walk(root_object integer, root_record text, down boolean, max_depth integer, at_most integer,
+                           known sync._reference[], sources sync.object[])
 RETURNS TABLE (object_id integer, record_id text, number text, label text, created_at timestamptz, depth integer, via text, parent text, node text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -247,9 +248,6 @@ DECLARE
     root sync.object;
     root_at timestamptz := (sync._record_label(root_object, root_record)).created_at;
     seen text[] := ARRAY[root_object || ' ' || root_record];
-    known constant sync._reference[] := ARRAY(SELECT f FROM sync._reference f ORDER BY f.holder, f.column_name, f.referred);
-    sources constant sync.object[] := ARRAY(
-        SELECT o FROM sync.object o JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = 'source_object' WHERE cardinality(o.key_columns) = 1 ORDER BY o.name);
     front jsonb := jsonb_build_object(root_object, jsonb_build_array(root_record));
     next_front jsonb;
     k record;
@@ -281,4 +279,4 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync._walk(integer, text, boolean, integer, integer) IS 'Records that a record caused (down), or that caused it, by references';
+COMMENT ON FUNCTION sync._walk(integer, text, boolean, integer, integer, sync._reference[], sync.object[]) IS 'Records that a record caused (down), or that caused it, by references';

@@ -114,7 +114,7 @@ BEGIN
     SELECT t.object_id, t.record_id, min(t.at)
       FROM (SELECT e.object_id, e.record_id, e.at FROM sync._correlated_event e WHERE e.correlation_id = ANY ($1)
             UNION ALL
-            SELECT c.the_object, c.the_record, c.event_at FROM unnest($1) i (id) CROSS JOIN LATERAL sync._attempts(NULL, NULL, i.id) c) t
+            SELECT c.the_object, c.the_record, c.event_at FROM sync._attempts(NULL, NULL, $1) c) t
      GROUP BY t.object_id, t.record_id;
 END
 $$;
@@ -132,12 +132,15 @@ AS $$
 DECLARE
     root record;
     known text[] := ARRAY[the_object || ' ' || the_record];
+    references_known constant sync._reference[] := ARRAY(SELECT f FROM sync._reference f ORDER BY f.holder, f.column_name, f.referred);
+    sources constant sync.object[] := ARRAY(
+        SELECT o FROM sync.object o JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = 'source_object' WHERE cardinality(o.key_columns) = 1 ORDER BY o.name);
     w record;
 BEGIN
     SELECT l.* INTO root FROM sync._record_label(the_object, the_record) l;
     RETURN QUERY SELECT the_object, the_record, root.number, nullif(root.label, ''), root.created_at, 0, NULL::text, NULL::text, known[1];
-    FOR w IN SELECT t.* FROM sync._walk(the_object, the_record, true, max_depth, at_most) t
-             UNION ALL SELECT t.* FROM sync._walk(the_object, the_record, false, max_depth, at_most) t LOOP
+    FOR w IN SELECT t.* FROM sync._walk(the_object, the_record, true, max_depth, at_most, references_known, sources) t
+             UNION ALL SELECT t.* FROM sync._walk(the_object, the_record, false, max_depth, at_most, references_known, sources) t LOOP
         CONTINUE WHEN w.node = ANY (known);
         known := known || w.node;
         RETURN QUERY SELECT w.object_id, w.record_id, w.number, w.label, w.created_at, w.depth, w.via, w.parent, w.node;

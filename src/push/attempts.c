@@ -17,6 +17,7 @@
 #include "funcapi.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -229,40 +230,84 @@ put_attempt(ReturnSetInfo *rsinfo, SeLookup *claim, bool with_outcome, Known *kn
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
+/* What to look for in each partition: some values of the index's first column, one of its second. */
+typedef struct Wanted
+{
+	const char *index;
+	int nkeys;
+	Datum *first;
+	int nfirst;
+	Datum second;
+} Wanted;
+
+/* False when the arguments say nothing. */
+static bool
+read_wanted(FunctionCallInfo fcinfo, Wanted *wanted)
+{
+	wanted->nkeys = 2;
+	wanted->nfirst = 1;
+	wanted->first = palloc(sizeof(Datum));
+	if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1))
+	{
+		wanted->index = "record";
+		wanted->first[0] = PG_GETARG_DATUM(1);
+		wanted->second = PG_GETARG_DATUM(0);
+	}
+	else if (!PG_ARGISNULL(2))
+	{
+		bool *nulls;
+
+		wanted->index = "correlation";
+		wanted->nkeys = 1;
+		deconstruct_array(PG_GETARG_ARRAYTYPE_P(2), TEXTOID, -1, false, TYPALIGN_INT,
+						  &wanted->first, &nulls, &wanted->nfirst);
+		for (int i = wanted->nfirst - 1; i >= 0; i--)
+		{
+			if (nulls[i])
+				wanted->first[i] = wanted->first[--wanted->nfirst];
+		}
+	}
+	else if (!PG_ARGISNULL(3) && !PG_ARGISNULL(4))
+	{
+		wanted->index = "delivery";
+		wanted->first[0] = PG_GETARG_DATUM(3);
+		wanted->second = PG_GETARG_DATUM(4);
+	}
+	else
+		return false;
+	return true;
+}
+
 /*
- * sync._attempts(object_id, record_id, correlation_id, route_id, seq): attempts of a record with their
- * outcomes, or without them all that carry a correlation id, or those of a delivery.
+ * sync._attempts(object_id, record_id, correlation_ids, route_id, seq): attempts of a record with their
+ * outcomes, or without them all that carry one of some correlation ids, or those of a delivery.
  */
 PGDLLEXPORT Datum
 se_attempts(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	bool by_record = !PG_ARGISNULL(0) && !PG_ARGISNULL(1);
-	bool by_correlation = !by_record && !PG_ARGISNULL(2);
-	bool by_delivery = !by_record && !by_correlation && !PG_ARGISNULL(3) && !PG_ARGISNULL(4);
-	const char *index = by_record ? "record" : by_correlation ? "correlation" : "delivery";
 	Known known = {0};
-	Datum keys[2];
+	Wanted wanted;
 	ListCell *lc;
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (!by_record && !by_correlation && !by_delivery)
+	if (!read_wanted(fcinfo, &wanted))
 		return (Datum) 0;
-	keys[0] = PG_GETARG_DATUM(by_record ? 1 : by_correlation ? 2 : 3);
-	keys[1] = by_correlation ? (Datum) 0 : PG_GETARG_DATUM(by_record ? 0 : 4);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (!by_record || sight_of(PG_GETARG_INT32(0)) != HIDDEN)
+	foreach (lc, partitions_since("claim", DT_NOBEGIN))
 	{
-		foreach (lc, partitions_since("claim", DT_NOBEGIN))
-		{
-			SeLookup claim;
+		SeLookup claim;
 
-			open_partition(&claim, lfirst_oid(lc), index, by_correlation ? 1 : 2);
+		open_partition(&claim, lfirst_oid(lc), wanted.index, wanted.nkeys);
+		for (int i = 0; i < wanted.nfirst; i++)
+		{
+			const Datum keys[] = {wanted.first[i], wanted.second};
+
 			for (bool found = se_lookup_find(&claim, keys); found; found = se_lookup_next(&claim))
-				put_attempt(rsinfo, &claim, by_record, &known);
-			se_lookup_close(&claim);
+				put_attempt(rsinfo, &claim, wanted.index[0] == 'r', &known);
 		}
+		se_lookup_close(&claim);
 	}
 	SPI_finish();
 	return (Datum) 0;

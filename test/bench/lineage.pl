@@ -101,7 +101,7 @@ sub times_of
 }
 my %call = (
 	$line => "SELECT count(*) INTO rows FROM sync.lineage('customer', record(i));",
-	'lineage.trace' => "SELECT count(*) INTO rows FROM sync.trace('ORDER-' || ($each + i * 100) / 100);");
+	'lineage.trace' => "SELECT count(*) INTO rows FROM sync.trace('ORDER-' || ($each + 100 + i * 100) / 100);");
 foreach my $name (sort keys %call)
 {
 	next if !wanted($name);
