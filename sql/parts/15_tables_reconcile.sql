@@ -41,7 +41,7 @@ COMMENT ON COLUMN sync.job.step_at IS 'When the last step ended';
 -- Financial records' states are kept whole, for as_of and lineage; of others it is kept that a pull has
 -- changed them, for a reconciliation of what changed. What pushes change of those stands in sync.outcome.
 -- Not partitioned: a state is looked for by its record over ten years, which by days would be thousands of
--- partitions; the short-lived rows are found oldest first by their transaction, and deleted in small pieces
+-- partitions; what is past its time is found oldest first by its transaction, and deleted in small pieces
 -- (sync._prune_mirror_history). Of a page's rows the second index is one entry with a list of places; the
 -- first has financial rows only. No foreign keys, as for sync.mirror.
 CREATE TABLE sync.mirror_history (
@@ -57,7 +57,6 @@ CREATE TABLE sync.mirror_history (
 );
 CREATE INDEX mirror_history_record_idx ON sync.mirror_history (system_id, object_id, remote_id, at) WHERE fields IS NOT NULL;
 CREATE INDEX mirror_history_xid_idx ON sync.mirror_history (system_id, object_id, xid);
-CREATE INDEX mirror_history_at_idx ON sync.mirror_history USING brin (at) WITH (pages_per_range = 32, autosummarize = on);
 COMMENT ON TABLE sync.mirror_history IS 'Changes of mirrors: states of financial records as they became known, by which a reconciliation can tell what was known at a moment';
 COMMENT ON COLUMN sync.mirror_history.at IS 'When it became known';
 COMMENT ON COLUMN sync.mirror_history.xid IS 'Transaction that wrote it: what a reconciliation has not seen yet';

@@ -15,8 +15,7 @@ DECLARE
 BEGIN
     FOREACH part IN ARRAY CASE parent
         WHEN 'outbox' THEN ARRAY['seq (seq)', 'xid (xid, seq)', 'record (record_id)',
-                                 'correlation ((context ->> ''correlation_id'')) WHERE context ? ''correlation_id''',
-                                 'causation ((context ->> ''causation_id'')) WHERE context ? ''causation_id''']
+                                 'correlation ((context ->> ''correlation_id'')) WHERE context ? ''correlation_id''']
         WHEN 'claim' THEN ARRAY['delivery (route_id, seq)', 'record (record_id, object_id)',
                                 'correlation ((context ->> ''correlation_id'')) WHERE context ? ''correlation_id''']
         WHEN 'outcome' THEN ARRAY['delivery (route_id, seq)',

@@ -30,8 +30,8 @@ CREATE TRIGGER begin_mirror_history AFTER UPDATE OF financial ON sync.object FOR
     WHEN (NEW.financial AND NOT OLD.financial) EXECUTE FUNCTION sync._begin_mirror_history();
 COMMENT ON TRIGGER begin_mirror_history ON sync.object IS 'Begins the history of an object that becomes financial';
 
--- Short-lived rows are found oldest first by their transaction; those of another incarnation went when
--- this one began. Ten-year-old states are found by the summaries of at: that index has no entry per row.
+-- Rows are found oldest first by their transaction. (Those of another incarnation may be found later, once
+-- there are no older ones.) Of a record's states the one that held at the horizon stays, however old it is.
 CREATE FUNCTION sync._prune_mirror_history(at_most integer DEFAULT 10000)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -42,28 +42,24 @@ DECLARE
     states_until constant timestamptz := clock_timestamp() - current_setting('sync_ext.mirror_history_retention')::interval;
     pair record;
     gone bigint;
-    more boolean;
+    more boolean := false;
 BEGIN
-    -- What held at the horizon stays, however old it is.
-    DELETE FROM sync.mirror_history h
-     WHERE h.ctid = ANY (ARRAY(
-         SELECT t.ctid FROM sync.mirror_history t
-          WHERE t.at < states_until
-            AND (t.fields IS NULL OR EXISTS (
-                SELECT FROM sync.mirror_history n
-                 WHERE n.system_id = t.system_id AND n.object_id = t.object_id AND n.remote_id = t.remote_id
-                   AND n.fields IS NOT NULL AND n.at > t.at AND n.at < states_until))
-          LIMIT at_most));
-    GET DIAGNOSTICS gone = ROW_COUNT;
-    more := gone = at_most;
     FOR pair IN
-        SELECT DISTINCT s.system_id, s.object_id FROM sync.stream s JOIN sync.object o ON o.id = s.object_id AND NOT o.financial
+        SELECT x.system_id, x.object_id, o.financial
+          FROM (SELECT s.system_id, s.object_id FROM sync.stream s UNION SELECT r.system_id, r.object_id FROM sync.route r) x
+          JOIN sync.object o ON o.id = x.object_id
     LOOP
         DELETE FROM sync.mirror_history h
-         WHERE h.at < changes_until
-           AND h.ctid = ANY (ARRAY(SELECT t.ctid FROM sync.mirror_history t
-                                    WHERE t.system_id = pair.system_id AND t.object_id = pair.object_id AND t.fields IS NULL
-                                    ORDER BY t.xid LIMIT at_most));
+         WHERE h.ctid = ANY (ARRAY(
+             SELECT t.place
+               FROM (SELECT i.ctid AS place, i.* FROM sync.mirror_history i
+                      WHERE i.system_id = pair.system_id AND i.object_id = pair.object_id AND (pair.financial OR i.fields IS NULL)
+                      ORDER BY i.xid LIMIT at_most) t
+              WHERE CASE WHEN t.fields IS NULL THEN t.at < changes_until
+                         ELSE t.at < states_until AND EXISTS (
+                             SELECT FROM sync.mirror_history n
+                              WHERE n.system_id = t.system_id AND n.object_id = t.object_id AND n.remote_id = t.remote_id
+                                AND n.fields IS NOT NULL AND n.at > t.at AND n.at < states_until) END));
         GET DIAGNOSTICS gone = ROW_COUNT;
         more := more OR gone = at_most;
     END LOOP;

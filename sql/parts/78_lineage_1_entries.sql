@@ -21,11 +21,28 @@ SELECT left(h.hub_id::text, 8) AS mark FROM sync.hub h;
 COMMENT ON VIEW sync._hub_mark IS 'What ids of this hub''s events begin with';
 COMMENT ON COLUMN sync._hub_mark.mark IS 'The first eight digits of the hub''s id';
 
+-- Attempts and outcomes, from a partition for each day; see src/push/attempts.c.
+CREATE FUNCTION sync._attempts(object_id integer, record_id text, correlation_ids text[] DEFAULT NULL, route_id integer DEFAULT NULL, seq bigint DEFAULT NULL)
+RETURNS TABLE (at timestamptz, the_route integer, the_seq bigint, incarnation integer, the_object integer, the_record text, event_at timestamptz, step text,
+               method text, target text, context jsonb, outcome text, state text, status integer, latency_us bigint, code text, message text, request_id text)
+LANGUAGE c STABLE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'se_attempts';
+COMMENT ON FUNCTION sync._attempts(integer, text, text[], integer, bigint) IS 'Attempts of a record with their outcomes; or all that carry one of some correlation ids, or those of a delivery, without outcomes. As the caller may see them';
+
+CREATE FUNCTION sync._outcomes(route_id integer, seq bigint, since timestamptz)
+RETURNS TABLE (at timestamptz, outcome text, state text, code text, message text)
+LANGUAGE c STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'se_outcomes';
+COMMENT ON FUNCTION sync._outcomes(integer, bigint, timestamptz) IS 'How a delivery ended for which nothing was sent, as the caller may see it';
+
 CREATE VIEW sync._lineage_entry WITH (security_barrier) AS
 -- who wrote the row
 SELECT e.object_id, e.record_id, e.at, 'event' AS kind, y.name AS system,
        concat_ws(' ', CASE e.op WHEN 'I' THEN 'created' WHEN 'U' THEN 'changed' WHEN 'D' THEN 'deleted' WHEN 'T' THEN 'truncated' ELSE 'written' END,
-                 CASE WHEN e.op = 'U' THEN (SELECT string_agg(k.name, ', ' ORDER BY k.name) FROM jsonb_object_keys(e.old) k (name)) END,
+                 CASE WHEN e.op = 'U' THEN (SELECT string_agg(k.name, ', ' ORDER BY k.name) FROM jsonb_object_keys(e.old) k (name)
+                                            WHERE k.name <> ALL (b.volatile_columns)) END,
                  CASE WHEN e.origin > 0 THEN 'as ' || coalesce(y.name, 'a system') || ' says' WHEN e.origin < 0 THEN 'again, for ' || y.name END) AS what,
        coalesce(e.context ->> 'actor', e.context ->> 'user') AS actor, NULL::integer AS status, NULL::numeric AS latency_ms,
        NULL::text AS remote_id, NULL::text AS request_id,
@@ -33,45 +50,20 @@ SELECT e.object_id, e.record_id, e.at, 'event' AS kind, y.name AS system,
        NULL::text AS delivery, e.context ->> 'reason' AS reason, concat_ws('-', h.mark, e.incarnation, e.seq) AS event_id
   FROM sync.outbox e
   JOIN sync._visible_object o ON o.id = e.object_id
+  JOIN sync.object b ON b.id = e.object_id
   LEFT JOIN sync._hub_mark h ON true
   LEFT JOIN sync.system y ON y.id = abs(e.origin)
 UNION ALL
--- each try
-SELECT c.object_id, c.record_id, c.at, 'attempt', y.name,
-       concat_ws(' ', c.step, c.method, CASE WHEN o.hides THEN split_part(c.target, '?', 1) ELSE c.target END) || ': '
-         || concat_ws(', ', coalesce(f.outcome, 'open'), nullif(f.state, f.outcome), f.code,
-                      CASE WHEN o.hides THEN sync._shown_message(o.id, f.message, NULL) ELSE f.message END),
-       coalesce(c.context ->> 'actor', c.context ->> 'user'), f.status, round(f.latency_us / 1000.0, 3), x.remote_id, f.request_id,
-       coalesce(c.context ->> 'correlation_id', concat_ws('-', h.mark, c.incarnation, c.seq)), c.context ->> 'causation_id',
-       c.route_id || '/' || c.seq, c.context ->> 'reason', concat_ws('-', h.mark, c.incarnation, c.seq)
-  FROM sync.claim c
-  JOIN sync._visible_object o ON o.id = c.object_id
-  JOIN sync.route r ON r.id = c.route_id
-  JOIN sync.system y ON y.id = r.system_id
-  LEFT JOIN sync._hub_mark h ON true
-  LEFT JOIN sync.external_id x ON x.object_id = c.object_id AND x.record_id = c.record_id AND x.system_id = r.system_id
-  -- nearly always on the same day, so that few partitions are looked at
-  LEFT JOIN LATERAL (SELECT t.* FROM sync.outcome t
-                      WHERE t.route_id = c.route_id AND t.seq = c.seq AND t.attempt_id = c.attempt_id
-                        AND t.at >= c.at AND t.at < c.at + interval '1 day' LIMIT 1) n ON true
-  LEFT JOIN LATERAL (SELECT t.* FROM sync.outcome t
-                      WHERE n.attempt_id IS NULL AND t.route_id = c.route_id AND t.seq = c.seq AND t.attempt_id = c.attempt_id
-                        AND t.at >= c.at + interval '1 day' LIMIT 1) l ON true
- CROSS JOIN LATERAL (SELECT coalesce(n.outcome, l.outcome) AS outcome, coalesce(n.state, l.state) AS state, coalesce(n.status, l.status) AS status,
-                            coalesce(n.latency_us, l.latency_us) AS latency_us, coalesce(n.code, l.code) AS code,
-                            coalesce(n.message, l.message) AS message, coalesce(n.request_id, l.request_id) AS request_id) f
-UNION ALL
 -- what ended without a request
-SELECT e.object_id, e.record_id, f.at, 'outcome', y.name,
-       concat_ws(', ', f.outcome, nullif(f.state, f.outcome), f.code, CASE WHEN o.hides THEN sync._shown_message(o.id, f.message, e.body) ELSE f.message END),
+SELECT e.object_id, e.record_id, f.at, 'outcome', y.name, concat_ws(', ', f.outcome, nullif(f.state, f.outcome), f.code, f.message),
        NULL, NULL, NULL, NULL, NULL,
        coalesce(e.context ->> 'correlation_id', concat_ws('-', h.mark, e.incarnation, e.seq)), e.context ->> 'causation_id',
-       f.route_id || '/' || f.seq, NULL, concat_ws('-', h.mark, e.incarnation, e.seq)
+       r.id || '/' || e.seq, NULL, concat_ws('-', h.mark, e.incarnation, e.seq)
   FROM sync.outbox e
   JOIN sync._visible_object o ON o.id = e.object_id
   JOIN sync.route r ON r.object_id = e.object_id
   JOIN sync.system y ON y.id = r.system_id
-  JOIN sync.outcome f ON f.route_id = r.id AND f.seq = e.seq AND f.attempt_id = 0 AND f.at >= e.at
+ CROSS JOIN LATERAL sync._outcomes(r.id, e.seq, e.at) f
   LEFT JOIN sync._hub_mark h ON true
 UNION ALL
 -- what left the steady flow
@@ -147,9 +139,8 @@ SELECT o.id, a.record_id, a.at, 'audit', a.system, a.action, coalesce(a.actor, a
   FROM sync._visible_object o
   JOIN sync.audit a ON a.object = o.name
  WHERE (SELECT sync._sees_all() OR pg_has_role('sync_approver', 'USAGE'))
-   AND NOT (a.action LIKE 'delivery.%' AND a.detail ? 'delivery'
-            AND EXISTS (SELECT FROM sync.claim c WHERE c.record_id = a.record_id AND c.object_id = o.id
-                           AND c.route_id || '/' || c.seq = a.detail ->> 'delivery'))
+   AND NOT (a.action LIKE 'delivery.%' AND a.session_user_name = 'sync_worker'
+            AND a.at > clock_timestamp() - coalesce(current_setting('sync_ext.history_retention', true), '90 days')::interval)
 UNION ALL
 SELECT o.id, b.record_id, v.at, 'break', b.system, v.what, v.actor, NULL, NULL, b.remote_id, NULL, NULL, NULL, NULL, v.reason, NULL
   FROM sync._visible_object o
@@ -172,14 +163,42 @@ SELECT m.object_id, v.record_id, v.at, 'merge', y.name, v.what, v.actor, NULL, N
  WHERE v.at IS NOT NULL
 UNION ALL
 SELECT p.object_id, p.record_id, p.moved_at, 'period', NULL,
-       format('dated %s, posted %s because %s was closed', p.original_date, p.posted_date, to_char(p.original_period, 'YYYY-MM')),
+       format('dated %s, posted %s because %s was closed', to_char(p.original_date, 'YYYY-MM-DD'), to_char(p.posted_date, 'YYYY-MM-DD'), to_char(p.original_period, 'YYYY-MM')),
        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'approval ' || p.approval_id, NULL
   FROM sync.period_move p
   JOIN sync._visible_object o ON o.id = p.object_id;
-COMMENT ON VIEW sync._lineage_entry IS 'The history of each record, from all there is; to be read for one record';
+COMMENT ON VIEW sync._lineage_entry IS 'The history of each record but for its attempts; to be read for one record';
 COMMENT ON COLUMN sync._lineage_entry.kind IS 'As in sync.lineage_row';
 COMMENT ON COLUMN sync._lineage_entry.what IS 'What happened, in words';
 COMMENT ON COLUMN sync._lineage_entry.actor IS 'Who did it';
 COMMENT ON COLUMN sync._lineage_entry.correlation_id IS 'That of the event, or its own id';
 COMMENT ON COLUMN sync._lineage_entry.causation_id IS 'The event that caused it';
 COMMENT ON COLUMN sync._lineage_entry.event_id IS 'The event''s own id';
+
+CREATE VIEW sync._attempt_place WITH (security_barrier) AS
+SELECT r.id AS route_id, y.id AS system_id, y.name AS system FROM sync.route r JOIN sync.system y ON y.id = r.system_id;
+COMMENT ON VIEW sync._attempt_place IS 'Systems of routes';
+
+-- The whole of one record's history.
+CREATE FUNCTION sync._lineage_entries(the_object integer, the_record text)
+RETURNS SETOF sync._lineage_entry
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET jit = off
+AS $$
+BEGIN
+    RETURN QUERY SELECT e.* FROM sync._lineage_entry e WHERE e.object_id = $1 AND e.record_id = $2;
+    RETURN QUERY
+    SELECT $1, $2, c.at, 'attempt'::text, y.system,
+           concat_ws(' ', c.step, c.method, c.target) || ': ' || concat_ws(', ', coalesce(c.outcome, 'open'), nullif(c.state, c.outcome), c.code, c.message),
+           coalesce(c.context ->> 'actor', c.context ->> 'user'), c.status, round(c.latency_us / 1000.0, 3), x.remote_id, c.request_id,
+           coalesce(c.context ->> 'correlation_id', concat_ws('-', h.mark, c.incarnation, c.the_seq)), c.context ->> 'causation_id',
+           c.the_route || '/' || c.the_seq, c.context ->> 'reason', concat_ws('-', h.mark, c.incarnation, c.the_seq)
+      FROM sync._attempts($1, $2) c
+      JOIN sync._attempt_place y ON y.route_id = c.the_route
+      LEFT JOIN sync._hub_mark h ON true
+      LEFT JOIN sync.external_id x ON x.object_id = $1 AND x.record_id = $2 AND x.system_id = y.system_id;
+END
+$$;
+COMMENT ON FUNCTION sync._lineage_entries(integer, text) IS 'All that is on record about a record';

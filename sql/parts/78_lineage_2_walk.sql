@@ -139,7 +139,7 @@ $$;
 COMMENT ON FUNCTION sync._step_query(sync._reference, boolean) IS 'SQL text of one step along a reference; NULL: the caller may not read it';
 
 -- A journal entry names the record that it was made for by object and id.
-CREATE FUNCTION sync._source_query(o sync.object)
+CREATE FUNCTION sync._source_query(o sync.object, key_type text)
 RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -151,10 +151,11 @@ BEGIN
       JOIN pg_attribute b ON b.attrelid = a.attrelid AND b.attname = 'source_id'
       JOIN pg_type y ON y.oid = b.atttypid AND y.typnamespace = 'pg_catalog'::regnamespace
      WHERE a.attrelid = $1.table_oid AND a.attname = 'source_object' AND a.atttypid = 'text'::regtype
+       AND ($2 IS NULL OR format_type(b.atttypid, NULL) = $2)
        AND cardinality($1.key_columns) = 1 AND sync._may_read($1.table_oid));
 END
 $$;
-COMMENT ON FUNCTION sync._source_query(sync.object) IS 'SQL text of the step to records that name others by source_object and source_id; NULL when the object has no such columns';
+COMMENT ON FUNCTION sync._source_query(sync.object, text) IS 'SQL text of the step to records that name others, with keys of a type, by source_object and source_id; NULL when the object has no such columns';
 
 -- The row of a record in a few words.
 CREATE FUNCTION sync._record_label(object_id integer, record_id text, OUT number text, OUT label text, OUT created_at timestamptz)
@@ -215,13 +216,13 @@ BEGIN
     END LOOP;
     IF down THEN
         FOR o IN SELECT t.* FROM unnest(sources) t LOOP
-            step := sync._source_query(o);
+            step := CASE WHEN sync._key_type(from_object) IS NOT NULL THEN sync._source_query(o, sync._key_type(from_object)) END;
             IF step IS NOT NULL THEN
                 RETURN QUERY EXECUTE format('SELECT %s, s.id, s.number, s.label, s.created_at, %L::text, false, s.source FROM (%s) s', o.id, 'source_id', step)
                     USING ids, at_most, from_object.name;
             END IF;
         END LOOP;
-    ELSIF from_object.id IN (SELECT t.id FROM unnest(sources) t) AND sync._source_query(from_object) IS NOT NULL THEN
+    ELSIF from_object.id IN (SELECT t.id FROM unnest(sources) t) AND sync._source_query(from_object, NULL) IS NOT NULL THEN
         RETURN QUERY EXECUTE format(
             'SELECT o.id, l.id, l.number, l.label, l.created_at, %L::text, false, l.source
                FROM (SELECT h.source_object, h.source_id::text AS id, h.%I::text AS source FROM %I.%I h WHERE h.%I = ANY ($1::%s[]) LIMIT $2) h
@@ -236,7 +237,8 @@ COMMENT ON FUNCTION sync._steps(sync.object, text[], boolean, integer, sync._ref
 
 -- Level by level, by one statement a reference. A record is reached once, by the shortest way. What an
 -- amendment changed existed before it; what followed came after it. So for causes: they came before.
-CREATE FUNCTION sync._walk(root_object integer, root_record text, down boolean, max_depth integer, at_most integer)
+CREATE FUNCTION sync._walk(root_object integer, root_record text, down boolean, max_depth integer, at_most integer,
+                           known sync._reference[], sources sync.object[])
 RETURNS TABLE (object_id integer, record_id text, number text, label text, created_at timestamptz, depth integer, via text, parent text, node text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -246,9 +248,6 @@ DECLARE
     root sync.object;
     root_at timestamptz := (sync._record_label(root_object, root_record)).created_at;
     seen text[] := ARRAY[root_object || ' ' || root_record];
-    known constant sync._reference[] := ARRAY(SELECT f FROM sync._reference f ORDER BY f.holder, f.column_name, f.referred);
-    sources constant sync.object[] := ARRAY(
-        SELECT o FROM sync.object o JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = 'source_object' WHERE cardinality(o.key_columns) = 1 ORDER BY o.name);
     front jsonb := jsonb_build_object(root_object, jsonb_build_array(root_record));
     next_front jsonb;
     k record;
@@ -280,4 +279,4 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync._walk(integer, text, boolean, integer, integer) IS 'Records that a record caused (down), or that caused it, by references';
+COMMENT ON FUNCTION sync._walk(integer, text, boolean, integer, integer, sync._reference[], sync.object[]) IS 'Records that a record caused (down), or that caused it, by references';

@@ -56,7 +56,7 @@ BEGIN
         RAISE EXCEPTION 'object "%" is not tracked', _find_record.object
             USING ERRCODE = 'SE011', HINT = 'The tracked objects stand in sync.object.';
     END IF;
-    IF EXISTS (SELECT FROM sync._lineage_entry e WHERE e.object_id = o.id AND e.record_id = $2) OR (sync._record_label(o.id, $2)).label IS NOT NULL THEN
+    IF (sync._record_label(o.id, $2)).label IS NOT NULL THEN
         RETURN $2;
     END IF;
     IF o.number_column IS NOT NULL AND cardinality(o.key_columns) = 1 AND sync._may_read(o.table_oid) THEN
@@ -65,6 +65,10 @@ BEGIN
         IF cardinality(numbered) = 1 THEN
             RETURN numbered[1];
         END IF;
+    END IF;
+    -- No row, or none that the caller may read; there may be a history all the same.
+    IF EXISTS (SELECT FROM sync._lineage_entries(o.id, $2)) THEN
+        RETURN $2;
     END IF;
     RAISE EXCEPTION 'nothing is known of % "%"', $1, $2
         USING ERRCODE = 'SE087',
@@ -92,20 +96,32 @@ SELECT r.object_id, p.record_id, y.name, NULL, NULL, p.state
  WHERE NOT EXISTS (SELECT FROM sync.external_id x WHERE x.system_id = r.system_id AND x.object_id = r.object_id AND x.record_id = p.record_id);
 COMMENT ON VIEW sync._record_place IS 'Where a record stands in each system; to be read for one record';
 
--- Records whose events carry a correlation id, or were caused by certain events.
-CREATE VIEW sync._correlated WITH (security_barrier) AS
-SELECT e.context ->> 'correlation_id' AS correlation_id, e.object_id, e.record_id, e.at, e.seq, e.incarnation
+-- Events that carry a correlation id, as far as they are kept; their attempts are kept longer.
+CREATE VIEW sync._correlated_event WITH (security_barrier) AS
+SELECT e.context ->> 'correlation_id' AS correlation_id, e.object_id, e.record_id, e.at
   FROM sync.outbox e JOIN sync._visible_object o ON o.id = e.object_id
- WHERE e.context ? 'correlation_id'
-UNION ALL
-SELECT c.context ->> 'correlation_id', c.object_id, c.record_id, c.event_at, c.seq, c.incarnation
-  FROM sync.claim c JOIN sync._visible_object o ON o.id = c.object_id
- WHERE c.context ? 'correlation_id';
-COMMENT ON COLUMN sync._correlated.correlation_id IS 'As the application set it, or as it was carried on';
-COMMENT ON VIEW sync._correlated IS 'Events by correlation id, as far as they or their attempts are kept';
+ WHERE e.context ? 'correlation_id';
+COMMENT ON VIEW sync._correlated_event IS 'Events by correlation id, as far as they are kept';
+COMMENT ON COLUMN sync._correlated_event.correlation_id IS 'As the application set it, or as it was carried on';
+
+CREATE FUNCTION sync._correlated(correlation_ids text[])
+RETURNS TABLE (object_id integer, record_id text, at timestamptz)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT t.object_id, t.record_id, min(t.at)
+      FROM (SELECT e.object_id, e.record_id, e.at FROM sync._correlated_event e WHERE e.correlation_id = ANY ($1)
+            UNION ALL
+            SELECT c.the_object, c.the_record, c.event_at FROM sync._attempts(NULL, NULL, $1) c) t
+     GROUP BY t.object_id, t.record_id;
+END
+$$;
+COMMENT ON FUNCTION sync._correlated(text[]) IS 'Records whose events carry one of some correlation ids, and since when';
 
 -- All records around one: itself (depth 0), what it caused (above 0), what caused it (below 0).
-CREATE FUNCTION sync._family(the_object integer, the_record text, max_depth integer, at_most integer)
+CREATE FUNCTION sync._family(the_object integer, the_record text, max_depth integer, at_most integer, ids text[], began timestamptz)
 RETURNS TABLE (object_id integer, record_id text, number text, label text, created_at timestamptz, depth integer, via text, parent text, node text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -115,32 +131,31 @@ AS $$
 #variable_conflict use_column
 DECLARE
     root record;
-    ids text[];
-    began timestamptz;
     known text[] := ARRAY[the_object || ' ' || the_record];
+    references_known constant sync._reference[] := ARRAY(SELECT f FROM sync._reference f ORDER BY f.holder, f.column_name, f.referred);
+    sources constant sync.object[] := ARRAY(
+        SELECT o FROM sync.object o JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = 'source_object' WHERE cardinality(o.key_columns) = 1 ORDER BY o.name);
     w record;
 BEGIN
     SELECT l.* INTO root FROM sync._record_label(the_object, the_record) l;
     RETURN QUERY SELECT the_object, the_record, root.number, nullif(root.label, ''), root.created_at, 0, NULL::text, NULL::text, known[1];
-    FOR w IN SELECT t.* FROM sync._walk(the_object, the_record, true, max_depth, at_most) t
-             UNION ALL SELECT t.* FROM sync._walk(the_object, the_record, false, max_depth, at_most) t LOOP
+    FOR w IN SELECT t.* FROM sync._walk(the_object, the_record, true, max_depth, at_most, references_known, sources) t
+             UNION ALL SELECT t.* FROM sync._walk(the_object, the_record, false, max_depth, at_most, references_known, sources) t LOOP
         CONTINUE WHEN w.node = ANY (known);
         known := known || w.node;
         RETURN QUERY SELECT w.object_id, w.record_id, w.number, w.label, w.created_at, w.depth, w.via, w.parent, w.node;
     END LOOP;
-    SELECT array_agg(DISTINCT e.correlation_id), min(e.at) INTO ids, began
-      FROM sync._lineage_entry e
-     WHERE e.object_id = the_object AND e.record_id = the_record AND e.kind IN ('event', 'attempt', 'delivery') AND e.correlation_id IS NOT NULL;
+    IF max_depth = 0 THEN
+        RETURN;
+    END IF;
     RETURN QUERY
     SELECT c.object_id, c.record_id, l.number, nullif(l.label, ''), coalesce(l.created_at, c.at), CASE WHEN c.at < began THEN -1 ELSE 1 END, 'correlation'::text,
            the_object || ' ' || the_record, c.object_id || ' ' || c.record_id
-      FROM (SELECT t.object_id, t.record_id, min(t.at) AS at FROM sync._correlated t
-             WHERE t.correlation_id = ANY (ids) AND t.object_id || ' ' || t.record_id <> ALL (known)
-             GROUP BY t.object_id, t.record_id ORDER BY 3 LIMIT at_most) c
+      FROM (SELECT t.* FROM sync._correlated(ids) t WHERE t.object_id || ' ' || t.record_id <> ALL (known) ORDER BY t.at LIMIT at_most) c
      CROSS JOIN LATERAL sync._record_label(c.object_id, c.record_id) l;
 END
 $$;
-COMMENT ON FUNCTION sync._family(integer, text, integer, integer) IS 'A record with those that it caused and that caused it, by references and correlation';
+COMMENT ON FUNCTION sync._family(integer, text, integer, integer, text[], timestamptz) IS 'A record with those that it caused and that caused it, by references and correlation';
 
 CREATE FUNCTION sync.lineage(object text, id text, depth integer DEFAULT 6)
 RETURNS SETOF sync.lineage_row
@@ -160,11 +175,13 @@ BEGIN
     the_record := sync._find_record($1, $2);
     SELECT o.id INTO the_object FROM sync.object o WHERE o.name = $1;
     RETURN QUERY
-    WITH RECURSIVE family AS MATERIALIZED (
-        SELECT f.* FROM sync._family(the_object, the_record, $3, 1000) f WHERE $3 > 0
-        UNION ALL
-        SELECT the_object, the_record, l.number, l.label, l.created_at, 0, NULL, NULL, the_object || ' ' || the_record
-          FROM sync._record_label(the_object, the_record) l WHERE $3 = 0
+    WITH RECURSIVE entry AS MATERIALIZED (
+        SELECT e.* FROM sync._lineage_entries(the_object, the_record) e
+    ), family AS MATERIALIZED (
+        SELECT f.*
+          FROM (SELECT array_agg(DISTINCT e.correlation_id) AS ids, min(e.at) AS began FROM entry e
+                 WHERE e.kind IN ('event', 'attempt', 'delivery') AND e.correlation_id IS NOT NULL) c
+         CROSS JOIN LATERAL sync._family(the_object, the_record, $3, 1000, c.ids, c.began) f
     ), way AS (
         SELECT f.*, concat_ws(' ', o.name, coalesce(f.number, f.record_id)) AS path FROM family f JOIN sync.object o ON o.id = f.object_id WHERE f.depth = 0
         UNION ALL
@@ -173,12 +190,11 @@ BEGIN
           FROM way w JOIN family f ON f.parent = w.node JOIN sync.object o ON o.id = f.object_id)
     SELECT e.at, e.kind, $1, the_record, w.number, e.system, e.what, e.actor, e.status, e.latency_ms, e.remote_id, e.request_id,
            e.correlation_id, e.causation_id, e.delivery, e.reason, 0, w.path
-      FROM way w
-      JOIN sync._lineage_entry e ON e.object_id = the_object AND e.record_id = the_record
+      FROM way w CROSS JOIN entry e
      WHERE w.depth = 0
     UNION ALL
     SELECT w.created_at, CASE WHEN w.depth > 0 THEN 'caused' ELSE 'caused by' END, o.name, w.record_id, w.number, p.system,
-           concat_ws(', ', w.label, p.state), NULL, NULL, NULL, p.remote_id, NULL, NULL, NULL, NULL, 'by ' || w.via, w.depth, w.path
+           nullif(concat_ws(', ', w.label, p.state), ''), NULL, NULL, NULL, p.remote_id, NULL, NULL, NULL, NULL, 'by ' || w.via, w.depth, w.path
       FROM way w
       JOIN sync.object o ON o.id = w.object_id
       LEFT JOIN sync._record_place p ON p.object_id = w.object_id AND p.record_id = w.record_id
@@ -210,8 +226,8 @@ BEGIN
     SELECT $3 || concat_ws(' ', to_char(e.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), rpad(e.kind, 8),
                e.system || ':', e.what, '(' || nullif(concat_ws(', ', e.status, e.latency_ms || ' ms', 'request ' || e.request_id), '') || ')',
                'by ' || e.actor, 'because ' || e.reason)
-      FROM sync._lineage_entry e
-     WHERE e.object_id = $1 AND e.record_id = $2 AND e.kind NOT IN ('bound', 'audit')
+      FROM sync._lineage_entries($1, $2) e
+     WHERE e.kind NOT IN ('bound', 'audit')
      ORDER BY e.at, e.kind, e.system, e.what;
 END
 $$;
@@ -237,7 +253,10 @@ BEGIN
     SELECT o.id INTO the_object FROM sync.object o WHERE o.name = $1;
     FOR w IN
         SELECT f.*, concat_ws(' ', o.name, coalesce(f.number, f.record_id), ' ' || f.label) || coalesce(sync._places_text(f.object_id, f.record_id), '') AS title
-          FROM sync._family(the_object, the_record, $3, 1000) f JOIN sync.object o ON o.id = f.object_id
+          FROM (SELECT array_agg(DISTINCT e.correlation_id) AS ids, min(e.at) AS began FROM sync._lineage_entries(the_object, the_record) e
+                 WHERE e.kind IN ('event', 'attempt', 'delivery') AND e.correlation_id IS NOT NULL) c
+         CROSS JOIN LATERAL sync._family(the_object, the_record, $3, 1000, c.ids, c.began) f
+          JOIN sync.object o ON o.id = f.object_id
     LOOP
         nodes := nodes || jsonb_build_object(w.node, to_jsonb(w));
     END LOOP;
@@ -289,15 +308,18 @@ BEGIN
         own_seq := own[3]::bigint;
     END IF;
     SELECT array_agg(c.object_id), array_agg(c.record_id) INTO objects, records
-      FROM (SELECT t.object_id, t.record_id FROM sync._correlated t WHERE t.correlation_id = $1
+      FROM (SELECT t.object_id, t.record_id FROM sync._correlated(ARRAY[$1]) t
             UNION
-            SELECT q.object_id, q.record_id FROM sync._event_record q WHERE q.seq = own_seq AND q.incarnation = own_incarnation) c;
+            SELECT q.object_id, q.record_id FROM sync._event_record q WHERE q.seq = own_seq AND q.incarnation = own_incarnation
+            UNION
+            SELECT q.the_object, q.the_record FROM sync._attempt_place p CROSS JOIN LATERAL sync._attempts(NULL, NULL, NULL, p.route_id, own_seq) q
+             WHERE q.incarnation = own_incarnation) c;
     RETURN QUERY
     WITH RECURSIVE entry AS MATERIALIZED (
         SELECT e.*, o.name AS object, (sync._record_label(r.object_id, r.record_id)).number AS number
           FROM unnest(objects, records) r (object_id, record_id)
           JOIN sync.object o ON o.id = r.object_id
-          JOIN sync._lineage_entry e ON e.object_id = r.object_id AND e.record_id = r.record_id
+         CROSS JOIN LATERAL sync._lineage_entries(r.object_id, r.record_id) e
          WHERE e.correlation_id = $1
     ), event AS (
         SELECT DISTINCT ON (t.event_id) t.event_id, t.causation_id, concat_ws(' ', t.object, coalesce(t.number, t.record_id)) AS name
@@ -323,8 +345,5 @@ $$;
 COMMENT ON FUNCTION sync.trace(text) IS 'Everything that carries a correlation id, across records and systems, in order of time; an event''s own id is one, too';
 
 CREATE VIEW sync._event_record WITH (security_barrier) AS
-SELECT e.seq, e.incarnation, e.object_id, e.record_id FROM sync.outbox e JOIN sync._visible_object o ON o.id = e.object_id
-UNION ALL
-SELECT c.seq, c.incarnation, c.object_id, c.record_id
-  FROM sync.route r JOIN sync.claim c ON c.route_id = r.id JOIN sync._visible_object o ON o.id = c.object_id;
-COMMENT ON VIEW sync._event_record IS 'Which record an event is about, as far as it or its attempts are kept';
+SELECT e.seq, e.incarnation, e.object_id, e.record_id FROM sync.outbox e JOIN sync._visible_object o ON o.id = e.object_id;
+COMMENT ON VIEW sync._event_record IS 'Which record an event is about, as far as it is kept';

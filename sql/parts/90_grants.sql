@@ -69,15 +69,15 @@ BEGIN
             ('sync_auditor', ARRAY['verify_audit', '_audit_without']),
             -- lineage
             ('sync_admin', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
-                '_record_label', '_steps', '_walk', '_find_record', '_family', '_places_text', '_tree_details', '_sees_all', '_record_number']),
+                '_record_label', '_steps', '_walk', '_find_record', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
             ('sync_operator', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
-                '_record_label', '_steps', '_walk', '_find_record', '_family', '_places_text', '_tree_details', '_sees_all', '_record_number']),
+                '_record_label', '_steps', '_walk', '_find_record', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
             ('sync_approver', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
-                '_record_label', '_steps', '_walk', '_find_record', '_family', '_places_text', '_tree_details', '_sees_all', '_record_number']),
+                '_record_label', '_steps', '_walk', '_find_record', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
             ('sync_auditor', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
-                '_record_label', '_steps', '_walk', '_find_record', '_family', '_places_text', '_tree_details', '_sees_all', '_record_number']),
+                '_record_label', '_steps', '_walk', '_find_record', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
             ('sync_analyst', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
-                '_record_label', '_steps', '_walk', '_find_record', '_family', '_places_text', '_tree_details', '_sees_all', '_record_number']),
+                '_record_label', '_steps', '_walk', '_find_record', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
             -- reconciliation
             ('sync_admin', ARRAY['reconcile', 'set_tolerance', '_kind_remedy']),
             ('sync_operator', ARRAY['reconcile', '_kind_remedy']),
@@ -156,7 +156,8 @@ $$;
 GRANT SELECT ON sync.record_status, sync.system_status, sync.route_status, sync.stream_status, sync.delivery,
     sync.dead_letter, sync.conflict, sync.progress, sync.external_id, sync.object, sync.system, sync.route,
     sync.ownership, sync._object_columns, sync.reconciliation_run, sync.reconciliation_break, sync.reconciliation_summary,
-    sync._lineage_entry, sync._hub_mark, sync._reference, sync._record_place, sync._correlated, sync._event_record
+    sync._lineage_entry, sync._hub_mark, sync._reference, sync._record_place, sync._correlated_event, sync._event_record, sync._attempt_place, sync._visible_object,
+    sync._sent_to, sync._remote_amount, sync.amendment_reached, sync.invoice_posted_in_erp, sync.payment_failure_collections, sync.provisioning_paused
     TO sync_analyst, sync_approver;
 GRANT SELECT (id, route_id, seq, event_at, object_id, record_id, op, origin, state, issue, attempts, step,
               wait_object_id, wait_record_id, wait_state, next_attempt_at, code, merged, created_at)

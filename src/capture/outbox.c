@@ -16,7 +16,9 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xloginsert.h"
+#include "catalog/index.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_index.h"
 #include "commands/sequence.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -326,8 +328,48 @@ takes(const Target *target, TimestampTz at)
 	return target->rel != NULL && at >= target->from && at < target->until;
 }
 
+/*
+ * As ExecOpenIndices(), but for the index of correlation ids when no event has one: an application that
+ * sets none would pay for its predicate at each commit.
+ */
 static void
-open_target(Target *target, TimestampTz at)
+open_indexes(ResultRelInfo *info, bool with_context)
+{
+	List *oids = RelationGetIndexList(info->ri_RelationDesc);
+	int room = list_length(oids);
+	ListCell *lc;
+
+	info->ri_IndexRelationDescs = palloc(sizeof(Relation) * Max(room, 1));
+	info->ri_IndexRelationInfo = palloc(sizeof(IndexInfo *) * Max(room, 1));
+	info->ri_NumIndices = 0;
+	foreach (lc, oids)
+	{
+		Relation index = index_open(lfirst_oid(lc), RowExclusiveLock);
+
+		if (!with_context && !heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL))
+		{
+			index_close(index, NoLock);
+			continue;
+		}
+		info->ri_IndexRelationDescs[info->ri_NumIndices] = index;
+		info->ri_IndexRelationInfo[info->ri_NumIndices++] = BuildIndexInfo(index);
+	}
+	list_free(oids);
+}
+
+static bool
+has_context(const SeEvent *events, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (events[i].context != NULL)
+			return true;
+	}
+	return false;
+}
+
+static void
+open_target(Target *target, TimestampTz at, bool with_context)
 {
 	if (takes(target, at))
 		return;
@@ -356,7 +398,7 @@ open_target(Target *target, TimestampTz at)
 	target->estate = CreateExecutorState();
 	target->info = makeNode(ResultRelInfo);
 	InitResultRelInfo(target->info, target->rel, 0, NULL, 0);
-	ExecOpenIndices(target->info, false);
+	open_indexes(target->info, with_context);
 	target->sources = find_sources(RelationGetDescr(target->rel));
 	target->slots = palloc0(sizeof(TupleTableSlot *) * ROWS_AT_ONCE);
 }
@@ -445,6 +487,7 @@ se_outbox_insert(const SeEventCommon *common, SeEvent *events, int count)
 	Target target = {0};
 	int done = 0;
 	/* Whoever writes to a TOAST table must have a snapshot; before commit there is none. */
+	bool with_context = has_context(events, count);
 	bool push_snapshot = !ActiveSnapshotSet() && may_be_toasted(events, count);
 
 	if (push_snapshot)
@@ -453,7 +496,7 @@ se_outbox_insert(const SeEventCommon *common, SeEvent *events, int count)
 	{
 		int n = 1;
 
-		open_target(&target, events[done].at);
+		open_target(&target, events[done].at, with_context);
 		while (done + n < count && n < ROWS_AT_ONCE && takes(&target, events[done + n].at))
 			n++;
 		write_rows(&target, common, events + done, n);

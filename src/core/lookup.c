@@ -25,6 +25,12 @@ find(Oid schema, const char *name)
 	return relid;
 }
 
+Oid
+se_lookup_relation(const char *name)
+{
+	return find(get_namespace_oid("sync", false), name);
+}
+
 void
 se_lookup_open(SeLookup *lookup, const char *table, const char *index, int nkeys)
 {
@@ -39,7 +45,10 @@ se_lookup_open(SeLookup *lookup, const char *table, const char *index, int nkeys
 
 		ScanKeyEntryInitialize(&lookup->keys[i], 0, (AttrNumber) (i + 1), BTEqualStrategyNumber,
 							   InvalidOid, lookup->index->rd_indcollation[i],
-							   type == TEXTOID ? F_TEXTEQ : F_INT4EQ, (Datum) 0);
+							   type == TEXTOID	 ? F_TEXTEQ
+							   : type == INT8OID ? F_INT8EQ
+												 : F_INT4EQ,
+							   (Datum) 0);
 	}
 	lookup->slot = table_slot_create(lookup->table, NULL);
 	lookup->scan = index_beginscan(lookup->table, lookup->index, GetActiveSnapshot(), nkeys, 0);
@@ -51,6 +60,12 @@ se_lookup_find(SeLookup *lookup, const Datum *keys)
 	for (int i = 0; i < lookup->nkeys; i++)
 		lookup->keys[i].sk_argument = keys[i];
 	index_rescan(lookup->scan, lookup->keys, lookup->nkeys, NULL, 0);
+	return index_getnext_slot(lookup->scan, ForwardScanDirection, lookup->slot);
+}
+
+bool
+se_lookup_next(SeLookup *lookup)
+{
 	return index_getnext_slot(lookup->scan, ForwardScanDirection, lookup->slot);
 }
 

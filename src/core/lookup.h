@@ -27,13 +27,17 @@ typedef struct SeLookup
 } SeLookup;
 
 /*
- * Opens a table of schema sync and one of its indexes, whose first nkeys columns are integer or text.
+ * Opens a table of schema sync and one of its indexes, whose first nkeys columns are integer, bigint or text.
  * In a transaction with an active snapshot; ends with se_lookup_close() or the transaction.
  */
+extern Oid se_lookup_relation(const char *name);
 extern void se_lookup_open(SeLookup *lookup, const char *table, const char *index, int nkeys);
 
 /* The first row with these keys; false: none. The row stays until the next call. */
 extern bool se_lookup_find(SeLookup *lookup, const Datum *keys);
+
+/* The one after it with these keys. */
+extern bool se_lookup_next(SeLookup *lookup);
 
 /* A column of that row; text and jsonb are copied. NULL: SQL NULL. */
 extern char *se_lookup_text(SeLookup *lookup, int attnum);

@@ -53,11 +53,11 @@ SELECT r.role,
        track,untrack,register_connector}')
    AND has_function_privilege(r.role, p.oid, 'EXECUTE')
  GROUP BY r.role, r.n ORDER BY r.n;
-SELECT r.role, string_agg(c.relname, ' ' ORDER BY c.relname COLLATE "C") AS reads
+SELECT r.role, c.relname AS reads
   FROM unnest('{sync_analyst,sync_app}'::text[]) r (role)
   JOIN pg_class c ON c.relnamespace = 'sync'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
    AND has_table_privilege(r.role, c.oid, 'SELECT')
- GROUP BY r.role ORDER BY r.role;
+ ORDER BY r.role, c.relname COLLATE "C";
 
 -- As the roles themselves.
 CREATE ROLE regress_privileges_nobody;
