@@ -153,6 +153,29 @@ SELECT sync.test_answer(:'tryton', 'customer', op, s, '{}', b) FROM (VALUES
     ('update', 200, '{"error": ["''nosuch''", ""]}'), ('update', 401, ''), ('update', 500, '<html>'), ('lookup', 200, '{"id": 1, "result": []}')) v(op, s, b);
 SELECT push(:'tryton', 'customer', 'list', jsonb_build_object('cursor', c::jsonb)) FROM (VALUES ('{}'), ('{"time": "2026-01-31T23:30:00Z", "page": {"kind": "list", "since": "2026-01-31T23:28:00Z", "last_id": "17"}}')) v(c);
 SELECT sync.test_map(:'tryton', 'invoice', '{"id": 7, "number": "2026/00001", "state": "posted", "invoice_date": {"year": 2026, "month": 11, "day": 20}, "accounting_date": null, "move.": {"period.": {"start_date": {"year": 2026, "month": 11, "day": 1}}}}');
+-- What billing owns is read to be compared; a record says by its description whose it is.
+\set erp_invoice '{"id": 7, "number": "2026/00001", "state": "paid", "reference": "INV-1", "description": "11111111-2222-3333-4444-555555555555", "party": 2, "currency.": {"code": "BHD"}, "invoice_date": {"year": 2026, "month": 11, "day": 20}, "untaxed_amount": {"decimal": "100.010"}, "tax_amount": {"decimal": "0"}, "total_amount": {"decimal": "100.010"}}'
+SELECT sync.test_map(:'tryton', 'invoice', :'erp_invoice', '{}', '{"customer": {"2": "c1"}}');
+SELECT sync.test_map(:'tryton', 'invoice', :'erp_invoice'::jsonb || '{"description": "to whom it may concern", "state": "cancelled"}') - 'fields';
+SELECT sync.test_map(:'tryton', 'credit_note', :'erp_invoice'::jsonb || m, '{}', '{"customer": {"2": "c1"}}') FROM unnest('{"{\"untaxed_amount\": {\"decimal\": \"-10.00\"}, \"tax_amount\": {\"decimal\": \"-1.90\"}, \"total_amount\": {\"decimal\": \"-11.90\"}}"}'::jsonb[]) m;
+SELECT object, jsonb_path_query_array(p, '$.items[*].remote_id') FROM unnest('{invoice,credit_note}'::text[]) object, sync.test_page(:'tryton', object, '{}', 200, '{"date": "Sat, 31 Jan 2026 23:30:00 GMT"}',
+    '{"id": 1, "result": [{"id": 1, "total_amount": {"decimal": "0"}}, {"id": 2, "total_amount": {"decimal": "-0.01"}}, {"id": 3, "total_amount": {"decimal": "119.00"}}]}') p;
+SELECT object, op, push(:'tryton', object, op, jsonb_set(erp_invoice('{"number": "CN-1"}'), '{cursor}', '{"time": "2026-01-31T23:30:00Z"}'), '{"customer": {"c1": {"id": "2", "raw": {"addresses.": [{"id": 4}]}}}}') FROM (VALUES ('invoice', 'list'), ('credit_note', 'lookup'), ('credit_note', 'create')) v(object, op);
+SELECT sync.test_answer(:'tryton', 'credit_note', 'verify', 200, '{}', replace(replace(replace(:'answer', '"100.01"', '"-100.01"'), '"120.01"', '"-120.01"'), '"20"', t), erp_invoice('{}')) -> 'differences' FROM unnest('{"\"-20\"","\"-20.01\""}'::text[]) t;
+-- Payments, step by step.
+CREATE FUNCTION erp_payment(more jsonb) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT '{"id": "11111111-2222-3333-4444-555555555555", "remote": {"id": "7"}, "event": {"at": "2026-02-01T01:00:00Z"}, "entity": {"timezone": "Europe/Berlin"}, "response": {"result": [{"id": 3}]}}'::jsonb
+        || jsonb_build_object('new', '{"customer_id": "c1", "kind": "charge", "status": "succeeded", "amount": 120.01, "currency": "EUR", "processor_ref": "ch_1", "attempted_at": "2026-01-31T23:30:00Z"}'::jsonb || more)
+$$;
+SELECT push(:'tryton', 'payment', op, erp_payment('{}'), '{"customer": {"c1": "2"}}') FROM unnest('{lookup,journal,create,verify,approve,session,succeed,confirm}'::text[]) op;
+SELECT push(:'tryton', 'payment', 'process', jsonb_set(erp_payment('{}'), '{response}', '{"result": [4, "start", "end"]}'));
+SELECT push(:'tryton', 'payment', 'create', erp_payment('{"kind": "refund", "processor_ref": null, "attempted_at": null}'), '{"customer": {"c1": "2"}}');
+SELECT push(:'tryton', 'payment', 'create', jsonb_set(erp_payment('{}'), '{response,result}', '[]'), '{"customer": {"c1": "2"}}');
+\set paid '{"id": 1, "result": [{"id": 7, "state": "processing", "kind": "receivable", "amount": {"decimal": "120.01"}, "journal.": {"currency.": {"code": "EUR"}}}]}'
+SELECT o, sync.test_answer(:'tryton', 'payment', o, 200, '{}', :'paid', erp_payment(m)) -> 'differences' FROM (VALUES ('verify', '{}'::jsonb), ('verify', '{"currency": "USD", "amount": 120.02}'), ('confirm', '{}')) v(o, m);
+SELECT sync.test_map(:'tryton', 'payment', '{"id": 7, "kind": "receivable", "party": 2, "date": {"year": 2026, "month": 2, "day": 1}, "amount": {"decimal": "1500"}, "journal.": {"currency.": {"code": "JPY"}}}'::jsonb || m, '{}', '{"customer": {"2": "c1"}}') FROM (VALUES
+    ('{"state": "succeeded", "description": "ch_1"}'::jsonb), ('{"state": "failed", "description": "11111111-2222-3333-4444-555555555555"}'), ('{"state": "processing", "description": null}')) v(m);
+SELECT object, push(:'tryton', object, 'count', '{}') FROM unnest('{customer,invoice,credit_note,payment}'::text[]) object;
 SELECT sync.test_map(:'tryton', 'customer', '{"id": 2, "code": "C-1", "name": "Acme", "email": "", "active": 0, "addresses.": [{"id": 4, "street": "1 High\nFloor 2", "city": "London", "country.": {"code": "GB"}, "write_date": {"year": 2026, "month": 11, "day": 20, "hour": 6}}]}');
 \c postgres
 DROP DATABASE sync_connector_shipped;
