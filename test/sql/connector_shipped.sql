@@ -127,6 +127,7 @@ SELECT sync.test_map(:'stripe', 'balance_transaction', t::jsonb || '{"id": "txn_
     ('{"amount": -900, "fee": 1500, "net": -2400, "currency": "eur", "type": "adjustment", "reporting_category": "dispute", "source": {"object": "dispute", "id": "dp_1"}}'),
     ('{"amount": -25, "fee": 0, "net": -25, "currency": "eur", "type": "stripe_fee", "reporting_category": "fee", "source": null}'),
     ('{"amount": 5, "fee": 0, "net": 5, "currency": "eur", "type": "adjustment", "reporting_category": "other_adjustment", "source": null}'),
+    ('{"amount": 7, "fee": 0, "net": 7, "currency": "eur", "type": "payout_failure", "reporting_category": "payout_reversal", "source": {"object": "payout", "id": "po_0"}, "within": "po_1"}'),
     ('{"amount": -5, "fee": 0, "net": -5, "currency": "eur", "type": "payout", "reporting_category": "payout", "source": {"object": "payout", "id": "po_1"}, "within": "po_1"}')) v(t);
 SELECT sync.test_auth(:'stripe', '{"api_key": "sk_test_1"}');
 
@@ -153,6 +154,10 @@ SELECT sync.test_answer(:'tryton', 'customer', op, s, '{}', b) FROM (VALUES
     ('update', 200, '{"error": ["''nosuch''", ""]}'), ('update', 401, ''), ('update', 500, '<html>'), ('lookup', 200, '{"id": 1, "result": []}')) v(op, s, b);
 SELECT push(:'tryton', 'customer', 'list', jsonb_build_object('cursor', c::jsonb)) FROM (VALUES ('{}'), ('{"time": "2026-01-31T23:30:00Z", "page": {"kind": "list", "since": "2026-01-31T23:28:00Z", "last_id": "17"}}')) v(c);
 SELECT sync.test_map(:'tryton', 'invoice', '{"id": 7, "number": "2026/00001", "state": "posted", "invoice_date": {"year": 2026, "month": 11, "day": 20}, "accounting_date": null, "move.": {"period.": {"start_date": {"year": 2026, "month": 11, "day": 1}}}}');
+-- A document that was moved into another period says so; the day that was agreed on is compared, too.
+SELECT r #> '{body,params,0,0,invoice_date}', r #> '{body,params,0,0,accounting_date}' FROM unnest('{"{}","{\"posting_date\": \"2026-12-01\"}","{\"posting_date\": \"2026-11-20\"}"}'::jsonb[]) m,
+    sync.test_render(:'tryton', 'invoice', 'create', erp_invoice(m) || '{"param": {"company": "1", "receivable_account": "5", "revenue_account": "6", "tax_account": "7", "journal": "1"}}', '{"customer": {"c1": {"id": "2", "raw": {"addresses.": [{"id": 4}]}}}}') r;
+SELECT sync.test_answer(:'tryton', 'invoice', 'verify', 200, '{}', :'answer', erp_invoice('{"posting_date": "2026-12-01"}')) -> 'differences';
 -- What billing owns is read to be compared; a record says by its description whose it is.
 \set erp_invoice '{"id": 7, "number": "2026/00001", "state": "paid", "reference": "INV-1", "description": "11111111-2222-3333-4444-555555555555", "party": 2, "currency.": {"code": "BHD"}, "invoice_date": {"year": 2026, "month": 11, "day": 20}, "untaxed_amount": {"decimal": "100.010"}, "tax_amount": {"decimal": "0"}, "total_amount": {"decimal": "100.010"}}'
 SELECT sync.test_map(:'tryton', 'invoice', :'erp_invoice', '{}', '{"customer": {"2": "c1"}}');
@@ -171,6 +176,7 @@ SELECT push(:'tryton', 'payment', op, erp_payment('{}'), '{"customer": {"c1": "2
 SELECT push(:'tryton', 'payment', 'process', jsonb_set(erp_payment('{}'), '{response}', '{"result": [4, "start", "end"]}'));
 SELECT push(:'tryton', 'payment', 'create', erp_payment('{"kind": "refund", "processor_ref": null, "attempted_at": null}'), '{"customer": {"c1": "2"}}');
 SELECT push(:'tryton', 'payment', 'create', jsonb_set(erp_payment('{}'), '{response,result}', '[]'), '{"customer": {"c1": "2"}}');
+SELECT r #> '{body,params,0,0,date}' FROM sync.test_render(:'tryton', 'payment', 'create', erp_payment('{"posting_date": "2026-03-01"}') || '{"param": {"company": "1"}, "entity": {"timezone": "America/New_York"}}', '{"customer": {"c1": "2"}}') r;
 \set paid '{"id": 1, "result": [{"id": 7, "state": "processing", "kind": "receivable", "amount": {"decimal": "120.01"}, "journal.": {"currency.": {"code": "EUR"}}}]}'
 SELECT o, sync.test_answer(:'tryton', 'payment', o, 200, '{}', :'paid', erp_payment(m)) -> 'differences' FROM (VALUES ('verify', '{}'::jsonb), ('verify', '{"currency": "USD", "amount": 120.02}'), ('confirm', '{}')) v(o, m);
 SELECT sync.test_map(:'tryton', 'payment', '{"id": 7, "kind": "receivable", "party": 2, "date": {"year": 2026, "month": 2, "day": 1}, "amount": {"decimal": "1500"}, "journal.": {"currency.": {"code": "JPY"}}}'::jsonb || m, '{}', '{"customer": {"2": "c1"}}') FROM (VALUES

@@ -106,6 +106,15 @@ is($payments->(), 're_1 payable succeeded 11.90', 'a refund has gone all the way
 $node->sql(q(UPDATE canonical.payment SET status = 'succeeded' WHERE processor_ref = 'ch_new'));
 is($node->wait_idle(90), 't', 'sent, too');
 is($payments->(), 're_1 payable succeeded 11.90 ch_new receivable succeeded 11.90', 'once it has succeeded');
+# A document of a period that is closed, which was moved into this one.
+$node->sql("SELECT sync.create_route('erp_us', 'invoice', condition => \$\$number LIKE 'LATE%'\$\$);
+	WITH i AS (INSERT INTO canonical.invoice (customer_id, legal_entity_id, number, status, issue_date, posting_date, currency, net_amount, tax_amount, total_amount, amount_due)
+		SELECT c.id, e.id, 'LATE-1', 'open', date '$today' - 40, '$today', 'USD', 10, 0, 10, 10 FROM canonical.customer c, canonical.legal_entity e WHERE c.number = 'C-0' AND e.code = 'US' RETURNING id)
+	INSERT INTO canonical.invoice_line (invoice_id, line_no, quantity, unit_price, net_amount) SELECT id, 1, 1, 10, 10 FROM i");
+is($node->wait_idle(90), 't', 'a late one is sent');
+my ($late) = @{ $tryton->invoices([ 'reference', '=', 'LATE-1' ], [ 'company', '=', $ids{US}{company} ]) };
+is("$late->{state} $late->{accounting_date}", "posted $today", 'and posted on the day that was agreed');
+
 pull('what was sent');
 is($node->sql(q(SELECT processor_ref, posting_status, posting_date IS NOT NULL FROM canonical.payment WHERE processor_ref IN ('re_1', 'ch_new') ORDER BY 1)), "ch_new|posted|t\nre_1|posted|t", 'and it says so');
 is($node->sql(q(SELECT m.fields ->> 'total_amount', m.fields ->> 'status', m.fields ->> 'number' FROM sync.mirror m JOIN sync.object o ON o.id = m.object_id AND o.name = 'credit_note')), '11.90|posted|CN-DE-0',
