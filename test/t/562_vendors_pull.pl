@@ -107,6 +107,28 @@ $node->sql("SELECT sync.create_route('billing', 'payment');
 is($node->wait_idle(60), 't', 'a refund goes out');
 pull('refund');
 is(figures(q(SELECT status, count(*) FROM canonical.payment WHERE kind = 'refund' AND amount = 1.23 GROUP BY 1)), 'succeeded|1', 'and comes back as itself');
+my $refund_id = $sandbox->stripe(GET => '/v1/refunds', { limit => 1 })->{data}[0]{id};
+
+# ---- everything that is listed, against everything that is here ----
+
+sub full
+{
+	my (@names) = @_;
+	my @run = map { $node->value("INSERT INTO sync.reconciliation (source, kind, system_id, object_id, mode)
+		SELECT 'record:billing:$_', 'record', y.id, o.id, 'full' FROM sync.system y, sync.object o WHERE y.name = 'billing' AND o.name = '$_' RETURNING id") } @names;
+	$node->sql("SELECT sync._reconcile_full($_)") foreach @run;
+	my $list = join ',', @run;
+	$node->poll_until("SELECT bool_and(j.state IN ('done', 'failed', 'stopped')) FROM sync.job j JOIN sync.reconciliation r ON r.job_id = j.id WHERE r.id IN ($list)");
+	is($node->sql("SELECT DISTINCT j.state FROM sync.job j JOIN sync.reconciliation r ON r.job_id = j.id WHERE r.id IN ($list)"), 'done', 'listed: ' . join ' ', @names);
+	return $node->sql(q(SELECT kind, object, coalesce(field, ''), coalesce(difference::text, '') FROM sync.break_entry WHERE status <> 'resolved' ORDER BY 2, 1));
+}
+
+is(full(@objects), '', 'nothing differs, over several lists and lists within lists');
+my $lost = $sandbox->stripe(GET => '/v1/balance_transactions', { type => 'charge', limit => 1 })->{data}[0]{id};
+$sandbox->tamper(balance_transaction => $lost, purge => 1);
+$sandbox->tamper(refund => $refund_id, set => { amount => 124 }, event => 0);
+$sandbox->tamper(credit_note => $note->{id}, set => { 'lines.data.0.amount' => 101 }, event => 0);
+is(full(@objects), "missing_there|balance_transaction||-833\nfield_differs|credit_note|lines|\namount_differs|payment|amount|0.01", 'what was done in silence is found');
 
 is($node->sql('SELECT * FROM sync.check_invariants()'), '', 'invariants');
 is($node->value('SELECT count(*) FROM sync.inbox'), 0, 'nothing waits');
