@@ -19,7 +19,7 @@ my $manifest = PostgreSQL::Test::Utils::slurp_file("$FindBin::Bin/../../connecto
 $node->sql("SELECT sync.register_connector(\$manifest\$$manifest\$manifest\$::jsonb)");
 $node->sql("INSERT INTO canonical.legal_entity (code, name, country, functional_currency, timezone) VALUES ('DE', 'Demo GmbH', 'DE', 'EUR', 'Europe/Berlin');
 	SELECT sync.track(('canonical.' || t)::regclass) FROM unnest('{legal_entity,@{[join ',', @objects, 'product', 'price', 'subscription']}}'::text[]) t;
-	CREATE SERVER billing FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'stripe', base_url '" . $sandbox->url . "', legal_entity 'DE', rate_limit '400/s');
+	CREATE SERVER billing FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'stripe', base_url '" . $sandbox->url . "', legal_entity 'DE', tax_rate 'txr_1', rate_limit '400/s');
 	CREATE USER MAPPING FOR PUBLIC SERVER billing OPTIONS (api_key 'file:api_key')");
 
 END { diag($node->sql('SELECT object, remote_id, state, reason FROM sync.inbox_status; SELECT system, object, last_error FROM sync.stream_status')) if $? && $node && $node->{_pid} }
@@ -108,6 +108,23 @@ is($node->wait_idle(60), 't', 'a refund goes out');
 pull('refund');
 is(figures(q(SELECT status, count(*) FROM canonical.payment WHERE kind = 'refund' AND amount = 1.23 GROUP BY 1)), 'succeeded|1', 'and comes back as itself');
 my $refund_id = $sandbox->stripe(GET => '/v1/refunds', { limit => 1 })->{data}[0]{id};
+
+# A credit that the hub gives: on a paid invoice, and on an open one.
+my $open = $sandbox->stripe(POST => '/v1/invoices', { customer => $customer{jpy}, currency => 'jpy' })->{id};
+$sandbox->stripe(POST => '/v1/invoiceitems', { customer => $customer{jpy}, invoice => $open, amount => 1000, currency => 'jpy' });
+$sandbox->stripe(POST => "/v1/invoices/$open/finalize");
+pull('an open invoice');
+$node->sql(q(SELECT sync.create_route('billing', 'credit_note');
+	WITH n AS (INSERT INTO canonical.credit_note (invoice_id, customer_id, status, reason, issue_date, currency, net_amount, tax_amount, total_amount)
+		SELECT id, customer_id, 'posted', 'Goodwill', current_date, currency, net, tax, net + tax FROM (
+			(SELECT id, customer_id, currency, 2.50 AS net, 0.48 AS tax FROM canonical.invoice WHERE status = 'paid' AND currency = 'EUR' ORDER BY number LIMIT 1)
+			UNION ALL (SELECT id, customer_id, currency, 250, 0 FROM canonical.invoice WHERE status = 'open' AND currency = 'JPY')) i RETURNING *)
+	INSERT INTO canonical.credit_note_line (credit_note_id, line_no, description, quantity, unit_price, net_amount, tax_amount)
+	SELECT id, 1, 'Sorry', 2, net_amount / 2, net_amount, tax_amount FROM n));
+is($node->wait_idle(60), 't', 'credits go out');
+pull('credits');
+is(figures(q(SELECT n.currency, n.total_amount, n.number IS NOT NULL, i.status, i.amount_due = i.total_amount - i.amount_paid - i.amount_credited
+	FROM canonical.credit_note n JOIN canonical.invoice i ON i.id = n.invoice_id WHERE n.reason = 'Goodwill' ORDER BY 1)), "EUR|2.98|t|paid|t\nJPY|250|t|open|t", 'with the numbers that billing gave them');
 
 # ---- everything that is listed, against everything that is here ----
 
