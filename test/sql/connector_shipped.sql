@@ -169,7 +169,7 @@ SELECT sync.test_map(:'tryton', 'invoice', :'erp_invoice', '{}', '{"customer": {
 SELECT sync.test_map(:'tryton', 'invoice', :'erp_invoice'::jsonb || '{"description": "to whom it may concern", "state": "cancelled"}') - 'fields';
 SELECT sync.test_map(:'tryton', 'credit_note', :'erp_invoice'::jsonb || m, '{}', '{"customer": {"2": "c1"}}') FROM unnest('{"{\"untaxed_amount\": {\"decimal\": \"-10.00\"}, \"tax_amount\": {\"decimal\": \"-1.90\"}, \"total_amount\": {\"decimal\": \"-11.90\"}}"}'::jsonb[]) m;
 SELECT object, jsonb_path_query_array(p, '$.items[*].remote_id') FROM unnest('{invoice,credit_note}'::text[]) object, sync.test_page(:'tryton', object, '{}', 200, '{"date": "Sat, 31 Jan 2026 23:30:00 GMT"}',
-    '{"id": 1, "result": [{"id": 1, "total_amount": {"decimal": "0"}}, {"id": 2, "total_amount": {"decimal": "-0.01"}}, {"id": 3, "total_amount": {"decimal": "119.00"}}]}') p;
+    '{"id": 1, "result": [{"id": 1, "total_amount": {"decimal": "0"}}, {"id": 2, "total_amount": {"decimal": "-0.01"}, "comment": null}, {"id": 4, "total_amount": {"decimal": "-1"}, "comment": "Invoice"}, {"id": 3, "total_amount": {"decimal": "119.00"}}]}') p;
 SELECT object, op, push(:'tryton', object, op, jsonb_set(erp_invoice('{"number": "CN-1"}'), '{cursor}', '{"time": "2026-01-31T23:30:00Z"}'), '{"customer": {"c1": {"id": "2", "raw": {"addresses.": [{"id": 4}]}}}}') FROM (VALUES ('invoice', 'list'), ('credit_note', 'lookup'), ('credit_note', 'create')) v(object, op);
 SELECT sync.test_answer(:'tryton', 'credit_note', 'verify', 200, '{}', replace(replace(replace(:'answer', '"100.01"', '"-100.01"'), '"120.01"', '"-120.01"'), '"20"', t), erp_invoice('{}')) -> 'differences' FROM unnest('{"\"-20\"","\"-20.01\""}'::text[]) t;
 -- Payments, step by step.

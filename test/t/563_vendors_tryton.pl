@@ -109,11 +109,14 @@ is($payments->(), 're_1 payable succeeded 11.90 ch_new receivable succeeded 11.9
 # A document of a period that is closed, which was moved into this one.
 $node->sql("SELECT sync.create_route('erp_us', 'invoice', condition => \$\$number LIKE 'LATE%'\$\$);
 	WITH i AS (INSERT INTO canonical.invoice (customer_id, legal_entity_id, number, status, issue_date, posting_date, currency, net_amount, tax_amount, total_amount, amount_due)
-		SELECT c.id, e.id, 'LATE-1', 'open', date '$today' - 40, '$today', 'USD', 10, 0, 10, 10 FROM canonical.customer c, canonical.legal_entity e WHERE c.number = 'C-0' AND e.code = 'US' RETURNING id)
-	INSERT INTO canonical.invoice_line (invoice_id, line_no, quantity, unit_price, net_amount) SELECT id, 1, 1, 10, 10 FROM i");
+		SELECT c.id, e.id, v.number, 'open', date '$today' - 40, '$today', 'USD', v.amount, 0, v.amount, v.amount FROM canonical.customer c, canonical.legal_entity e,
+			(VALUES ('LATE-1', 10), ('LATE-2', -4)) v (number, amount) WHERE c.number = 'C-0' AND e.code = 'US' RETURNING id, net_amount)
+	INSERT INTO canonical.invoice_line (invoice_id, line_no, quantity, unit_price, net_amount) SELECT id, 1, 1, net_amount, net_amount FROM i");
 is($node->wait_idle(90), 't', 'a late one is sent');
 my ($late) = @{ $tryton->invoices([ 'reference', '=', 'LATE-1' ], [ 'company', '=', $ids{US}{company} ]) };
 is("$late->{state} $late->{accounting_date}", "posted $today", 'and posted on the day that was agreed');
+($late) = @{ $tryton->invoices([ 'reference', '=', 'LATE-2' ], [ 'company', '=', $ids{US}{company} ]) };
+is("$late->{state} $late->{total_amount}", 'posted -4.00', 'an invoice may be negative, too');
 
 pull('what was sent');
 is($node->sql(q(SELECT processor_ref, posting_status, posting_date IS NOT NULL FROM canonical.payment WHERE processor_ref IN ('re_1', 'ch_new') ORDER BY 1)), "ch_new|posted|t\nre_1|posted|t", 'and it says so');
@@ -133,7 +136,7 @@ $node->poll_until("SELECT bool_and(j.state IN ('done', 'failed', 'stopped')) FRO
 is($node->sql("SELECT y.name, o.name, j.result ->> 'told_count', j.result ->> 'listed' FROM sync.job j JOIN sync.reconciliation r ON r.job_id = j.id JOIN sync.system y ON y.id = r.system_id
 	JOIN sync.object o ON o.id = r.object_id WHERE r.id IN ($runs) ORDER BY 1, 2"), join("\n",
 	'erp_de|credit_note|1|1', 'erp_de|customer|6|4', 'erp_de|invoice|13|12', 'erp_de|payment|14|14',
-	'erp_us|credit_note|0|0', 'erp_us|customer|6|4', 'erp_us|invoice|13|13', 'erp_us|payment|12|12'), 'as many are listed as the ERP says it has, but for what is not ours: the companies themselves, and what a stranger wrote');
+	'erp_us|credit_note|0|0', 'erp_us|customer|6|4', 'erp_us|invoice|14|14', 'erp_us|payment|12|12'), 'as many are listed as the ERP says it has, but for what is not ours: the companies themselves, and what a stranger wrote');
 is($node->sql(q(SELECT kind, object, system, coalesce(record_number, ''), coalesce(field, ''), coalesce(difference::text, '') FROM sync.break_entry WHERE status <> 'resolved' ORDER BY 1, 2, 3, 4, 5)),
 	"amount_differs|invoice|erp_de|DE-3|net_amount|0.01\namount_differs|invoice|erp_de|DE-3|total_amount|0.01", 'the cent is a break, and nothing else is');
 
