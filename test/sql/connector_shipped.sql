@@ -126,6 +126,8 @@ SELECT * FROM movements('{"part": 1, "within": "po_2", "outer": {"last_id": "po_
 SELECT * FROM movements('{"part": 1, "last_id": "po_2"}', '{"has_more": false, "data": [{"id": "po_1", "automatic": true}]}');
 SELECT * FROM movements('{"part": 1, "within": "po_1"}', '{"has_more": false, "data": [{"id": "txn_3"}]}');
 SELECT * FROM movements('{"part": 1}', '{"has_more": false, "data": []}');
+SELECT next FROM movements('{"part": 1, "last_id": "po_2"}', '{"has_more": true, "data": [{"id": "po_2", "automatic": true}]}');
+SELECT next FROM movements('{"part": 1, "within": "po_2", "last_id": "txn_8"}', '{"has_more": true, "data": [{"id": "txn_8"}]}');
 SELECT sync.test_map(:'stripe', 'balance_transaction', t::jsonb || '{"id": "txn_1", "created": 1769902200}', '{}', '{"payout": {"po_1": "o1"}, "payment": {"pi_1": "p1", "re_1": "r1", "dp_1": "d1"}}') - 'remote_number' FROM (VALUES
     ('{"amount": 10000, "fee": 320, "net": 9680, "currency": "usd", "type": "charge", "reporting_category": "charge", "exchange_rate": 1.0935, "source": {"object": "charge", "id": "ch_1", "payment_intent": "pi_1"}, "within": "po_1"}'),
     ('{"amount": -500, "fee": 0, "net": -500, "currency": "jpy", "type": "refund", "reporting_category": "refund", "exchange_rate": null, "source": {"object": "refund", "id": "re_1", "payment_intent": "pi_1"}}'),
