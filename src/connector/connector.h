@@ -103,7 +103,8 @@ typedef struct SePull
 	bool newest_first;	 /* pages run backwards: an item may be older than one seen before */
 	bool scan_deletes;	 /* no feed of deletes: compare a full walk with the mirror */
 	int64 scan_every_ms;
-	List *match; /* alternatives; each a List of canonical column names (char *) */
+	List *compared; /* names (char *) of fields that are known and compared, never written */
+	List *match;	/* alternatives; each a List of canonical column names (char *) */
 	SeOnMissing on_missing;
 	SeOnDelete on_delete;
 	Jsonb *delete_fields;

@@ -85,6 +85,7 @@ typedef struct SeExpr
 	struct SeExpr **items;
 	const char **keys;	/* OBJECT */
 	bool literal_empty; /* {} or [] as written, kept as it is */
+	bool negated;		/* a number found by it counts the other way round */
 	SeOptions *opt;		/* NULL: none */
 } SeExpr;
 

@@ -330,6 +330,21 @@ compile_each(SeCompiler *c, const char *at, JsonbValue *node)
 	return x;
 }
 
+/*
+ * "-$.a": the path says that all it finds is taken off. The path's own minus would find nothing where a
+ * number is a text, so it is left to the sum. In "-$.a + $.b" the minus is not the path's whole say.
+ */
+static bool
+is_negative(SeCompiler *c, const char *at, const char *source)
+{
+	JsonPathItem item;
+
+	if (source[0] != '-' || source[1] != '$')
+		return false;
+	jspInit(&item, se_compile_path(c, at, source));
+	return item.type == jpiMinus;
+}
+
 /* One path or several, of which all results are taken together. */
 static SeExpr *
 compile_fold(SeCompiler *c, SeExprKind kind, const char *at, JsonbValue *v)
@@ -343,11 +358,14 @@ compile_fold(SeCompiler *c, SeExprKind kind, const char *at, JsonbValue *v)
 	{
 		JsonbValue *one = several ? getIthJsonbValueFromContainer(v->val.binary.data, i) : v;
 		const char *here = several ? se_pointer_index(at, i) : at;
+		char *source;
 
 		if (one->type != jbvString)
 			se_bad_manifest(here, "must be a path");
 		x->items[i] = new_expr(SE_X_PATH, here, 0);
-		x->items[i]->path = se_compile_path(c, here, jv_text(one));
+		source = jv_text(one);
+		x->items[i]->negated = is_negative(c, here, source);
+		x->items[i]->path = se_compile_path(c, here, source + x->items[i]->negated);
 	}
 	return x;
 }

@@ -323,6 +323,8 @@ eval_fold(SeEval *ev, const SeExpr *x)
 				return NULL;
 			}
 			n = NumericGetDatum(jv_numeric(plain)->val.numeric);
+			if (x->items[i]->negated)
+				n = DirectFunctionCall1(numeric_uminus, n);
 			if (total == NULL)
 				total = DatumGetNumeric(n);
 			else

@@ -149,6 +149,30 @@ compile_policies(SePull *p, JsonbValue *node)
 		p->on_delete = SE_DELETE_ROW;
 }
 
+/* What another system owns is known from this one, too, and only compared. */
+static void
+compile_compared(SePull *p, const char *at, JsonbValue *node)
+{
+	JvIter i;
+	ListCell *lc;
+
+	jv_iter_init(&i, node);
+	while (jv_iter_next(&i))
+	{
+		char *name = jv_text(&i.value);
+		bool found = false;
+
+		foreach (lc, p->record->fields)
+			found |= strcmp(((SeNamedExpr *) lfirst(lc))->name, name) == 0;
+		if (!found)
+			se_bad_manifest(se_pointer_index(at, i.index), "\"fields\" has no \"%s\"", name);
+		p->compared = lappend(p->compared, name);
+	}
+	if (p->compared != NIL && p->on_missing == SE_MISSING_INSERT)
+		se_bad_manifest(
+			at, "a record that is inserted needs all of its fields: say what \"on_missing\" does");
+}
+
 static void
 compile_contract(SePull *p, const char *at, JsonbValue *node)
 {
@@ -266,6 +290,7 @@ se_compile_pull(SeCompiler *c, const char *at, JsonbValue *node, const char *obj
 				 jv_get(jv_get(node, "lines"), "more"), encoding);
 	p->match = compile_match(jv_get(node, "match"));
 	compile_policies(p, node);
+	compile_compared(p, se_pointer(at, "compared"), jv_get(node, "compared"));
 	compile_contract(p, se_pointer(at, "contract"), jv_get(node, "contract"));
 	p->scan_deletes = scan != NULL;
 	if (scan)

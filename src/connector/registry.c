@@ -193,8 +193,8 @@ find_operation(const SeManifest *m, const SeManifestObject *o, const char *name)
 
 	if (op == NULL && o->pull)
 	{
-		SeOperation *const reads[] = {o->pull->list, o->pull->events, o->pull->fetch,
-									  o->pull->more};
+		SeOperation *const reads[] = {o->pull->list, o->pull->events, o->pull->fetch, o->pull->more,
+									  o->pull->count};
 		int i;
 
 		for (i = 0; i < lengthof(reads); i++)

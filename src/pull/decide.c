@@ -102,6 +102,22 @@ is_overridden(const SeItem *item, const char *name, int len)
 	return false;
 }
 
+/* Another system owns it: the mirror knows it, so that it can be compared, and nobody writes it. */
+static bool
+is_compared(const SeTarget *target, const char *name, int len)
+{
+	ListCell *lc;
+
+	foreach (lc, target->pull->compared)
+	{
+		const char *field = lfirst(lc);
+
+		if (strncmp(field, name, len) == 0 && field[len] == '\0')
+			return true;
+	}
+	return false;
+}
+
 /*
  * The fields that differ from the base (NULL: all of them), and their columns. Only those may be
  * written, so that a field which an app changed since, and which the other side did not, keeps the
@@ -137,6 +153,8 @@ take_differing(const SeTarget *target, SeTable *table, SeItem *item, Jsonb *fiel
 		{
 			JsonbValue old;
 
+			if (is_compared(target, key.val.string.val, key.val.string.len))
+				continue;
 			if (base != NULL &&
 				getKeyJsonValueFromContainer(&base->root, key.val.string.val, key.val.string.len,
 											 &old) != NULL &&

@@ -82,6 +82,55 @@ new_line(const char *type, const json_t *of, const char *description, int64_t am
 	return line;
 }
 
+static int64_t
+number_of(const json_t *json, const char *name)
+{
+	const char *text = get_string(json, name);
+
+	return text ? strtoll(text, NULL, 10) : 0;
+}
+
+/* The taxes that a line of its own is to have, as they are given. */
+static json_t *
+given_taxes(const json_t *wish, int64_t *sum)
+{
+	json_t *wishes = form_list(json_object_get(wish, "tax_amounts"));
+	json_t *taxes = json_array();
+	json_t *one;
+	size_t i;
+
+	json_array_foreach (wishes, i, one)
+	{
+		int64_t amount = number_of(one, "amount");
+
+		*sum += amount;
+		json_array_append_new(taxes,
+							  json_pack("{s:I, s:s, s:{s:s?}, s:s, s:I, s:s}", "amount",
+										(json_int_t) amount, "tax_behavior", "exclusive",
+										"tax_rate_details", "tax_rate", get_string(one, "tax_rate"),
+										"taxability_reason", "standard_rated", "taxable_amount",
+										(json_int_t) number_of(one, "taxable_amount"), "type",
+										"tax_rate_details"));
+	}
+	json_decref(wishes);
+	return taxes;
+}
+
+static json_t *
+custom_line(const json_t *wish, int64_t quantity, int64_t *tax)
+{
+	const char *unit = get_string(wish, "unit_amount_decimal");
+	json_t *line;
+
+	if (unit == NULL)
+		unit = get_string(wish, "unit_amount");
+	line = new_line("custom_line_item", NULL, get_string(wish, "description"),
+					unit ? multiply_decimal(unit, quantity) : number_of(wish, "amount"), quantity);
+	set_string(line, "unit_amount_decimal", unit);
+	json_object_set_new(line, "taxes", given_taxes(wish, tax));
+	return line;
+}
+
 /* One line as asked for. NULL: an error has been answered. */
 static json_t *
 credited_line(Call *call, const json_t *invoice, const json_t *wish, int64_t *tax)
@@ -89,21 +138,13 @@ credited_line(Call *call, const json_t *invoice, const json_t *wish, int64_t *ta
 	const char *type = get_string(wish, "type");
 	const char *amount_text = get_string(wish, "amount");
 	const char *quantity_text = get_string(wish, "quantity");
-	const char *unit = get_string(wish, "unit_amount_decimal");
 	int64_t quantity = quantity_text ? strtoll(quantity_text, NULL, 10) : 1;
 	int64_t amount = amount_text ? strtoll(amount_text, NULL, 10) : 0;
 	const json_t *of = find_line(invoice, get_string(wish, "invoice_line_item"));
 	json_t *line;
 
 	if (type != NULL && strcmp(type, "custom_line_item") == 0)
-	{
-		if (unit == NULL)
-			unit = get_string(wish, "unit_amount");
-		line = new_line(type, NULL, get_string(wish, "description"),
-						unit ? multiply_decimal(unit, quantity) : amount, quantity);
-		json_object_set_new(line, "taxes", json_array());
-		return line;
-	}
+		return custom_line(wish, quantity, tax);
 	if (of == NULL)
 	{
 		(void) stripe_missing(call, "line_item", "lines[invoice_line_item]",

@@ -44,6 +44,8 @@ CREATE FUNCTION listed(list jsonb) RETURNS jsonb LANGUAGE sql AS $$
     SELECT jsonb_set(small('{}'), '{objects,thing,pull}', jsonb_build_object('list', list, 'record', '{"id": "$.id"}'::jsonb, 'fields', '{}'::jsonb))
 $$;
 SELECT sync.register_connector(listed('[]'));
+SELECT sync.register_connector(jsonb_set(listed('{"path": "/a", "items": "$.data"}'), '{objects,thing,pull,compared}', '["total"]'));
+SELECT sync.register_connector(jsonb_set(jsonb_set(listed('{"path": "/a", "items": "$.data"}'), '{objects,thing,pull,compared}', '["total"]'), '{objects,thing,pull,fields}', '{"total": "$.total"}'));
 SELECT sync.register_connector(listed('[{"path": "/a", "items": "$.data"}, {"path": "/b"}]'));
 SELECT sync.register_connector(listed('{"path": "/a", "items": "$.data", "within": {"path": "/b", "items": "$.data"}}'));
 SELECT sync.register_connector(listed('{"path": "/a", "items": "$.data", "within": {"path": "/b", "items": "$.data", "id": "$.id", "page_size": 50}}'));

@@ -103,6 +103,11 @@ SELECT z, jsonb_pretty(sync.test_map(:'stripe', 'credit_note', credit_note('{}')
 SELECT sync.test_map(:'stripe', 'credit_note', credit_note('{"status": "void", "currency": "jpy", "total_excluding_tax": null, "memo": "wrong price", "lines": {"data": []}}'), '{"entity": {"timezone": "UTC"}}', '{"customer": {"cus_1": "c1"}, "invoice": {"in_1": "i1"}}');
 SELECT sync.test_map(:'stripe', 'credit_note', credit_note('{}'), '{"entity": {"timezone": "UTC"}}', '{"customer": {"cus_1": "c1"}}') - 'fields';
 SELECT push(:'stripe', 'credit_note', 'more', jsonb_build_object('record', jsonb_set(credit_note('{}'), '{lines}', '{"has_more": true, "data": [{"id": "cnli_9"}]}')));
+SELECT push(:'stripe', 'credit_note', op, jsonb_build_object('id', 'n1', 'remote', '{"id": "cn_1"}'::jsonb, 'response', r::jsonb, 'new', jsonb_build_object('invoice_id', 'i1', 'total_amount', 11.9, 'currency', 'EUR', 'reason', 'goodwill', 'number', 'CN-1')), '{"invoice": {"i1": "in_1"}}')
+FROM (VALUES ('payments', '{}'), ('create', '{"data": []}'), ('create', '{"data": [{"id": "inpay_1"}]}'), ('verify', '{}')) v(op, r);
+SELECT r -> 'body', r -> 'message' FROM unnest('{"{}","{\"tax_rate\": \"txr_1\"}"}'::jsonb[]) p, sync.test_render(:'stripe', 'credit_note', 'create', jsonb_build_object('id', 'n1', 'param', p, 'new', '{"invoice_id": "i1", "total_amount": 119, "currency": "JPY", "reason": "goodwill",
+    "lines": [{"quantity": 2.000, "unit_price": 50, "net_amount": 100, "tax_amount": 10, "description": "Seats"}, {"quantity": 0.5, "unit_price": 18, "net_amount": 9, "tax_amount": 0}]}'::jsonb), '{"invoice": {"i1": "in_1"}}') r;
+SELECT sync.test_answer(:'stripe', 'credit_note', 'verify', 200, '{}', credit_note(m)::text, '{"id": "n1", "new": {"total_amount": 1.200, "tax_amount": 0.2, "currency": "BHD"}}') -> 'differences' FROM unnest('{"{}","{\"total\": 1201, \"currency\": \"kwd\"}"}'::jsonb[]) m;
 -- Payouts, and what each of them took: asked for payout by payout, because a movement does not say.
 SELECT sync.test_map(:'stripe', 'payout', p::jsonb || '{"id": "po_1", "arrival_date": 1769904000, "created": 1769902200}', '{"entity": {"id": "e1", "timezone": "America/New_York"}}') FROM (VALUES
     ('{"amount": 123456, "currency": "eur", "status": "paid", "trace_id": {"status": "supported", "value": "STR-77"}}'), ('{"amount": -1500, "currency": "jpy", "status": "in_transit", "trace_id": null}')) v(p);
@@ -121,12 +126,15 @@ SELECT * FROM movements('{"part": 1, "within": "po_2", "outer": {"last_id": "po_
 SELECT * FROM movements('{"part": 1, "last_id": "po_2"}', '{"has_more": false, "data": [{"id": "po_1", "automatic": true}]}');
 SELECT * FROM movements('{"part": 1, "within": "po_1"}', '{"has_more": false, "data": [{"id": "txn_3"}]}');
 SELECT * FROM movements('{"part": 1}', '{"has_more": false, "data": []}');
+SELECT next FROM movements('{"part": 1, "last_id": "po_2"}', '{"has_more": true, "data": [{"id": "po_2", "automatic": true}]}');
+SELECT next FROM movements('{"part": 1, "within": "po_2", "last_id": "txn_8"}', '{"has_more": true, "data": [{"id": "txn_8"}]}');
 SELECT sync.test_map(:'stripe', 'balance_transaction', t::jsonb || '{"id": "txn_1", "created": 1769902200}', '{}', '{"payout": {"po_1": "o1"}, "payment": {"pi_1": "p1", "re_1": "r1", "dp_1": "d1"}}') - 'remote_number' FROM (VALUES
     ('{"amount": 10000, "fee": 320, "net": 9680, "currency": "usd", "type": "charge", "reporting_category": "charge", "exchange_rate": 1.0935, "source": {"object": "charge", "id": "ch_1", "payment_intent": "pi_1"}, "within": "po_1"}'),
     ('{"amount": -500, "fee": 0, "net": -500, "currency": "jpy", "type": "refund", "reporting_category": "refund", "exchange_rate": null, "source": {"object": "refund", "id": "re_1", "payment_intent": "pi_1"}}'),
     ('{"amount": -900, "fee": 1500, "net": -2400, "currency": "eur", "type": "adjustment", "reporting_category": "dispute", "source": {"object": "dispute", "id": "dp_1"}}'),
     ('{"amount": -25, "fee": 0, "net": -25, "currency": "eur", "type": "stripe_fee", "reporting_category": "fee", "source": null}'),
     ('{"amount": 5, "fee": 0, "net": 5, "currency": "eur", "type": "adjustment", "reporting_category": "other_adjustment", "source": null}'),
+    ('{"amount": 7, "fee": 0, "net": 7, "currency": "eur", "type": "payout_failure", "reporting_category": "payout_reversal", "source": {"object": "payout", "id": "po_0"}, "within": "po_1"}'),
     ('{"amount": -5, "fee": 0, "net": -5, "currency": "eur", "type": "payout", "reporting_category": "payout", "source": {"object": "payout", "id": "po_1"}, "within": "po_1"}')) v(t);
 SELECT sync.test_auth(:'stripe', '{"api_key": "sk_test_1"}');
 
@@ -153,6 +161,34 @@ SELECT sync.test_answer(:'tryton', 'customer', op, s, '{}', b) FROM (VALUES
     ('update', 200, '{"error": ["''nosuch''", ""]}'), ('update', 401, ''), ('update', 500, '<html>'), ('lookup', 200, '{"id": 1, "result": []}')) v(op, s, b);
 SELECT push(:'tryton', 'customer', 'list', jsonb_build_object('cursor', c::jsonb)) FROM (VALUES ('{}'), ('{"time": "2026-01-31T23:30:00Z", "page": {"kind": "list", "since": "2026-01-31T23:28:00Z", "last_id": "17"}}')) v(c);
 SELECT sync.test_map(:'tryton', 'invoice', '{"id": 7, "number": "2026/00001", "state": "posted", "invoice_date": {"year": 2026, "month": 11, "day": 20}, "accounting_date": null, "move.": {"period.": {"start_date": {"year": 2026, "month": 11, "day": 1}}}}');
+-- A document that was moved into another period says so; the day that was agreed on is compared, too.
+SELECT r #> '{body,params,0,0,invoice_date}', r #> '{body,params,0,0,accounting_date}' FROM unnest('{"{}","{\"posting_date\": \"2026-12-01\"}","{\"posting_date\": \"2026-11-20\"}"}'::jsonb[]) m,
+    sync.test_render(:'tryton', 'invoice', 'create', erp_invoice(m) || '{"param": {"company": "1", "receivable_account": "5", "revenue_account": "6", "tax_account": "7", "journal": "1"}}', '{"customer": {"c1": {"id": "2", "raw": {"addresses.": [{"id": 4}]}}}}') r;
+SELECT sync.test_answer(:'tryton', 'invoice', 'verify', 200, '{}', :'answer', erp_invoice('{"posting_date": "2026-12-01"}')) -> 'differences';
+-- What billing owns is read to be compared; a record says by its description whose it is.
+\set erp_invoice '{"id": 7, "number": "2026/00001", "state": "paid", "reference": "INV-1", "description": "11111111-2222-3333-4444-555555555555", "party": 2, "currency.": {"code": "BHD"}, "invoice_date": {"year": 2026, "month": 11, "day": 20}, "untaxed_amount": {"decimal": "100.010"}, "tax_amount": {"decimal": "0"}, "total_amount": {"decimal": "100.010"}}'
+SELECT sync.test_map(:'tryton', 'invoice', :'erp_invoice', '{}', '{"customer": {"2": "c1"}}');
+SELECT sync.test_map(:'tryton', 'invoice', :'erp_invoice'::jsonb || '{"description": "to whom it may concern", "state": "cancelled"}') - 'fields';
+SELECT sync.test_map(:'tryton', 'credit_note', :'erp_invoice'::jsonb || m, '{}', '{"customer": {"2": "c1"}}') FROM unnest('{"{\"untaxed_amount\": {\"decimal\": \"-10.00\"}, \"tax_amount\": {\"decimal\": \"-1.90\"}, \"total_amount\": {\"decimal\": \"-11.90\"}}"}'::jsonb[]) m;
+SELECT object, jsonb_path_query_array(p, '$.items[*].remote_id') FROM unnest('{invoice,credit_note}'::text[]) object, sync.test_page(:'tryton', object, '{}', 200, '{"date": "Sat, 31 Jan 2026 23:30:00 GMT"}',
+    '{"id": 1, "result": [{"id": 1, "total_amount": {"decimal": "0"}}, {"id": 2, "total_amount": {"decimal": "-0.01"}, "comment": null}, {"id": 4, "total_amount": {"decimal": "-1"}, "comment": "Invoice"}, {"id": 3, "total_amount": {"decimal": "119.00"}}]}') p;
+SELECT object, op, push(:'tryton', object, op, jsonb_set(erp_invoice('{"number": "CN-1"}'), '{cursor}', '{"time": "2026-01-31T23:30:00Z"}'), '{"customer": {"c1": {"id": "2", "raw": {"addresses.": [{"id": 4}]}}}}') FROM (VALUES ('invoice', 'list'), ('credit_note', 'lookup'), ('credit_note', 'create')) v(object, op);
+SELECT sync.test_answer(:'tryton', 'credit_note', 'verify', 200, '{}', replace(replace(replace(:'answer', '"100.01"', '"-100.01"'), '"120.01"', '"-120.01"'), '"20"', t), erp_invoice('{}')) -> 'differences' FROM unnest('{"\"-20\"","\"-20.01\""}'::text[]) t;
+-- Payments, step by step.
+CREATE FUNCTION erp_payment(more jsonb) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT '{"id": "11111111-2222-3333-4444-555555555555", "remote": {"id": "7"}, "event": {"at": "2026-02-01T01:00:00Z"}, "entity": {"timezone": "Europe/Berlin"}, "response": {"result": [{"id": 3}]}}'::jsonb
+        || jsonb_build_object('new', '{"customer_id": "c1", "kind": "charge", "status": "succeeded", "amount": 120.01, "currency": "EUR", "processor_ref": "ch_1", "attempted_at": "2026-01-31T23:30:00Z"}'::jsonb || more)
+$$;
+SELECT push(:'tryton', 'payment', op, erp_payment('{}'), '{"customer": {"c1": "2"}}') FROM unnest('{lookup,journal,create,verify,approve,session,succeed,confirm}'::text[]) op;
+SELECT push(:'tryton', 'payment', 'process', jsonb_set(erp_payment('{}'), '{response}', '{"result": [4, "start", "end"]}'));
+SELECT push(:'tryton', 'payment', 'create', erp_payment('{"kind": "refund", "processor_ref": null, "attempted_at": null}'), '{"customer": {"c1": "2"}}');
+SELECT push(:'tryton', 'payment', 'create', jsonb_set(erp_payment('{}'), '{response,result}', '[]'), '{"customer": {"c1": "2"}}');
+SELECT r #> '{body,params,0,0,date}' FROM sync.test_render(:'tryton', 'payment', 'create', erp_payment('{"posting_date": "2026-03-01"}') || '{"param": {"company": "1"}, "entity": {"timezone": "America/New_York"}}', '{"customer": {"c1": "2"}}') r;
+\set paid '{"id": 1, "result": [{"id": 7, "state": "processing", "kind": "receivable", "amount": {"decimal": "120.01"}, "journal.": {"currency.": {"code": "EUR"}}}]}'
+SELECT o, sync.test_answer(:'tryton', 'payment', o, 200, '{}', :'paid', erp_payment(m)) -> 'differences' FROM (VALUES ('verify', '{}'::jsonb), ('verify', '{"currency": "USD", "amount": 120.02}'), ('confirm', '{}')) v(o, m);
+SELECT sync.test_map(:'tryton', 'payment', '{"id": 7, "kind": "receivable", "party": 2, "date": {"year": 2026, "month": 2, "day": 1}, "amount": {"decimal": "1500"}, "journal.": {"currency.": {"code": "JPY"}}}'::jsonb || m, '{}', '{"customer": {"2": "c1"}}') FROM (VALUES
+    ('{"state": "succeeded", "description": "ch_1"}'::jsonb), ('{"state": "failed", "description": "11111111-2222-3333-4444-555555555555"}'), ('{"state": "processing", "description": null}')) v(m);
+SELECT object, push(:'tryton', object, 'count', '{}') FROM unnest('{customer,invoice,credit_note,payment}'::text[]) object;
 SELECT sync.test_map(:'tryton', 'customer', '{"id": 2, "code": "C-1", "name": "Acme", "email": "", "active": 0, "addresses.": [{"id": 4, "street": "1 High\nFloor 2", "city": "London", "country.": {"code": "GB"}, "write_date": {"year": 2026, "month": 11, "day": 20, "hour": 6}}]}');
 \c postgres
 DROP DATABASE sync_connector_shipped;
