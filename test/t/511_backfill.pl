@@ -117,9 +117,8 @@ $hub->wait_idle;
 is_deeply([ $hub->broken ], [], 'and sent as its holder left it');
 cmp_ok($hub->value("SELECT extract(epoch FROM finished_at - started_at) FROM sync.job WHERE id = $paused"), '>', 1, 'no faster than its rate');
 
-my $stopped = backfill(q('crm', 'customer', rate => 1));
-$hub->sql("SELECT sync.stop_job($stopped, 'enough')");
-is(job($stopped, 'state'), 'stopped', 'a backfill can be stopped');
+$hub->sql(q(SELECT sync.stop_job(sync.backfill('crm', 'customer'), 'enough')));
+is($hub->value('SELECT state FROM sync.job ORDER BY id DESC LIMIT 1'), 'stopped', 'a backfill can be stopped');
 
 # ---- a route that fell behind ----
 
