@@ -36,7 +36,7 @@ $$;
 COMMENT ON FUNCTION sync._count_rows(integer) IS 'How many records an object has; of a large table as last estimated';
 
 -- What becomes of a record in a backfill: send, or why not. old: what the system says of fields that differ.
-CREATE FUNCTION sync._backfill_verdict(job sync.job, route sync.route, o sync.object, record_id text, body jsonb, OUT verdict text, OUT op "char", OUT old jsonb)
+CREATE FUNCTION sync._backfill_verdict(job sync.job, route sync.route, o sync.object, record_id text, body jsonb, queued text[], OUT verdict text, OUT op "char", OUT old jsonb)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -87,7 +87,7 @@ BEGIN
         IF old IS NULL AND m.remote_id IS NOT NULL THEN
             RETURN;
         END IF;
-    ELSIF EXISTS (SELECT FROM sync.pending p WHERE p.route_id = route.id AND p.record_id = $4) THEN
+    ELSIF NOT job.params ? 'healed' AND ($4 = ANY (queued) OR EXISTS (SELECT FROM sync.pending p WHERE p.route_id = route.id AND p.record_id = $4)) THEN
         verdict := 'on_its_way';
         RETURN;
     END IF;
@@ -96,15 +96,15 @@ BEGIN
                       OR CASE op WHEN 'I' THEN 'insert' ELSE 'update' END <> ALL (route.operations) THEN 'not_wanted' ELSE 'sent' END;
 END
 $$;
-COMMENT ON FUNCTION sync._backfill_verdict(sync.job, sync.route, sync.object, text, jsonb) IS 'Whether a backfill sends a record, or why not';
+COMMENT ON FUNCTION sync._backfill_verdict(sync.job, sync.route, sync.object, text, jsonb, text[]) IS 'Whether a backfill sends a record, or why not';
 
-CREATE FUNCTION sync._backfill_one(job sync.job, route sync.route, o sync.object, record_id text, body jsonb)
+CREATE FUNCTION sync._backfill_one(job sync.job, route sync.route, o sync.object, record_id text, body jsonb, queued text[])
 RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v record := sync._backfill_verdict(job, route, o, record_id, body);
+    v record := sync._backfill_verdict(job, route, o, record_id, body, queued);
 BEGIN
     IF v.verdict = 'sent' AND NOT sync._record_send(o.id, record_id, job.system_id, v.op, v.old) THEN
         RETURN 'gone';
@@ -114,7 +114,7 @@ EXCEPTION WHEN lock_not_available THEN
     RETURN 'locked';
 END
 $$;
-COMMENT ON FUNCTION sync._backfill_one(sync.job, sync.route, sync.object, text, jsonb) IS 'Sends a record, or says why not';
+COMMENT ON FUNCTION sync._backfill_one(sync.job, sync.route, sync.object, text, jsonb, text[]) IS 'Sends a record, or says why not';
 
 -- How many records may be told of now; 0: what was told before, or what apps wrote, goes first.
 CREATE FUNCTION sync._backfill_room(job sync.job, route sync.route)
@@ -125,14 +125,17 @@ AS $$
 DECLARE
     size integer := coalesce((job.cursor ->> 'size')::integer, 10);
     rate integer := (job.params ->> 'rate')::integer;
+    told_at timestamptz := job.cursor ->> 'told_at';
     before bigint;
 BEGIN
     SELECT b.queued + b.in_flight INTO before FROM sync._backlog(route.id) b;
     IF before = 0 THEN
         size := least(size * 2, 200);
     ELSIF before > size / 4 THEN
-        -- Where apps leave it no room at all, a little is told all the same, once in ten seconds.
-        IF job.step_at IS NOT NULL AND (job.cursor ->> 'told_at')::timestamptz > clock_timestamp() - interval '10 s' THEN
+        -- Where apps leave it no room at all, a little is told all the same, once in ten seconds; but not
+        -- while nothing goes out.
+        IF told_at > clock_timestamp() - interval '10 s'
+           OR NOT EXISTS (SELECT FROM sync.outcome f WHERE f.route_id = route.id AND f.final AND f.at > coalesce(told_at, job.started_at)) THEN
             RETURN 0;
         END IF;
         size := 10;
@@ -151,6 +154,7 @@ AS $$
 DECLARE
     o sync.object;
     bodies jsonb := sync._bodies(job.object_id, ids);
+    queued text[] := ARRAY(SELECT q.record_id FROM sync._queue q WHERE q.route_id = route.id LIMIT 1000);
     counts jsonb := '{}';
     verdict text;
     id text;
@@ -165,7 +169,7 @@ BEGIN
     FOREACH id IN ARRAY ids LOOP
         EXIT WHEN sent >= room;
         looked := looked + 1;
-        verdict := CASE WHEN bodies ? id THEN sync._backfill_one(job, route, o, id, bodies -> id) ELSE 'gone' END;
+        verdict := CASE WHEN bodies ? id THEN sync._backfill_one(job, route, o, id, bodies -> id, queued) ELSE 'gone' END;
         IF verdict = 'locked' THEN
             locked := locked || id;
         ELSE
