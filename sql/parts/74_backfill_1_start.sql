@@ -105,6 +105,11 @@ BEGIN
                 USING ERRCODE = 'undefined_object', DETAIL = 'A backfill sends along a route, under its condition.',
                       HINT = 'Make one with sync.create_route().';
         END IF;
+        IF route.start_at > clock_timestamp() THEN
+            RAISE EXCEPTION 'route "%" has not begun', route.name
+                USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = format('It sends what is told from %s on.', route.start_at),
+                      HINT = 'Ask again then, or make the route anew with an earlier start.';
+        END IF;
         relation := (sync._identity_table(route.object_id)).relation;
         IF (since IS NOT NULL OR until IS NOT NULL)
            AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation AND NOT a.attisdropped AND a.attname IN ('updated_at', 'created_at')) THEN

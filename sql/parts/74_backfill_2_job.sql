@@ -24,11 +24,13 @@ AS $$
 DECLARE
     relation regclass := (sync._identity_table(object_id)).relation;
     estimate bigint;
+    bytes bigint;
 BEGIN
-    SELECT c.reltuples::bigint INTO estimate FROM pg_class c WHERE c.oid = relation;
+    SELECT sum(greatest(c.reltuples, 0)), sum(pg_relation_size(c.oid)) INTO estimate, bytes
+      FROM (SELECT relation UNION SELECT p.relid FROM pg_partition_tree(relation) p) t (oid) JOIN pg_class c ON c.oid = t.oid;
     -- Counting a large table would hold the hub up.
-    IF estimate > 20000 OR pg_relation_size(relation) > 16 * 1024 * 1024 THEN
-        RETURN nullif(greatest(estimate, 0), 0);
+    IF estimate > 20000 OR bytes > 16 * 1024 * 1024 THEN
+        RETURN nullif(estimate, 0);
     END IF;
     RETURN sync._as_owner(relation, format('SELECT to_jsonb(count(*)) FROM %s', relation))::bigint;
 END
@@ -201,7 +203,8 @@ BEGIN
         RETURN interval '200 ms';
     END IF;
     ids := CASE WHEN again THEN ARRAY(SELECT i FROM jsonb_array_elements_text(job.cursor -> 'locked') i LIMIT 200)
-                ELSE sync._next_ids(job.object_id, job.cursor ->> 'after', 200) END;
+                -- Where much is sent, no more is read than there is room for.
+                ELSE sync._next_ids(job.object_id, job.cursor ->> 'after', CASE WHEN coalesce(job.cursor ? 'dense', false) THEN room ELSE 200 END) END;
     IF cardinality(ids) = 0 THEN
         IF NOT again AND job.cursor ? 'locked' THEN
             UPDATE sync.job j SET cursor = j.cursor || '{"again": true}' WHERE j.id = job.id;
@@ -214,7 +217,8 @@ BEGIN
     UPDATE sync.job j
        SET cursor = CASE WHEN again THEN j.cursor || jsonb_build_object('locked', to_jsonb(piece.locked) || coalesce(
                                                     (SELECT jsonb_agg(l.id ORDER BY l.n) FROM jsonb_array_elements(job.cursor -> 'locked') WITH ORDINALITY l (id, n) WHERE l.n > piece.looked), '[]'))
-                         ELSE j.cursor || jsonb_build_object('after', ids[piece.looked])
+                         ELSE (j.cursor - 'dense') || jsonb_build_object('after', ids[piece.looked])
+                              || CASE WHEN piece.sent * 2 >= piece.looked THEN jsonb '{"dense": true}' ELSE '{}' END
                               || CASE WHEN cardinality(piece.locked) > 0 THEN jsonb_build_object('locked', coalesce(job.cursor -> 'locked', '[]') || to_jsonb(piece.locked)) ELSE '{}' END END
      WHERE j.id = job.id;
     IF again AND cardinality(piece.locked) > 0 THEN

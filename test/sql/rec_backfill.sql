@@ -52,6 +52,12 @@ SELECT sync.create_route('crm', 'customer') AS route \gset
 SELECT sync.backfill('crm', 'customer', filter => 'name =');
 SELECT sync.backfill('crm', 'customer', filter => 'nome = ''x''');
 
+SELECT sync.drop_route(:route);
+SELECT sync.create_route('crm', 'customer', start => '2999-01-01 00:00+00') AS route \gset
+SELECT sync.backfill('crm', 'customer');
+SELECT sync.drop_route(:route);
+SELECT sync.create_route('crm', 'customer') AS route \gset
+
 -- Money: a reason, and a cut-over date.
 SELECT sync.create_route('crm', 'invoice') IS NOT NULL AS made;
 SELECT sync.backfill('crm', 'invoice');
