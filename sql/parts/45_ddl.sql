@@ -357,6 +357,13 @@ BEGIN
                   DETAIL = 'It has routes or streams.',
                   HINT = 'Drop them first with sync.drop_route() and sync.drop_stream().';
     END IF;
+    IF EXISTS (SELECT FROM sync.job j WHERE j.system_id = gone AND j.state IN ('queued', 'running', 'paused')) THEN
+        RAISE EXCEPTION 'system "%" is in use', forget_system.system
+            USING ERRCODE = 'SE013',
+                  DETAIL = (SELECT format('Jobs about it: %s.', string_agg(j.id::text, ', ' ORDER BY j.id)) FROM sync.job j
+                             WHERE j.system_id = gone AND j.state IN ('queued', 'running', 'paused')),
+                  HINT = 'Wait for them (sync.progress), or end them with sync.stop_job().';
+    END IF;
     IF sync._owned(NULL, gone) IS NOT NULL THEN
         RAISE EXCEPTION 'system "%" is in use', forget_system.system
             USING ERRCODE = 'SE013',

@@ -234,6 +234,11 @@ BEGIN
      WHERE m.system_id = x.system_id AND m.object_id = e.object_id AND m.remote_id = x.remote_id AND m.fields ?| e.fields;
     GET DIAGNOSTICS n = ROW_COUNT;
     done := done || jsonb_build_object('mirror_history', n);
+    -- A full listing that is under way reads it again.
+    DELETE FROM sync.listed_record l
+     USING sync.job j, (SELECT x.system_id, x.remote_id FROM sync.external_id x WHERE x.object_id = e.object_id AND x.record_id = e.record_id
+                        UNION SELECT x.system_id, x.remote_id FROM sync.external_alias x WHERE x.object_id = e.object_id AND x.record_id = e.record_id) x
+     WHERE j.id = l.job_id AND j.object_id = e.object_id AND j.system_id = x.system_id AND l.remote_id = x.remote_id;
     UPDATE sync.payload_edit d SET patch = d.patch - e.fields, before = d.before - e.fields
      WHERE d.object_id = e.object_id AND d.record_id = e.record_id AND (d.patch ?| e.fields OR d.before ?| e.fields);
     GET DIAGNOSTICS n = ROW_COUNT;

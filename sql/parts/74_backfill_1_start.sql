@@ -52,8 +52,9 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'push sends what the system does not have yet, pull fetches what it has.';
     ELSIF NOT isfinite(since) OR NOT isfinite(until) OR since > until OR NOT isfinite(cutover_date) THEN
         RAISE EXCEPTION 'invalid window for a backfill'
-            USING ERRCODE = 'invalid_parameter_value', DETAIL = format('It would go from %s to %s.', since, until),
-                  HINT = 'Both ends are finite, or left out, and since is before until.';
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('It would go from %s to %s.', coalesce(since::text, 'the beginning'), coalesce(until::text, 'the end')),
+                  HINT = 'Both ends are finite, or left out, and since is before until; so is a cut-over date.';
     ELSIF rate NOT BETWEEN 1 AND 100000 THEN
         RAISE EXCEPTION 'invalid rate %', rate
             USING ERRCODE = 'invalid_parameter_value', HINT = 'It is records a second, at most 100000; left out, only the system''s own limits count.';
@@ -62,7 +63,7 @@ BEGIN
             USING ERRCODE = 'feature_not_supported', DETAIL = 'What a record is is known when it has been fetched.',
                   HINT = 'Give since and until instead; the connector''s mapping leaves out what is none of yours.';
     END IF;
-    PERFORM sync._manifest_object(system, object, direction);
+    PERFORM sync._system_id(system), sync._object_id(object), sync._manifest_object(system, object, direction);
     SELECT j.id INTO busy FROM sync.job j
      WHERE j.kind = 'backfill_' || direction AND j.system_id = sync._system_id($1) AND j.object_id = sync._object_id($2)
        AND j.state IN ('queued', 'running', 'paused');
@@ -104,6 +105,11 @@ BEGIN
                 USING ERRCODE = 'undefined_object', DETAIL = 'A backfill sends along a route, under its condition.',
                       HINT = 'Make one with sync.create_route().';
         END IF;
+        IF route.start_at > clock_timestamp() THEN
+            RAISE EXCEPTION 'route "%" has not begun', route.name
+                USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = format('It sends what is told from %s on.', route.start_at),
+                      HINT = 'Ask again then, or make the route anew with an earlier start.';
+        END IF;
         relation := (sync._identity_table(route.object_id)).relation;
         IF (since IS NOT NULL OR until IS NOT NULL)
            AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation AND NOT a.attisdropped AND a.attname IN ('updated_at', 'created_at')) THEN
@@ -137,9 +143,16 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     job bigint;
+    relation regclass;
 BEGIN
     IF filter IS NOT NULL AND direction = 'push' THEN
         PERFORM sync._condition_check(object, filter);
+        -- How many a filter leaves out tells what the records hold.
+        SELECT (sync._identity_table(o.id)).relation INTO relation FROM sync.object o WHERE o.name = backfill.object;
+        IF NOT has_table_privilege(relation, 'SELECT') THEN
+            RAISE EXCEPTION 'permission denied for table %', relation
+                USING ERRCODE = 'insufficient_privilege', HINT = 'A filter is for who may read the table. Leave it out, or have SELECT granted.';
+        END IF;
     END IF;
     job := sync._backfill_start(system, object, direction, since, until, filter, rate, reason, cutover_date);
     IF filter IS NOT NULL THEN

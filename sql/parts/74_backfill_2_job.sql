@@ -24,11 +24,13 @@ AS $$
 DECLARE
     relation regclass := (sync._identity_table(object_id)).relation;
     estimate bigint;
+    bytes bigint;
 BEGIN
-    SELECT c.reltuples::bigint INTO estimate FROM pg_class c WHERE c.oid = relation;
+    SELECT sum(greatest(c.reltuples, 0)), sum(pg_relation_size(c.oid)) INTO estimate, bytes
+      FROM (SELECT relation UNION SELECT p.relid FROM pg_partition_tree(relation) p) t (oid) JOIN pg_class c ON c.oid = t.oid;
     -- Counting a large table would hold the hub up.
-    IF estimate > 20000 OR pg_relation_size(relation) > 16 * 1024 * 1024 THEN
-        RETURN nullif(greatest(estimate, 0), 0);
+    IF estimate > 20000 OR bytes > 16 * 1024 * 1024 THEN
+        RETURN nullif(estimate, 0);
     END IF;
     RETURN sync._as_owner(relation, format('SELECT to_jsonb(count(*)) FROM %s', relation))::bigint;
 END
@@ -36,7 +38,7 @@ $$;
 COMMENT ON FUNCTION sync._count_rows(integer) IS 'How many records an object has; of a large table as last estimated';
 
 -- What becomes of a record in a backfill: send, or why not. old: what the system says of fields that differ.
-CREATE FUNCTION sync._backfill_verdict(job sync.job, route sync.route, o sync.object, record_id text, body jsonb, OUT verdict text, OUT op "char", OUT old jsonb)
+CREATE FUNCTION sync._backfill_verdict(job sync.job, route sync.route, o sync.object, record_id text, body jsonb, queued text[], OUT verdict text, OUT op "char", OUT old jsonb)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -87,7 +89,7 @@ BEGIN
         IF old IS NULL AND m.remote_id IS NOT NULL THEN
             RETURN;
         END IF;
-    ELSIF EXISTS (SELECT FROM sync.pending p WHERE p.route_id = route.id AND p.record_id = $4) THEN
+    ELSIF NOT job.params ? 'healed' AND ($4 = ANY (queued) OR EXISTS (SELECT FROM sync.pending p WHERE p.route_id = route.id AND p.record_id = $4)) THEN
         verdict := 'on_its_way';
         RETURN;
     END IF;
@@ -96,15 +98,15 @@ BEGIN
                       OR CASE op WHEN 'I' THEN 'insert' ELSE 'update' END <> ALL (route.operations) THEN 'not_wanted' ELSE 'sent' END;
 END
 $$;
-COMMENT ON FUNCTION sync._backfill_verdict(sync.job, sync.route, sync.object, text, jsonb) IS 'Whether a backfill sends a record, or why not';
+COMMENT ON FUNCTION sync._backfill_verdict(sync.job, sync.route, sync.object, text, jsonb, text[]) IS 'Whether a backfill sends a record, or why not';
 
-CREATE FUNCTION sync._backfill_one(job sync.job, route sync.route, o sync.object, record_id text, body jsonb)
+CREATE FUNCTION sync._backfill_one(job sync.job, route sync.route, o sync.object, record_id text, body jsonb, queued text[])
 RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v record := sync._backfill_verdict(job, route, o, record_id, body);
+    v record := sync._backfill_verdict(job, route, o, record_id, body, queued);
 BEGIN
     IF v.verdict = 'sent' AND NOT sync._record_send(o.id, record_id, job.system_id, v.op, v.old) THEN
         RETURN 'gone';
@@ -114,7 +116,7 @@ EXCEPTION WHEN lock_not_available THEN
     RETURN 'locked';
 END
 $$;
-COMMENT ON FUNCTION sync._backfill_one(sync.job, sync.route, sync.object, text, jsonb) IS 'Sends a record, or says why not';
+COMMENT ON FUNCTION sync._backfill_one(sync.job, sync.route, sync.object, text, jsonb, text[]) IS 'Sends a record, or says why not';
 
 -- How many records may be told of now; 0: what was told before, or what apps wrote, goes first.
 CREATE FUNCTION sync._backfill_room(job sync.job, route sync.route)
@@ -125,14 +127,17 @@ AS $$
 DECLARE
     size integer := coalesce((job.cursor ->> 'size')::integer, 10);
     rate integer := (job.params ->> 'rate')::integer;
+    told_at timestamptz := job.cursor ->> 'told_at';
     before bigint;
 BEGIN
     SELECT b.queued + b.in_flight INTO before FROM sync._backlog(route.id) b;
     IF before = 0 THEN
         size := least(size * 2, 200);
     ELSIF before > size / 4 THEN
-        -- Where apps leave it no room at all, a little is told all the same, once in ten seconds.
-        IF job.step_at IS NOT NULL AND (job.cursor ->> 'told_at')::timestamptz > clock_timestamp() - interval '10 s' THEN
+        -- Where apps leave it no room at all, a little is told all the same, once in ten seconds; but not
+        -- while nothing goes out.
+        IF told_at > clock_timestamp() - interval '10 s'
+           OR NOT EXISTS (SELECT FROM sync.outcome f WHERE f.route_id = route.id AND f.final AND f.at > coalesce(told_at, job.started_at)) THEN
             RETURN 0;
         END IF;
         size := 10;
@@ -151,6 +156,7 @@ AS $$
 DECLARE
     o sync.object;
     bodies jsonb := sync._bodies(job.object_id, ids);
+    queued text[] := ARRAY(SELECT q.record_id FROM sync._queue q WHERE q.route_id = route.id LIMIT 1000);
     counts jsonb := '{}';
     verdict text;
     id text;
@@ -165,7 +171,7 @@ BEGIN
     FOREACH id IN ARRAY ids LOOP
         EXIT WHEN sent >= room;
         looked := looked + 1;
-        verdict := CASE WHEN bodies ? id THEN sync._backfill_one(job, route, o, id, bodies -> id) ELSE 'gone' END;
+        verdict := CASE WHEN bodies ? id THEN sync._backfill_one(job, route, o, id, bodies -> id, queued) ELSE 'gone' END;
         IF verdict = 'locked' THEN
             locked := locked || id;
         ELSE
@@ -197,7 +203,8 @@ BEGIN
         RETURN interval '200 ms';
     END IF;
     ids := CASE WHEN again THEN ARRAY(SELECT i FROM jsonb_array_elements_text(job.cursor -> 'locked') i LIMIT 200)
-                ELSE sync._next_ids(job.object_id, job.cursor ->> 'after', 200) END;
+                -- Where much is sent, no more is read than there is room for.
+                ELSE sync._next_ids(job.object_id, job.cursor ->> 'after', CASE WHEN coalesce(job.cursor ? 'dense', false) THEN room ELSE 200 END) END;
     IF cardinality(ids) = 0 THEN
         IF NOT again AND job.cursor ? 'locked' THEN
             UPDATE sync.job j SET cursor = j.cursor || '{"again": true}' WHERE j.id = job.id;
@@ -210,7 +217,8 @@ BEGIN
     UPDATE sync.job j
        SET cursor = CASE WHEN again THEN j.cursor || jsonb_build_object('locked', to_jsonb(piece.locked) || coalesce(
                                                     (SELECT jsonb_agg(l.id ORDER BY l.n) FROM jsonb_array_elements(job.cursor -> 'locked') WITH ORDINALITY l (id, n) WHERE l.n > piece.looked), '[]'))
-                         ELSE j.cursor || jsonb_build_object('after', ids[piece.looked])
+                         ELSE (j.cursor - 'dense') || jsonb_build_object('after', ids[piece.looked])
+                              || CASE WHEN piece.sent * 2 >= piece.looked THEN jsonb '{"dense": true}' ELSE '{}' END
                               || CASE WHEN cardinality(piece.locked) > 0 THEN jsonb_build_object('locked', coalesce(job.cursor -> 'locked', '[]') || to_jsonb(piece.locked)) ELSE '{}' END END
      WHERE j.id = job.id;
     IF again AND cardinality(piece.locked) > 0 THEN

@@ -126,7 +126,7 @@ BEGIN
     INSERT INTO sync.listed_suspect (job_id, remote_id)
     SELECT job.id, u.remote_id
       FROM unnest(remotes, records, fields, gone, expected, ours, differs) u (remote_id, record_id, fields, gone, expected, ours, differs)
-     WHERE CASE WHEN u.record_id IS NULL THEN u.expected AND NOT u.gone ELSE u.ours IS NULL OR u.fields IS NULL OR u.differs IS NOT NULL END
+     WHERE CASE WHEN u.record_id IS NULL THEN u.expected AND NOT u.gone WHEN u.ours IS NULL THEN NOT u.gone ELSE u.fields IS NULL OR u.differs IS NOT NULL END
     ON CONFLICT DO NOTHING;
     UPDATE sync.job j SET done = j.done + cardinality(remotes), cursor = j.cursor || jsonb_build_object('after', remotes[cardinality(remotes)])
      WHERE j.id = job.id;

@@ -87,9 +87,9 @@ BEGIN
             -- jobs
             ('sync_admin', ARRAY['pause_job', 'resume_job', 'stop_job']),
             ('sync_operator', ARRAY['pause_job', 'resume_job', 'stop_job']),
-            ('sync_admin', ARRAY['backfill', '_backfill_start']),
+            ('sync_admin', ARRAY['backfill', '_backfill_start', '_identity_table']),
             -- what backfill calls with its caller's rights
-            ('sync_operator', ARRAY['backfill', '_backfill_start', '_check_expression', '_condition_check', '_condition_sql', '_condition_type']),
+            ('sync_operator', ARRAY['backfill', '_backfill_start', '_identity_table', '_check_expression', '_condition_check', '_condition_sql', '_condition_type']),
             ('sync_worker', ARRAY['_jobs_step', '_job_end']),
             -- replay, dead letters, repair
             ('sync_admin', ARRAY['replay', '_reads', '_replay_period', '_per_second', '_replay_route', '_replay_begin', '_replay_add', '_replay_go', '_replay_pieces',

@@ -11,6 +11,8 @@ BEGIN
           JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           JOIN (VALUES
             ('break_entry', 'source', 'As in sync.reconciliation'),
+            ('job_filter', 'filter', 'A boolean expression over the columns of the object''s table'),
+            ('progress', 'phase', 'What the job does now'),
             ('*', 'first_seen', 'When it was found first'),
             ('*', 'last_seen', 'When it was seen last'),
             ('break_entry', 'resolved_at', 'Since when it occurs no longer; NULL: it does'),

@@ -251,7 +251,8 @@ se_listing_step(TimestampTz now)
 	List *turns;
 	ListCell *lc;
 
-	if (look || (listings != NIL && TimestampDifferenceExceeds(looked_at, now, se_poll_interval)))
+	if (look || (listings != NIL &&
+				 (now < looked_at || TimestampDifferenceExceeds(looked_at, now, se_poll_interval))))
 		look_for_jobs(now);
 	if (listings == NIL)
 		return false;

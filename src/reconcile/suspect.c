@@ -72,7 +72,7 @@ keep_record(SeListing *listing, SeJob *job, SeTarget *target)
 {
 	se_txn_begin("keeping a record that was read by id");
 	se_stage_records(listing, target, job->items, job->nitems);
-	if (!se_stage_progress(listing, NULL, 0, NULL))
+	if (!se_stage_progress(listing, NULL, 1, NULL))
 	{
 		se_txn_abort();
 		return;

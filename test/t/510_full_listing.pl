@@ -202,6 +202,26 @@ $sandbox->clear_faults;
 $hub->sql('SELECT sync._clear_listed()');
 is(settled(), 0, 'what it had listed is cleared away');
 
+# ---- behind live traffic ----
+
+# More pages than the limit lets through while the writes go.
+$hub->wait_idle;
+$hub->sql(q(ALTER SERVER crm OPTIONS (SET rate_limit '40/s')));
+finish(begin(), do {
+	my $written = 0;
+	sub {
+		return if $written || !$hub->value(q(SELECT EXISTS (SELECT FROM sync.job WHERE state = 'running' AND cursor ? 'walk')));
+		$written = 1;
+		$hub->sql(join ' ', map { $hub->rename_sql($_, "Burst $_") } @id);
+	};
+});
+$hub->wait_idle;
+my $burst = join '', map { ($_->{body} // '') =~ /Burst/ ? 'w' : $_->{path} eq '/rest/customers' ? 'r' : '-' } @{ $sandbox->requests(limit => 300) };
+$burst =~ s/^[^w]*|[^w]*$//g;
+cmp_ok($burst =~ tr/w//, '>', 30, 'changes went out while everything was listed');
+cmp_ok($burst =~ tr/r//, '<=', ($burst =~ tr/w//) / 8 + 1, 'and its pages took one turn in many') or diag($burst);
+$hub->sql(q(ALTER SERVER crm OPTIONS (SET rate_limit '1000/s')));
+
 # ---- a system that refuses fails the job, and the person goes on with it ----
 
 $sandbox->fault(kind => 'status', status => 403, times => -1, match => $LIST);

@@ -346,7 +346,8 @@ sub wait_up
 {
 	my ($self) = @_;
 	return _until('the server', sub {
-		my ($status) = $self->{node}->psql('postgres', 'SELECT 1');
+		# A psql that is refused ends before it has read the statement, and that is a broken pipe.
+		my ($status) = eval { $self->{node}->psql('postgres', 'SELECT 1') };
 		return defined $status && $status == 0;
 	});
 }
