@@ -96,7 +96,9 @@ BEGIN
                   HINT = 'Make a route with sync.create_route(), and send what is there with sync.backfill().';
     END IF;
     SELECT min(p.lower_bound) INTO floor FROM sync._partitions('sync.outbox') p;
-    SELECT min(c.event_at) INTO lost FROM sync.claim c WHERE c.route_id = r.id AND c.event_at >= since AND c.event_at < floor;
+    SELECT min(c.event_at) INTO lost FROM sync.claim c
+     WHERE c.route_id = r.id AND c.event_at >= since AND c.event_at < floor
+       AND NOT EXISTS (SELECT FROM sync.outbox e WHERE e.seq = c.seq AND e.at = c.event_at);
     IF lost IS NOT NULL THEN
         RAISE EXCEPTION 'events since % are gone from the outbox', date_trunc('second', since)
             USING ERRCODE = 'SE085', DETAIL = format('It begins at %s; one that was sent was captured at %s.', floor, date_trunc('second', lost)),
@@ -192,6 +194,9 @@ RETURNS TABLE (n integer, action text, why text, step text, method text, target 
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+    WITH e AS MATERIALIZED (SELECT x.value, x.i, (x.value ->> 'n')::integer AS n FROM jsonb_array_elements(events) WITH ORDINALITY x (value, i)),
+    c AS MATERIALIZED (SELECT * FROM sync._replay_check(route, items, keys)),
+    p AS MATERIALIZED (SELECT * FROM sync._preview_events(system, object, events))
     SELECT c.n, c.action,
            coalesce(c.why, CASE WHEN c.action = 'issue' THEN coalesce(p.message, CASE WHEN p.state = 'skipped' THEN 'there is nothing to send' END) END),
            CASE WHEN c.action IN ('repeat', 'look_up') THEN c.step ELSE p.step END,
@@ -205,9 +210,9 @@ AS $$
              WHERE e.value -> 'body' ? f.key AND f.value <> e.value #> ARRAY['body', f.key]
                AND f.value #>> '{}' IS DISTINCT FROM e.value #>> ARRAY['body', f.key]),
            CASE WHEN c.action = 'repeat' THEN c.key END
-      FROM sync._replay_check(route, items, keys) c
-      JOIN LATERAL (SELECT e.value, e.i FROM jsonb_array_elements(events) WITH ORDINALITY e (value, i) WHERE (e.value ->> 'n')::integer = c.n) e ON true
-      LEFT JOIN sync._preview_events(system, object, events) p ON p.event = e.i
+      FROM c
+      JOIN e ON e.n = c.n
+      LEFT JOIN p ON p.event = e.i
       LEFT JOIN sync._replay_claim k ON k.route_id = $3 AND k.seq = (e.value ->> 'seq')::bigint AND k.attempt_id = c.attempt
       LEFT JOIN sync.route r ON r.id = $3
       LEFT JOIN sync._replay_mirror m ON m.system_id = r.system_id AND m.object_id = r.object_id AND m.record_id = e.value ->> 'record_id'
@@ -425,14 +430,15 @@ BEGIN
           LEFT JOIN sync._replay_merged(run.route_id, items, run.keys = 'new') m ON m.n = i.n),
     made AS (
         INSERT INTO sync.pending (route_id, seq, incarnation, event_at, object_id, record_id, op, origin, body, old, context, state, issue, attempts, step,
-                                  next_attempt_at, last_attempt_id, first_claim_at, frozen, code, message)
+                                  next_attempt_at, last_attempt_id, first_claim_at, frozen, code)
         SELECT run.route_id, t.seq, t.incarnation, t.at, t.object_id, t.record_id, t.op, t.origin, t.body, t.old, t.context,
                CASE t.action WHEN 'issue' THEN 'retry' ELSE 'ambiguous' END, t.issue, CASE t.action WHEN 'issue' THEN 0 ELSE 1 END,
                CASE WHEN t.action <> 'issue' THEN t.step END, clock_timestamp(), t.last_attempt, CASE WHEN t.action <> 'issue' THEN t.first_at END,
                CASE WHEN t.action <> 'issue'
-                    THEN to_jsonb(k) - 'batch_id' || '{"repeats": true}'
+                    THEN jsonb_strip_nulls(jsonb_build_object('step', k.step, 'method', k.method, 'target', k.target, 'request', k.request,
+                             'request_hash', k.request_hash, 'connector_id', k.connector_id, 'repeats', true))
                          || CASE WHEN k.idempotency_key IS NULL THEN '{"unkeyed": true}' ELSE '{}' END::jsonb END,
-               'replayed', format('replay %s', run.id)
+               'replayed'
           FROM t
           LEFT JOIN sync.claim k ON k.route_id = run.route_id AND k.seq = t.seq AND k.attempt_id = t.attempt
          WHERE t.action <> 'skip')

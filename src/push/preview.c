@@ -29,6 +29,7 @@
 
 PG_FUNCTION_INFO_V1(se_preview);
 PG_FUNCTION_INFO_V1(se_preview_events);
+PG_FUNCTION_INFO_V1(se_for_reader);
 
 #define NCOLUMNS 8
 
@@ -288,9 +289,9 @@ close_preview(Preview *p)
 	SetUserIdAndSecContext(p->caller, p->context);
 }
 
-/* A delivery of the event, as a claim would have it. */
+/* A delivery of the event, as a claim would have it. Unbound: as if the system did not know the record. */
 static void
-build_delivery(Preview *p, SeDelivery *d)
+build_delivery(Preview *p, SeDelivery *d, bool unbound)
 {
 	SeDelivery *batch[1] = {d};
 
@@ -298,7 +299,8 @@ build_delivery(Preview *p, SeDelivery *d)
 	d->route = &p->route;
 	d->event.object_id = p->route.object_id;
 	se_context_begin();
-	se_context_preload(batch, 1);
+	if (!unbound)
+		se_context_preload(batch, 1);
 	se_context_build(d);
 }
 
@@ -330,7 +332,7 @@ se_preview(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("record \"%s\" of object \"%s\" does not exist", id, p.route.object)));
-	build_delivery(&p, &d);
+	build_delivery(&p, &d, false);
 	foreach (cell, p.object->plan[d.change])
 	{
 		const SeOperation *op = lfirst(cell);
@@ -406,7 +408,8 @@ put_event(ReturnSetInfo *rsinfo, int n, Preview *p, SeDelivery *d)
 
 /*
  * sync._preview_events(system, object, events): what each of an array of events (record_id, op, body,
- * old, seq, at, context) would send now: a row for each, in order.
+ * old, seq, at, context, unbound) would send now: a row for each, in order. Without a body: the
+ * record's own.
  */
 PGDLLEXPORT Datum
 se_preview_events(PG_FUNCTION_ARGS)
@@ -423,12 +426,15 @@ se_preview_events(PG_FUNCTION_ARGS)
 	{
 		MemoryContext old = MemoryContextSwitchTo(each);
 		SeDelivery d = {0};
+		Jsonb *event = JsonbValueToJsonb(getIthJsonbValueFromContainer(&events->root, i));
 
 		CHECK_FOR_INTERRUPTS();
-		read_event(&d.event, JsonbValueToJsonb(getIthJsonbValueFromContainer(&events->root, i)));
+		read_event(&d.event, event);
+		if (d.event.body == NULL && d.event.record_id != NULL)
+			d.event.body = se_record_body(p.route.object_id, d.event.record_id);
 		if (d.event.record_id != NULL)
 		{
-			build_delivery(&p, &d);
+			build_delivery(&p, &d, se_obj_get(event, "unbound") != NULL);
 			put_event(rsinfo, (int) i + 1, &p, &d);
 		}
 		MemoryContextSwitchTo(old);
@@ -436,4 +442,53 @@ se_preview_events(PG_FUNCTION_ARGS)
 	}
 	close_preview(&p);
 	return (Datum) 0;
+}
+
+/* ---- what is shown to readers of a table only ---- */
+
+/*
+ * sync._for_reader(object, call, args): what sync._reader_<call>(args) answers as the extension's owner,
+ * for a caller who may read the object's table. It holds bodies, which not every operator may see.
+ */
+PGDLLEXPORT Datum
+se_for_reader(PG_FUNCTION_ARGS)
+{
+	MemoryContext caller_cxt = CurrentMemoryContext;
+	char *object = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char *call = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	Oid types[1] = {JSONBOID};
+	Datum values[1] = {PG_GETARG_DATUM(2)};
+	Jsonb *answer = NULL;
+	Oid caller;
+	int context;
+	bool isnull;
+	Datum value;
+
+	GetUserIdAndSecContext(&caller, &context);
+	SetUserIdAndSecContext(se_function_owner(fcinfo->flinfo->fn_oid),
+						   context | SECURITY_LOCAL_USERID_CHANGE);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	se_registry_load();
+	if (se_object_id(object) == 0)
+		ereport(ERROR, (errcode(SE_ERRCODE_UNKNOWN_OBJECT),
+						errmsg("object \"%s\" does not exist", object)));
+	check_may_read(se_object_id(object), caller);
+	if (SPI_execute_with_args(psprintf("SELECT sync.%s($1)",
+									   quote_identifier(psprintf("_reader_%s", call))),
+							  1, types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not ask for \"%s\"", call);
+	value = se_spi_datum(0, 1, &isnull);
+	if (!isnull)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller_cxt);
+
+		answer = DatumGetJsonbPCopy(value);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	SetUserIdAndSecContext(caller, context);
+	if (answer == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_JSONB_P(answer);
 }
