@@ -11,7 +11,7 @@ use File::Path qw(make_path);
 use POSIX qw(strftime);
 
 # Objects that are pulled, those that others refer to first.
-our @FROM_BILLING = qw(customer subscription invoice payment payment_allocation);
+our @FROM_BILLING = qw(customer subscription invoice payment payment_allocation credit_note payout balance_transaction);
 our @FROM_ERP = qw(customer invoice);
 our @TRACKED = qw(legal_entity customer product price contract subscription amendment invoice payment payment_allocation
   credit_note payout balance_transaction tax_determination revenue_schedule gl_entry entitlement collection_case);

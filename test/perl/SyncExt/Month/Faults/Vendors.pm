@@ -85,6 +85,11 @@ sub kinds
 			remedy => sub { $billing->($_[0], invoice => $_[0]{billing}, set => { status => 'open', 'status_transitions.voided_at' => undef }) } },
 		{ name => 'one cent off in billing, and never told', from => $ANY_INVOICE, found => [qw(invoice.amount_differs)], also => [qw(line_sums invoice_in_erp invoice.stale)],
 			plant => sub { my ($row) = @_; billed($billing, $row, 1) }, remedy => sub { my ($row) = @_; billed($billing, $row, 0) } },
+		{ name => 'a payout that falls short', from => q(SELECT -row_number() OVER (ORDER BY o.id) AS n, o.entity, o.remote AS billing, o.amount, jsonb_build_array(p.id, p.number, o.remote) AS records
+				FROM month.payout o JOIN canonical.payout p ON p.number = o.id WHERE o.day >= date_trunc('month', month.today()) - interval '1 month'),
+			found => [qw(payout_sums)], also => [],
+			plant => sub { $billing->($_[0], payout => $_[0]{billing}, set => { amount => $_[0]{amount} - 1000 }) },
+			remedy => sub { $billing->($_[0], payout => $_[0]{billing}, set => { amount => $_[0]{amount} }) } },
 		{ name => 'lost in billing', from => $PAYMENT, found => [qw(payment.missing_there)], also => [qw(payment_allocation.missing_there)],
 			plant => sub { my ($row) = @_; $row->{kept} = $billing->($row, payment_intent => $row->{billing}, purge => 1); },
 			remedy => sub { my ($row) = @_; $month->{billing}{ $row->{entity} }->load([ $row->{kept} ]) } },
