@@ -44,8 +44,11 @@ sub kinds
 				my ($row) = @_;
 				my $id = $row->{erp};
 				my $copy = $id + 500_000;
+
+				# Half of them long ago, so that no pull sees them and only a full listing does.
+				my $created = $row->{n} % 2 ? 'create_date' : q(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000');
 				$erp->($row, "INSERT INTO account_invoice (id, account, company, create_date, create_uid, currency, description, invoice_address, invoice_date, journal, number, party, reference, state, type)
-					SELECT $copy, account, company, create_date, create_uid, currency, description, invoice_address, invoice_date, journal, number || 'A', party, reference, state, type FROM account_invoice WHERE id = $id;
+					SELECT $copy, account, company, $created, create_uid, currency, description, invoice_address, invoice_date, journal, number || 'A', party, reference, state, type FROM account_invoice WHERE id = $id;
 					INSERT INTO account_invoice_line (account, company, create_date, create_uid, currency, description, invoice, quantity, type, unit_price)
 					SELECT account, company, create_date, create_uid, currency, description, $copy, quantity, type, unit_price FROM account_invoice_line WHERE invoice = $id;
 					INSERT INTO account_invoice_tax (account, amount, base, create_date, create_uid, description, invoice, manual)
