@@ -11,7 +11,7 @@ SELECT e.code AS entity, json_build_object('kind', 'party', 'code', c.number, 'n
 
 CREATE VIEW month.erp_invoice AS
 SELECT e.code AS entity, json_build_object('kind', 'invoice', 'reference', i.number, 'description', i.id, 'party', c.number, 'currency', i.currency,
-         'date', i.issue_date, 'state', 'posted', 'tax', i.tax_amount::text,
+         'date', i.issue_date, 'state', 'posted', 'taken_over', true, 'tax', i.tax_amount::text,
          'lines', (SELECT json_agg(json_build_object('description', l.description, 'quantity', 1, 'unit_price', l.net_amount::text) ORDER BY l.line_no)
                      FROM canonical.invoice_line l WHERE l.invoice_id = i.id)) AS json
   FROM canonical.invoice i JOIN canonical.customer c ON c.id = i.customer_id JOIN canonical.legal_entity e ON e.id = i.legal_entity_id

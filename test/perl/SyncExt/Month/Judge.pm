@@ -157,7 +157,8 @@ sub repair
 		defined $said ? $done++ : push @refused, [ $break, $@ ];
 	}
 	$month->tell("   $done breaks repaired by sync.repair(), " . @refused . ' are for a person');
-	$self->{refused} = \@refused;
+	$month->tell(map { '      ' . words($_->[0]) . ': ' . ($_->[1] =~ /ERROR:\s*(.*)/)[0] } @refused);
+	$self->approve;
 	$month->settle;
 	$self->look;
 
@@ -170,6 +171,23 @@ sub repair
 	}
 	$month->tell("   $by_hand faults are taken back by hand, as their remedy says");
 	$month->check(!@helpless, 'for every fault there is a remedy', join "\n", map { "none: $_->{name}" } @helpless);
+	return;
+}
+
+# What waits for a second person.
+sub approve
+{
+	my ($self) = @_;
+	my $month = $self->{month};
+	my $approvals = $month->rows('SELECT id, operation FROM sync.approval ORDER BY id');
+	my (%done, @failed);
+
+	foreach my $approval (@$approvals)
+	{
+		eval { $month->psql("SELECT sync.approve($approval->{id}, '$REASON');", user => 'controller'); 1 } ? $done{ $approval->{operation} }++ : push @failed, $@;
+	}
+	$month->tell('   approved by a second person: ' . join ', ', map { "$done{$_} $_" } sort keys %done) if %done;
+	$month->check(!@failed, 'what needs approval can be approved', join '', @failed) if @$approvals;
 	return;
 }
 

@@ -80,6 +80,7 @@ sub set_up
 CREATE EXTENSION sync_ext;
 ALTER SYSTEM SET sync_ext.allowed_hosts = '$hosts';
 SELECT pg_reload_conf();
+CREATE ROLE controller LOGIN IN ROLE sync_approver, sync_operator;
 SELECT sync.adopt_cluster();
 SELECT sync.create_canonical_model();
 SELECT sync.register_connector('stripe'), sync.register_connector('tryton');
@@ -188,12 +189,14 @@ sub erp
 	my $month = $self->{month};
 
 	$month->script('05_erp');
+	my @years = split /\n/, $month->psql("SELECT DISTINCT to_char(issue_date, 'YYYY') FROM canonical.invoice UNION SELECT to_char(now(), 'YYYY');");
 	foreach my $entity (sort keys %{ $month->{erp} })
 	{
 		my @records = split /\n/, $month->psql("SELECT json FROM month.erp WHERE entity = '$entity' ORDER BY place;");
 		utf8::encode($_) foreach @records;
 		$month->{erp}{$entity}->load(\@records);
 		$self->{records} += @records;
+		$month->{erp}{$entity}->number_by_month($_) foreach @years;
 	}
 	return;
 }
