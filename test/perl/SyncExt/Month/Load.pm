@@ -12,7 +12,7 @@ use POSIX qw(strftime);
 
 # Objects that are pulled, those that others refer to first.
 our @FROM_BILLING = qw(customer subscription invoice payment payment_allocation credit_note payout balance_transaction);
-our @FROM_ERP = qw(customer invoice);
+our @FROM_ERP = qw(customer invoice credit_note payment);
 our @TRACKED = qw(legal_entity customer product price contract subscription amendment invoice payment payment_allocation
   credit_note payout balance_transaction tax_determination revenue_schedule gl_entry entitlement collection_case);
 
@@ -213,7 +213,9 @@ sub open_routes
 		my $ours = "legal_entity_id = '$entity->{id}'";
 		$month->psql(<<"EOF");
 SELECT sync.create_route('billing_$name', 'customer', \$\$$ours\$\$), sync.create_route('billing_$name', 'subscription', \$\$$ours\$\$),
-       sync.create_route('erp_$name', 'customer', \$\$$ours\$\$), sync.create_route('erp_$name', 'invoice', \$\$$ours AND status IN ($FINAL)\$\$);
+       sync.create_route('erp_$name', 'customer', \$\$$ours\$\$), sync.create_route('erp_$name', 'invoice', \$\$$ours AND status IN ($FINAL)\$\$),
+       sync.create_route('erp_$name', 'credit_note', \$\$number LIKE '$entity->{code}-%' AND status = 'posted'\$\$),
+       sync.create_route('erp_$name', 'payment', \$\$$ours AND status = 'succeeded' AND kind <> 'credit'\$\$);
 EOF
 	}
 	return;
