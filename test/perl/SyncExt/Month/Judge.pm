@@ -144,33 +144,50 @@ sub table
 # Repair
 #----------------------------------------------------------------------
 
-# First what the hub can do by itself, then what the remedy asks a person for.
+# First what the hub can do, as the person who knows the case chooses; then what only a person can do.
+# The older first: the ERP's numbers rise with its dates.
 sub repair
 {
 	my ($self) = @_;
 	my $month = $self->{month};
-	my ($done, @refused) = (0);
+	my @fault = sort { ($a->{row}{issue_date} // '') cmp($b->{row}{issue_date} // '') } $self->{faults}->planted;
+	my (%done, %shown, @refused);
 
-	foreach my $break (@{ $self->open_breaks })
+	foreach my $fault (@fault)
 	{
-		my $said = eval { $month->psql("SELECT count(*) FROM sync.repair($break->{id}, false, NULL, '$REASON');"); };
-		defined $said ? $done++ : push @refused, [ $break, $@ ];
+		foreach my $break (sort { length $a->{object} <=> length $b->{object} } @{ $fault->{seen} })
+		{
+			my $remedy = $fault->{repair}{ $break->{kind} } or next;
+			$month->show("What $remedy would do about break $break->{id}, $fault->{name}",
+				"SELECT step, action, system, method, target, left(request, 70) AS request, left(detail, 70) AS detail FROM sync.repair($break->{id}, remedy => '$remedy')")
+			  if !$shown{$remedy}++;
+			my $said = eval { $month->psql("SELECT count(*) FROM sync.repair($break->{id}, false, '$remedy', '$REASON');") };
+			defined $said ? $done{$remedy}++ : push @refused, words($break) . ": $remedy: " . ($@ =~ /ERROR:\s*(.*)/)[0];
+		}
 	}
-	$month->tell("   $done breaks repaired by sync.repair(), " . @refused . ' are for a person');
-	$month->tell(map { '      ' . words($_->[0]) . ': ' . ($_->[1] =~ /ERROR:\s*(.*)/)[0] } @refused);
+	$month->tell('   by sync.repair(): ' . join ', ', map { "$done{$_} × $_" } sort keys %done);
+	$month->check(!@refused, 'every remedy that was chosen is possible', join "\n", @refused);
 	$self->approve;
 	$month->settle;
 	$self->look;
+	$self->by_hand(@fault);
+	return;
+}
 
-	my %left = map { ($_->{record_id} // '') => 1, ($_->{remote_id} // '') => 1, ($_->{record_number} // '') => 1 } @{ $self->open_breaks };
-	my ($by_hand, @helpless) = (0);
-	foreach my $fault ($self->{faults}->planted)
+sub by_hand
+{
+	my ($self, @fault) = @_;
+	my $month = $self->{month};
+	my %left = map { $_ => 1 } map { grep { defined } @$_{qw(record_id remote_id record_number)} } @{ $self->open_breaks };
+	my ($done, @helpless) = (0);
+
+	foreach my $fault (@fault)
 	{
 		next if !grep { defined && $left{$_} } @{ $fault->{row}{records} };
-		$fault->{remedy} ? do { $fault->{remedy}->($fault->{row}); $by_hand++ } : push @helpless, $fault;
+		$fault->{remedy} ? do { $fault->{remedy}->($fault->{row}); $done++ } : push @helpless, $fault;
 	}
-	$month->tell("   $by_hand faults are taken back by hand, as their remedy says");
-	$month->check(!@helpless, 'for every fault there is a remedy', join "\n", map { "none: $_->{name}" } @helpless);
+	$month->tell("   by hand, as their remedy says: $done faults");
+	$month->check(!@helpless, 'for every fault there is a remedy', join "\n", map { "left: $_->{name} at " . join ' ', grep { defined } @{ $_->{row}{records} } } @helpless);
 	return;
 }
 

@@ -33,6 +33,7 @@ sub kinds
 
 	return (
 		{ name => 'lost in the ERP', from => $ANY_INVOICE, found => ['invoice.missing_there'], also => [qw(invoice_in_erp)],
+			repair => { 'invoice.missing_there' => 'push_again' },
 			plant => sub {
 				my ($row) = @_;
 				my $id = $row->{erp};
@@ -59,6 +60,7 @@ sub kinds
 				my ($row) = @_;
 				my $copy = $row->{erp} + 500_000;
 				$erp->($row, "DELETE FROM account_invoice_line WHERE invoice = $copy; DELETE FROM account_invoice_tax WHERE invoice = $copy; DELETE FROM account_invoice WHERE id = $copy;");
+				$month->psql("SELECT sync.discard_inbox(id, 'entered twice') FROM sync.inbox_status WHERE remote_id = '$copy';");
 			} },
 		{ name => 'one cent off in the ERP', from => $INVOICE, found => ['invoice.amount_differs'], also => [qw(invoice_in_erp)],
 			plant => sub { $erp->($_[0], cent($_[0]{erp}, '+')) }, remedy => sub { $erp->($_[0], cent($_[0]{erp}, '-')) } },
@@ -69,7 +71,15 @@ sub kinds
 			plant => sub { $erp->($_[0], period($_[0]{erp}, '+1 month') . "UPDATE account_invoice SET $touched WHERE id = $_[0]{erp};") },
 			remedy => sub { $erp->($_[0], period($_[0]{erp}, '-1 month') . "UPDATE account_invoice SET $touched WHERE id = $_[0]{erp};") } },
 		{ name => 'unposted in the ERP', from => $ANY_INVOICE, found => [qw(invoice_in_erp invoice.field_differs)], also => [qw(paid_before_posted)],
-			plant => sub { $erp->($_[0], without_move($_[0]{erp}) . "UPDATE account_invoice SET state = 'draft', number = NULL, move = NULL, $touched WHERE id = $_[0]{erp};") } },
+			plant => sub { $erp->($_[0], without_move($_[0]{erp}) . "UPDATE account_invoice SET state = 'draft', number = NULL, move = NULL, $touched WHERE id = $_[0]{erp};") },
+			# On the last day of its month, behind whatever was posted since.
+			remedy => sub {
+				my ($row) = @_;
+				my $tryton = $month->{erp}{ $row->{entity} };
+				my $last = $month->psql("SELECT (date_trunc('month', '$row->{issue_date}'::date) + interval '1 month')::date - 1;");
+				$tryton->model('account.invoice.write', [ $row->{erp} + 0 ], { accounting_date => $tryton->date($last) });
+				$tryton->model('account.invoice.post', [ $row->{erp} + 0 ]);
+			} },
 		{ name => 'orphan in the ERP', from => $INVOICE, found => [qw(invoice.orphan invoice.missing_here)], also => [],
 			plant => sub {
 				my ($row) = @_;
@@ -80,6 +90,7 @@ sub kinds
 			},
 			remedy => sub { my ($row) = @_; $erp->($row, "DELETE FROM account_invoice WHERE id = " . ($row->{erp} + 700_000) . ";") } },
 		{ name => 'renamed in the ERP, and never told', from => $CUSTOMER, found => [qw(customer.stale customer.field_differs)], also => [],
+			repair => { 'customer.field_differs' => 'pull_again', 'customer.stale' => 'pull_again' },
 			plant => sub { $erp->($_[0], "UPDATE party_party SET name = name || ' & Co' WHERE id = $_[0]{erp};") } },
 
 		{ name => 'voided in billing after it was posted', from => "$ANY_INVOICE AND t.status = 'open'", found => [qw(invoice_in_erp invoice.field_differs)],
@@ -94,7 +105,11 @@ sub kinds
 			plant => sub { $billing->($_[0], payout => $_[0]{billing}, set => { amount => $_[0]{amount} - 1000 }) },
 			remedy => sub { $billing->($_[0], payout => $_[0]{billing}, set => { amount => $_[0]{amount} }) } },
 		{ name => 'lost in billing', from => $PAYMENT, found => [qw(payment.missing_there)], also => [qw(payment_allocation.missing_there)],
-			plant => sub { my ($row) = @_; $row->{kept} = $billing->($row, payment_intent => $row->{billing}, purge => 1); },
+			plant => sub {
+				my ($row) = @_;
+				$row->{kept} = $month->{billing}{ $row->{entity} }->stripe(GET => "/v1/payment_intents/$row->{billing}");
+				$billing->($row, payment_intent => $row->{billing}, purge => 1);
+			},
 			remedy => sub { my ($row) = @_; $month->{billing}{ $row->{entity} }->load([ $row->{kept} ]) } },
 		{ name => 'a push that billing refuses', from => $CUSTOMER, found => [qw(customer.field_differs dead_letters)], also => [],
 			plant => sub { $month->psql("UPDATE canonical.customer SET billing_email = 'books at customer' WHERE id = '$_[0]{id}';") },
