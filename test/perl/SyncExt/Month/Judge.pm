@@ -86,28 +86,36 @@ sub silent
 # Found and planted
 #----------------------------------------------------------------------
 
-# Each break goes to the fault at whose records it is and that names its kind; what goes nowhere is false.
-sub found
+# Each open break goes to the fault at whose records it is and that names its kind. Returns what goes
+# nowhere: breaks, each with a fault that was planted at its record, if any.
+sub assign
 {
-	my ($self) = @_;
-	my $month = $self->{month};
-	my @fault = $self->{faults}->planted;
-	my (%at, @false);
+	my ($self, @fault) = @_;
+	my (%at, @nowhere);
 
-	$self->look;
 	foreach my $fault (@fault)
 	{
 		push @{ $at{$_} }, $fault foreach grep { defined } @{ $fault->{row}{records} };
 		$fault->{seen} = [];
 	}
-	my $open = $self->open_breaks;
-	foreach my $break (@$open)
+	foreach my $break (@{ $self->open_breaks })
 	{
 		my %seen;
 		my @here = grep { !$seen{$_}++ } map { @{ $at{$_} // [] } } grep { defined } @$break{qw(record_id record_number remote_id)};
 		my ($fault) = grep { my %expected = map { $_ => 1 } @{ $_->{found} }, @{ $_->{also} }; $expected{ $break->{kind} } } @here;
-		$fault ? push @{ $fault->{seen} }, $break : push @false, [ $break, $here[0] ];
+		$fault ? push @{ $fault->{seen} }, $break : push @nowhere, [ $break, $here[0] ];
 	}
+	return @nowhere;
+}
+
+sub found
+{
+	my ($self) = @_;
+	my $month = $self->{month};
+	my @fault = $self->{faults}->planted;
+
+	$self->look;
+	my @false = $self->assign(@fault);
 	my @missed = grep { my $fault = $_; !grep { my $kind = $_; grep { $_->{kind} eq $kind } @{ $fault->{seen} } } @{ $fault->{found} } } @fault;
 
 	$self->table(\@fault);
@@ -144,33 +152,61 @@ sub table
 # Repair
 #----------------------------------------------------------------------
 
-# First what the hub can do, as the person who knows the case chooses; then what only a person can do.
-# The older first: the ERP's numbers rise with its dates.
+# First what the hub can do, as the person who knows the case chooses, until nothing of that is left (what
+# comes back may lack what another system says of it); then what only a person can do.
 sub repair
 {
 	my ($self) = @_;
 	my $month = $self->{month};
 	my @fault = sort { ($a->{row}{issue_date} // '') cmp($b->{row}{issue_date} // '') } $self->{faults}->planted;
-	my (%done, %shown, @refused);
+	my %done;
 
-	foreach my $fault (@fault)
+	for my $round (1 .. 3)
 	{
-		foreach my $break (sort { length $a->{object} <=> length $b->{object} } @{ $fault->{seen} })
-		{
-			my $remedy = $fault->{repair}{ $break->{kind} } or next;
-			$month->show("What $remedy would do about break $break->{id}, $fault->{name}",
-				"SELECT step, action, system, method, target, left(request, 70) AS request, left(detail, 70) AS detail FROM sync.repair($break->{id}, remedy => '$remedy')")
-			  if !$shown{$remedy}++;
-			my $said = eval { $month->psql("SELECT count(*) FROM sync.repair($break->{id}, false, '$remedy', '$REASON');") };
-			defined $said ? $done{$remedy}++ : push @refused, words($break) . ": $remedy: " . ($@ =~ /ERROR:\s*(.*)/)[0];
-		}
+		my @chosen = grep { !$done{ $_->[1]{id} }++ } map { chosen($_) } @fault or last;
+		$self->repair_some($round, @chosen);
+		$self->approve;
+		$month->settle;
+		$self->look;
+		$self->assign(@fault);
 	}
-	$month->tell('   by sync.repair(): ' . join ', ', map { "$done{$_} × $_" } sort keys %done);
-	$month->check(!@refused, 'every remedy that was chosen is possible', join "\n", @refused);
-	$self->approve;
-	$month->settle;
-	$self->look;
 	$self->by_hand(@fault);
+	return;
+}
+
+# [fault, break, remedy] of each break of a fault for which a remedy is chosen, headers before what hangs on them.
+sub chosen
+{
+	my ($fault) = @_;
+	my @chosen;
+
+	foreach my $break (sort { length $a->{object} <=> length $b->{object} || $a->{id} <=> $b->{id} } @{ $fault->{seen} })
+	{
+		my ($side) = ($break->{system} // '') =~ /^([a-z]+)/;
+		my $remedy = $fault->{repair}{ ($side // '') . ":$break->{kind}" } // $fault->{repair}{ $break->{kind} };
+		push @chosen, [ $fault, $break, $remedy ] if $remedy;
+	}
+	return @chosen;
+}
+
+# The older first: the ERP's numbers rise with its dates.
+sub repair_some
+{
+	my ($self, $round, @chosen) = @_;
+	my $month = $self->{month};
+	my (%done, @refused);
+
+	foreach (@chosen)
+	{
+		my ($fault, $break, $remedy) = @$_;
+		$month->show("What $remedy would do about break $break->{id}, $fault->{name}",
+			"SELECT step, action, system, method, target, left(request, 70) AS request, left(detail, 70) AS detail FROM sync.repair($break->{id}, remedy => '$remedy')")
+		  if !$self->{shown}{$remedy}++;
+		my $said = eval { $month->psql("SELECT count(*) FROM sync.repair($break->{id}, false, '$remedy', '$REASON');") };
+		defined $said ? $done{$remedy}++ : push @refused, words($break) . ": $remedy: $@";
+	}
+	$month->tell("   round $round, by sync.repair(): " . join ', ', map { "$done{$_} × $_" } sort keys %done);
+	$month->check(!@refused, 'every remedy that was chosen is possible', join "\n", @refused);
 	return;
 }
 
@@ -178,16 +214,12 @@ sub by_hand
 {
 	my ($self, @fault) = @_;
 	my $month = $self->{month};
-	my %left = map { $_ => 1 } map { grep { defined } @$_{qw(record_id remote_id record_number)} } @{ $self->open_breaks };
-	my ($done, @helpless) = (0);
+	my @left = grep { @{ $_->{seen} } } @fault;
+	my @helpless = grep { !$_->{remedy} } @left;
 
-	foreach my $fault (@fault)
-	{
-		next if !grep { defined && $left{$_} } @{ $fault->{row}{records} };
-		$fault->{remedy} ? do { $fault->{remedy}->($fault->{row}); $done++ } : push @helpless, $fault;
-	}
-	$month->tell("   by hand, as their remedy says: $done faults");
-	$month->check(!@helpless, 'for every fault there is a remedy', join "\n", map { "left: $_->{name} at " . join ' ', grep { defined } @{ $_->{row}{records} } } @helpless);
+	$_->{remedy}->($_->{row}) foreach grep { $_->{remedy} } @left;
+	$month->tell('   by hand, as their remedy says: ' . (@left - @helpless) . ' faults');
+	$month->check(!@helpless, 'for every fault there is a remedy', join "\n", map { my $fault = $_; map { "left: $fault->{name}: " . words($_) } @{ $fault->{seen} } } @helpless);
 	return;
 }
 

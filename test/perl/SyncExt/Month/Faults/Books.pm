@@ -23,17 +23,17 @@ sub kinds
 
 	return (
 		{ name => 'one cent off in the hub', from => $INVOICE, found => [qw(invoice.amount_differs)], also => [qw(line_sums invoice_in_erp committed_tax amount_due)],
-			repair => { 'invoice.amount_differs' => 'pull_again' },
+			repair => { 'billing:invoice.amount_differs' => 'pull_again' },
 			plant => sub { $behind->("UPDATE canonical.invoice SET total_amount = total_amount + CASE currency WHEN 'JPY' THEN 1 ELSE 0.01 END WHERE id = '$_[0]{id}';") } },
 		{ name => 'wrong currency in the hub', from => "$INVOICE AND t.currency <> 'JPY'", found => [qw(invoice.field_differs)], also => [qw(invoice.amount_differs line_sums invoice_in_erp committed_tax currency_agrees)],
-			repair => { 'invoice.field_differs' => 'pull_again' },
+			repair => { 'billing:invoice.field_differs' => 'pull_again' },
 			plant => sub { $behind->("UPDATE canonical.invoice SET currency = CASE currency WHEN 'EUR' THEN 'USD' ELSE 'EUR' END WHERE id = '$_[0]{id}';") } },
-		{ name => 'lost in the hub', from => $PAYMENT, found => [qw(payment.missing_here payment.orphan)], also => [qw(payment_allocation.missing_here payment_allocation.orphan no_orphans invoice_paid)],
-			repair => { map { $_ => 'pull_again' } qw(payment.missing_here payment.orphan payment_allocation.missing_here payment_allocation.orphan) },
+		{ name => 'lost in the hub', from => $PAYMENT, found => [qw(payment.missing_here payment.orphan)], also => [qw(payment_allocation.missing_here payment_allocation.orphan payment.field_differs no_orphans invoice_paid)],
+			repair => { map { $_ => 'pull_again' } qw(billing:payment.missing_here billing:payment.orphan payment_allocation.missing_here payment_allocation.orphan payment.field_differs) },
 			plant => sub { $behind->("DELETE FROM canonical.payment_allocation WHERE id = '$_[0]{allocation_id}'; DELETE FROM canonical.payment WHERE id = '$_[0]{id}';") } },
 		{ name => 'a credit note lost in the hub', from => q(SELECT c.id, m.n, m.entity, jsonb_build_array(c.id, c.number, m.remote) AS records
-				FROM month.credit m JOIN canonical.credit_note c ON c.number = m.number WHERE m.n % 10 <> 0), found => [qw(credit_note.missing_here credit_note.orphan)], also => [qw(no_orphans)],
-			repair => { map { $_ => 'pull_again' } qw(credit_note.missing_here credit_note.orphan) },
+				FROM month.credit m JOIN canonical.credit_note c ON c.number = m.number WHERE m.n % 10 <> 0), found => [qw(credit_note.missing_here credit_note.orphan)], also => [qw(no_orphans credit_note.field_differs)],
+			repair => { map { $_ => 'pull_again' } qw(billing:credit_note.missing_here billing:credit_note.orphan credit_note.field_differs) },
 			plant => sub { $behind->("DELETE FROM canonical.credit_note_line WHERE credit_note_id = '$_[0]{id}'; DELETE FROM canonical.credit_note WHERE id = '$_[0]{id}';") } },
 		{ name => 'a movement of the balance lost in the hub', from => q(SELECT t.id, p.n, t.payout_id, jsonb_build_array(t.id, b.remote, t.payout_id, o.number, b.payout) AS records
 				FROM month.balance b JOIN month.payment p ON p.id = b.payment AND p.n % 10 <> 0 JOIN sync.external_id x ON x.remote_id = b.remote
@@ -42,7 +42,7 @@ sub kinds
 			repair => { map { $_ => 'pull_again' } qw(balance_transaction.missing_here balance_transaction.orphan) },
 			plant => sub { $behind->("DELETE FROM canonical.balance_transaction WHERE id = '$_[0]{id}';") } },
 		{ name => 'a line changed after posting', from => $INVOICE, found => [qw(line_sums invoice.field_differs)], also => [qw(invoice.amount_differs schedules_complete recognized_plus_deferred)],
-			repair => { 'invoice.field_differs' => 'pull_again', 'invoice.amount_differs' => 'pull_again' },
+			repair => { 'billing:invoice.field_differs' => 'pull_again', 'billing:invoice.amount_differs' => 'pull_again' },
 			plant => sub { $behind->("UPDATE canonical.invoice_line SET net_amount = net_amount + 10 WHERE invoice_id = '$_[0]{id}' AND line_no = 1;") } },
 		{ name => 'a payment allocated beyond its amount', from => $PAYMENT, found => [qw(allocations_within_payment payment_allocation.amount_differs)], also => [qw(invoice_paid)],
 			repair => { 'payment_allocation.amount_differs' => 'pull_again' },
