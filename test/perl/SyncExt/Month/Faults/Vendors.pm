@@ -29,6 +29,9 @@ sub kinds
 	my ($month) = @_;
 	my $touched = "write_date = strftime('%Y-%m-%d %H:%M:%f', 'now') || '000'";
 	my $erp = sub { my ($row, $sql) = @_; return $month->in_erp($row->{entity}, "BEGIN; $sql COMMIT;") };
+
+	# Half of what is done there it tells by itself, so that a pull sees it; the rest only a full listing does.
+	my $told = sub { my ($row) = @_; return $row->{n} % 2 ? '' : "UPDATE account_invoice SET $touched WHERE id = $row->{erp};" };
 	my $billing = sub { my ($row, @change) = @_; return $month->{billing}{ $row->{entity} }->tamper(@change) };
 
 	return (
@@ -63,22 +66,22 @@ sub kinds
 				$month->psql("SELECT sync.discard_inbox(id, 'entered twice') FROM sync.inbox_status WHERE remote_id = '$copy';");
 			} },
 		{ name => 'one cent off in the ERP', from => $INVOICE, found => ['invoice.amount_differs'], also => [qw(invoice_in_erp)],
-			plant => sub { $erp->($_[0], cent($_[0]{erp}, '+')) }, remedy => sub { $erp->($_[0], cent($_[0]{erp}, '-')) } },
+			plant => sub { $erp->($_[0], cent($_[0]{erp}, '+') . $told->($_[0])) }, remedy => sub { $erp->($_[0], cent($_[0]{erp}, '-') . $told->($_[0])) } },
 		{ name => 'wrong currency in the ERP', from => $INVOICE, found => ['invoice.field_differs'], also => [qw(invoice.amount_differs invoice_in_erp)],
-			plant => sub { $erp->($_[0], currency($_[0]{erp}, 'JPY')) },
-			remedy => sub { $erp->($_[0], currency($_[0]{erp}, $_[0]{currency})) } },
-		{ name => 'wrong period in the ERP', from => $ANY_INVOICE, found => [qw(invoice.field_differs invoice_in_erp)], also => [qw(invoice.amount_differs)],
+			plant => sub { $erp->($_[0], currency($_[0]{erp}, 'JPY') . $told->($_[0])) },
+			remedy => sub { $erp->($_[0], currency($_[0]{erp}, $_[0]{currency}) . $told->($_[0])) } },
+		{ name => 'wrong period in the ERP', from => $ANY_INVOICE, found => [qw(invoice.field_differs invoice_in_erp)], also => [qw(invoice.amount_differs paid_before_posted)],
 			plant => sub { $erp->($_[0], period($_[0]{erp}, '+1 month') . "UPDATE account_invoice SET $touched WHERE id = $_[0]{erp};") },
 			remedy => sub { $erp->($_[0], period($_[0]{erp}, '-1 month') . "UPDATE account_invoice SET $touched WHERE id = $_[0]{erp};") } },
 		{ name => 'unposted in the ERP', from => $ANY_INVOICE, found => [qw(invoice_in_erp invoice.field_differs)], also => [qw(paid_before_posted)],
-			plant => sub { $erp->($_[0], without_move($_[0]{erp}) . "UPDATE account_invoice SET state = 'draft', number = NULL, move = NULL, $touched WHERE id = $_[0]{erp};") },
-			# On the last day of its month, behind whatever was posted since.
+			plant => sub {
+				my ($row) = @_;
+				@$row{qw(erp_number move)} = split /\|/, $month->in_erp($row->{entity}, "SELECT number, move FROM account_invoice WHERE id = $row->{erp};");
+				$erp->($row, "UPDATE account_invoice SET state = 'draft', number = NULL, move = NULL, $touched WHERE id = $row->{erp};");
+			},
 			remedy => sub {
 				my ($row) = @_;
-				my $tryton = $month->{erp}{ $row->{entity} };
-				my $last = $month->psql("SELECT (date_trunc('month', '$row->{issue_date}'::date) + interval '1 month')::date - 1;");
-				$tryton->model('account.invoice.write', [ $row->{erp} + 0 ], { accounting_date => $tryton->date($last) });
-				$tryton->model('account.invoice.post', [ $row->{erp} + 0 ]);
+				$erp->($row, "UPDATE account_invoice SET state = 'posted', number = '$row->{erp_number}', move = $row->{move}, $touched WHERE id = $row->{erp};");
 			} },
 		{ name => 'orphan in the ERP', from => $INVOICE, found => [qw(invoice.orphan invoice.missing_here)], also => [],
 			plant => sub {
