@@ -7,6 +7,8 @@ use utf8;
 use warnings;
 
 my $INVOICE = q(SELECT t.*, jsonb_build_array(t.id, t.number, t.erp, t.billing) AS records FROM month.target_invoice t WHERE t.kind = 'period');
+my $LINE = q(SELECT t.*, l.id AS line, jsonb_build_array(t.id, t.number, l.id) AS records FROM month.target_invoice t
+	JOIN canonical.invoice_line l ON l.invoice_id = t.id AND l.line_no = 1 WHERE t.kind = 'period');
 my $SCHEDULE = q(SELECT t.*, w.id AS schedule, l.id AS line, jsonb_build_array(t.id, t.number, w.id, l.id)
 		|| (SELECT coalesce(jsonb_agg(DISTINCT r.gl_entry_id) FILTER (WHERE r.gl_entry_id IS NOT NULL), '[]') FROM canonical.revenue_schedule_line r WHERE r.schedule_id = w.id) AS records FROM month.target_invoice t
 	JOIN canonical.invoice_line l ON l.invoice_id = t.id AND l.line_no = 1 JOIN canonical.revenue_schedule w ON w.invoice_line_id = l.id WHERE t.kind = 'period');
@@ -45,10 +47,10 @@ sub kinds
 			# Read by id it does not say which payout took it; listed it does.
 			remedy => sub {
 				my ($row) = @_;
-				my $job = $month->psql("SELECT sync.backfill('billing_' || lower('$row->{entity}'), 'balance_transaction', 'pull', reason => 'movements without their payout');");
+				my $job = $month->psql("SELECT sync.backfill('billing_' || lower('$row->{entity}'), 'balance_transaction', 'pull', reason => 'movements without their payout', cutover_date => month.today() - 365);");
 				$month->eventually('the movements have been read again', 'done', "SELECT state FROM sync.job WHERE id = $job");
 			} },
-		{ name => 'a line changed after posting', from => $SCHEDULE, found => [qw(line_sums invoice.field_differs)], also => [qw(invoice.amount_differs schedules_complete recognized_plus_deferred)],
+		{ name => 'a line changed after posting', from => $LINE, found => [qw(line_sums invoice.field_differs)], also => [qw(invoice.amount_differs schedules_complete recognized_plus_deferred)],
 			repair => { 'billing:invoice.field_differs' => 'pull_again', 'billing:invoice.amount_differs' => 'pull_again' },
 			plant => sub { $behind->("UPDATE canonical.invoice_line SET net_amount = net_amount + 10 WHERE invoice_id = '$_[0]{id}' AND line_no = 1;") } },
 		{ name => 'a payment allocated beyond its amount', from => $PAYMENT, found => [qw(allocations_within_payment payment_allocation.amount_differs)], also => [qw(invoice_paid)],
