@@ -539,6 +539,7 @@ se_page_read(SeTarget *target, SeItem *all, int n)
 	int nitems = 0;
 
 	target->mapping = mapping_of(target);
+	target->financial = se_is_financial(target->object_id);
 	read_and_map(target, all, n);
 	for (int i = 0; i < n; i++)
 	{

@@ -120,7 +120,10 @@ se_stage_unread(const SeListing *listing, const char *remote_id, const char *mes
 
 /* ---- records ---- */
 
-/* Whether the item is one of those that should be here. */
+/*
+ * Whether the item is one of those that should be here. Money that only the system knows of is always
+ * worth a question, also where the pull makes nothing of it.
+ */
 static bool
 counts(const SeTarget *target, const SeItem *item)
 {
@@ -132,7 +135,8 @@ counts(const SeTarget *target, const SeItem *item)
 	if (item->map.status == SE_MAP_SKIP ||
 		(item->map.merged_into != NULL && item->map.merged_into[0] != '\0'))
 		return false;
-	return target->pull->on_missing != SE_MISSING_IGNORE || item->map.our_id != NULL;
+	return target->pull->on_missing != SE_MISSING_IGNORE || item->map.our_id != NULL ||
+		   target->financial;
 }
 
 /* The record as the mirror would have it; NULL where it cannot be said. */

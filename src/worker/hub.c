@@ -239,12 +239,29 @@ make_wait_set(void)
 	}
 }
 
+/*
+ * Was something asked for that the last look did not see? The latch does not tell: whatever waits for
+ * a lock or a parallel worker, commits that notify included, resets it, and who sees a bit up sets it no more.
+ */
+static bool
+is_wanted(void)
+{
+	uint32 wake = pg_atomic_read_u32(&slot->wake);
+
+	if (se_seal_is_asked())
+		wake &= ~SE_WAKE_AUDIT; /* stays up until the seal is made */
+	return wake != 0 || ConfigReloadPending || must_leave() ||
+		   (loaded && pg_atomic_read_u32(&slot->changes) != seen_changes);
+}
+
 static void
 wait_for_work(long timeout_ms)
 {
 	WaitEvent events[3];
 
 	make_wait_set();
+	if (is_wanted())
+		timeout_ms = 0;
 	(void) WaitEventSetWait(wait_set, timeout_ms, events, 3, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();

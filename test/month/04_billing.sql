@@ -110,13 +110,13 @@ SELECT d.entity, 2, json_build_object('id', d.remote, 'object', 'dispute', 'amou
          'metadata', '{}'::json, 'reason', 'fraudulent', 'status', d.state, 'balance_transactions', json_build_array(json_build_object('id', b.remote)), 'created', month.epoch(d.instant))
   FROM month.dispute d JOIN month.payment p ON p.id = d.payment JOIN month.balance b ON b.source = d.remote
 UNION ALL
-SELECT o.entity, 3, json_build_object('id', o.remote, 'object', 'payout', 'amount', o.amount, 'currency', lower(o.currency), 'arrival_date', month.epoch(month.midnight(o.arrives, o.entity)),
-         'automatic', true, 'method', 'standard', 'type', 'bank_account', 'metadata', '{}'::json, 'status', 'paid', 'statement_descriptor', o.id, 'created', month.epoch(o.instant))
+SELECT o.entity, 3, json_build_object('id', o.remote, 'object', 'payout', 'amount', o.amount, 'currency', lower(o.currency), 'arrival_date', month.epoch(o.arrives::timestamp AT TIME ZONE 'UTC'),
+         'automatic', true, 'method', 'standard', 'type', 'bank_account', 'metadata', '{}'::json, 'status', 'paid', 'trace_id', json_build_object('status', 'supported', 'value', o.id), 'created', month.epoch(o.instant))
   FROM month.payout o
 UNION ALL
 SELECT b.entity, 4, json_build_object('id', b.remote, 'object', 'balance_transaction', 'amount', b.gross, 'fee', b.fee, 'net', b.gross - b.fee, 'currency', lower(b.currency),
          'exchange_rate', NULL, 'source', b.source, 'type', b.kind, 'reporting_category', CASE b.kind WHEN 'adjustment' THEN 'dispute' ELSE b.kind END,
-         'status', 'available', '_hidden', json_build_object('payout', o.remote), 'created', month.epoch(b.instant))
+         'status', CASE WHEN o.id IS NULL THEN 'pending' ELSE 'available' END, '_hidden', json_build_object('payout', o.remote), 'created', month.epoch(b.instant))
   FROM month.balance b LEFT JOIN month.payout o ON o.id = b.payout
 UNION ALL
 SELECT c.entity, 5, json_build_object('id', c.remote, 'object', 'credit_note', 'customer', k.remote, 'invoice', i.remote, 'number', c.number, 'currency', lower(c.currency),

@@ -58,6 +58,25 @@ $hub->sql("SELECT sync.request_pull('crm', 'customer')");
 $hub->poll_until('SELECT finished_at > requested_at FROM sync.stream_status', 20);
 pass('a requested pull is made at once');
 
+# Who waits for a lock resets the latch, so what was told meanwhile must be seen without it.
+$hub->sql(q(CREATE FUNCTION sync._job_locked(id bigint) RETURNS interval LANGUAGE plpgsql
+	AS $$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN interval '1 h'; END $$));
+my $holder = $node->background_psql($node->database, on_error_stop => 1);
+# Not by _job_start(), whose audit row would have it look again to seal; nor by wait_idle(), which wakes it. It
+# may look up by itself just then, hence several rounds.
+foreach my $round (1 .. 5)
+{
+	$holder->query_safe('SELECT pg_advisory_lock(4711)');
+	my $job = $hub->value("INSERT INTO sync.job (kind) VALUES ('locked') RETURNING id; SELECT sync._wake()");
+	$hub->poll_until("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = " . $hub->hub_pid, 20);
+	my $told = $hub->write("while it waits for a lock, $round");
+	$holder->query_safe('SELECT pg_advisory_unlock(4711)');
+	$hub->poll_until("SELECT count(*) = 2 FROM sync.external_id WHERE record_id = '$told'", 2);
+	$hub->sql("UPDATE sync.job SET state = 'done' WHERE id = $job");
+}
+pass('what is committed while the hub waits for a lock wakes it, too');
+$holder->quit;
+
 # Nothing may be lost while it does not listen, whatever the reason.
 $hub->sql("SELECT sync.pause(name) FROM sync.system");
 $hub->write('one that waits already');

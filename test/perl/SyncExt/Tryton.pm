@@ -404,6 +404,30 @@ sub add_company
 	return $self->{ids};
 }
 
+# Numbers of invoices for each month of a year instead of one sequence for all of it: Tryton posts no
+# invoice that is older than one of the same sequence.
+sub number_by_month
+{
+	my ($self, $year) = @_;
+	my $id = $self->{ids};
+	my $periods = $self->model('account.period.search_read',
+		[ [ 'fiscalyear', '=', $id->{fiscalyear}{$year} ], [ 'type', '=', 'standard' ] ], 0, undef, [ [ 'start_date', 'ASC' ] ], ['name']);
+	my $type = $self->model('ir.sequence.type.search', [ [ 'name', '=', 'Invoice' ] ], 0, 1, undef)->[0];
+	my $all = $self->model('account.fiscalyear.invoice_sequence.search', [ [ 'fiscalyear', '=', $id->{fiscalyear}{$year} ] ], 0, undef, undef);
+	my @sequences;
+
+	# The first that fits counts.
+	$self->model('account.fiscalyear.invoice_sequence.write', $all, { sequence => 1000 });
+	foreach my $i (0 .. $#$periods)
+	{
+		my $sequence = $self->model('ir.sequence.strict.create',
+			[ { name => "Invoices $periods->[$i]{name}", sequence_type => $type, company => $id->{company}, prefix => "$periods->[$i]{name}/", padding => 5 } ])->[0];
+		my %numbered = map { $_ => $sequence } qw(out_invoice_sequence in_invoice_sequence out_credit_note_sequence in_credit_note_sequence);
+		push @sequences, { company => $id->{company}, fiscalyear => $id->{fiscalyear}{$year}, period => $periods->[$i]{id}, sequence => $i, %numbered };
+	}
+	return $self->model('account.fiscalyear.invoice_sequence.create', \@sequences);
+}
+
 sub _make_currencies
 {
 	my ($self) = @_;

@@ -6,7 +6,8 @@
 #           in the hub past its triggers
 #   found   the kinds of break, or rules, of which one at least must be found
 #   also    what may be found with it
-#   remedy  what a person does where sync.repair() does nothing: the remedy of the rule
+#   repair  by kind of break, the remedy that sync.repair() is asked for; of one side: billing:invoice.orphan
+#   remedy  what a person does where that is not enough: the remedy of the rule
 #
 # A kind of break is written OBJECT.KIND, as in invoice.missing_there; a rule by its name.
 package SyncExt::Month::Faults;

@@ -86,28 +86,36 @@ sub silent
 # Found and planted
 #----------------------------------------------------------------------
 
-# Each break goes to the fault at whose records it is and that names its kind; what goes nowhere is false.
-sub found
+# Each open break goes to the fault at whose records it is and that names its kind. Returns what goes
+# nowhere: breaks, each with a fault that was planted at its record, if any.
+sub assign
 {
-	my ($self) = @_;
-	my $month = $self->{month};
-	my @fault = $self->{faults}->planted;
-	my (%at, @false);
+	my ($self, @fault) = @_;
+	my (%at, @nowhere);
 
-	$self->look;
 	foreach my $fault (@fault)
 	{
 		push @{ $at{$_} }, $fault foreach grep { defined } @{ $fault->{row}{records} };
 		$fault->{seen} = [];
 	}
-	my $open = $self->open_breaks;
-	foreach my $break (@$open)
+	foreach my $break (@{ $self->open_breaks })
 	{
 		my %seen;
 		my @here = grep { !$seen{$_}++ } map { @{ $at{$_} // [] } } grep { defined } @$break{qw(record_id record_number remote_id)};
 		my ($fault) = grep { my %expected = map { $_ => 1 } @{ $_->{found} }, @{ $_->{also} }; $expected{ $break->{kind} } } @here;
-		$fault ? push @{ $fault->{seen} }, $break : push @false, [ $break, $here[0] ];
+		$fault ? push @{ $fault->{seen} }, $break : push @nowhere, [ $break, $here[0] ];
 	}
+	return @nowhere;
+}
+
+sub found
+{
+	my ($self) = @_;
+	my $month = $self->{month};
+	my @fault = $self->{faults}->planted;
+
+	$self->look;
+	my @false = $self->assign(@fault);
 	my @missed = grep { my $fault = $_; !grep { my $kind = $_; grep { $_->{kind} eq $kind } @{ $fault->{seen} } } @{ $fault->{found} } } @fault;
 
 	$self->table(\@fault);
@@ -144,32 +152,91 @@ sub table
 # Repair
 #----------------------------------------------------------------------
 
-# First what the hub can do by itself, then what the remedy asks a person for.
+# First what the hub can do, as the person who knows the case chooses, until nothing of that is left (what
+# comes back may lack what another system says of it); then what only a person can do.
 sub repair
 {
 	my ($self) = @_;
 	my $month = $self->{month};
-	my ($done, @refused) = (0);
+	my @fault = sort { ($a->{row}{issue_date} // '') cmp($b->{row}{issue_date} // '') } $self->{faults}->planted;
+	my %done;
 
-	foreach my $break (@{ $self->open_breaks })
+	for my $round (1 .. 3)
 	{
-		my $said = eval { $month->psql("SELECT count(*) FROM sync.repair($break->{id}, false, NULL, '$REASON');"); };
-		defined $said ? $done++ : push @refused, [ $break, $@ ];
+		my @chosen = grep { !$done{ $_->[1]{id} }++ } map { chosen($_) } @fault or last;
+		$self->repair_some($round, @chosen);
+		$self->approve;
+		$month->settle;
+		$self->look;
+		$self->assign(@fault);
 	}
-	$month->tell("   $done breaks repaired by sync.repair(), " . @refused . ' are for a person');
-	$self->{refused} = \@refused;
-	$month->settle;
-	$self->look;
+	$self->by_hand(@fault);
+	return;
+}
 
-	my %left = map { ($_->{record_id} // '') => 1, ($_->{remote_id} // '') => 1, ($_->{record_number} // '') => 1 } @{ $self->open_breaks };
-	my ($by_hand, @helpless) = (0);
-	foreach my $fault ($self->{faults}->planted)
+# [fault, break, remedy] of each break of a fault for which a remedy is chosen, headers before what hangs on them.
+sub chosen
+{
+	my ($fault) = @_;
+	my @chosen;
+
+	foreach my $break (sort { length $a->{object} <=> length $b->{object} || $a->{id} <=> $b->{id} } @{ $fault->{seen} })
 	{
-		next if !grep { defined && $left{$_} } @{ $fault->{row}{records} };
-		$fault->{remedy} ? do { $fault->{remedy}->($fault->{row}); $by_hand++ } : push @helpless, $fault;
+		my ($side) = ($break->{system} // '') =~ /^([a-z]+)/;
+		my $remedy = $fault->{repair}{ ($side // '') . ":$break->{kind}" } // $fault->{repair}{ $break->{kind} };
+		push @chosen, [ $fault, $break, $remedy ] if $remedy;
 	}
-	$month->tell("   $by_hand faults are taken back by hand, as their remedy says");
-	$month->check(!@helpless, 'for every fault there is a remedy', join "\n", map { "none: $_->{name}" } @helpless);
+	return @chosen;
+}
+
+# The older first: the ERP's numbers rise with its dates.
+sub repair_some
+{
+	my ($self, $round, @chosen) = @_;
+	my $month = $self->{month};
+	my (%done, @refused);
+
+	foreach (@chosen)
+	{
+		my ($fault, $break, $remedy) = @$_;
+		$month->show("What $remedy would do about break $break->{id}, $fault->{name}",
+			"SELECT step, action, system, method, target, left(request, 70) AS request, left(detail, 70) AS detail FROM sync.repair($break->{id}, remedy => '$remedy')")
+		  if !$self->{shown}{$remedy}++;
+		my $said = eval { $month->psql("SELECT count(*) FROM sync.repair($break->{id}, false, '$remedy', '$REASON');") };
+		defined $said ? $done{$remedy}++ : push @refused, words($break) . ": $remedy: $@";
+	}
+	$month->tell("   round $round, by sync.repair(): " . join ', ', map { "$done{$_} × $_" } sort keys %done);
+	$month->check(!@refused, 'every remedy that was chosen is possible', join "\n", @refused);
+	return;
+}
+
+sub by_hand
+{
+	my ($self, @fault) = @_;
+	my $month = $self->{month};
+	my @left = grep { @{ $_->{seen} } } @fault;
+	my @helpless = grep { !$_->{remedy} } @left;
+
+	$_->{remedy}->($_->{row}) foreach grep { $_->{remedy} } @left;
+	$month->tell('   by hand, as their remedy says: ' . (@left - @helpless) . ' faults');
+	$month->check(!@helpless, 'for every fault there is a remedy', join "\n", map { my $fault = $_; map { "left: $fault->{name}: " . words($_) } @{ $fault->{seen} } } @helpless);
+	return;
+}
+
+# What waits for a second person.
+sub approve
+{
+	my ($self) = @_;
+	my $month = $self->{month};
+	my $approvals = $month->rows('SELECT id, operation FROM sync.approval ORDER BY id');
+	my (%done, @failed);
+
+	foreach my $approval (@$approvals)
+	{
+		eval { $month->psql("SELECT sync.approve($approval->{id}, '$REASON');", user => 'controller'); 1 } ? $done{ $approval->{operation} }++ : push @failed, $@;
+	}
+	$month->tell('   approved by a second person: ' . join ', ', map { "$done{$_} $_" } sort keys %done) if %done;
+	$month->check(!@failed, 'what needs approval can be approved', join '', @failed) if @$approvals;
 	return;
 }
 

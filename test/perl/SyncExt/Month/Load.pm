@@ -11,8 +11,8 @@ use File::Path qw(make_path);
 use POSIX qw(strftime);
 
 # Objects that are pulled, those that others refer to first.
-our @FROM_BILLING = qw(customer subscription invoice payment payment_allocation);
-our @FROM_ERP = qw(customer invoice);
+our @FROM_BILLING = qw(customer subscription invoice payment payment_allocation credit_note payout balance_transaction);
+our @FROM_ERP = qw(customer invoice credit_note payment);
 our @TRACKED = qw(legal_entity customer product price contract subscription amendment invoice payment payment_allocation
   credit_note payout balance_transaction tax_determination revenue_schedule gl_entry entitlement collection_case);
 
@@ -80,6 +80,7 @@ sub set_up
 CREATE EXTENSION sync_ext;
 ALTER SYSTEM SET sync_ext.allowed_hosts = '$hosts';
 SELECT pg_reload_conf();
+CREATE ROLE controller LOGIN IN ROLE sync_approver, sync_operator;
 SELECT sync.adopt_cluster();
 SELECT sync.create_canonical_model();
 SELECT sync.register_connector('stripe'), sync.register_connector('tryton');
@@ -188,12 +189,14 @@ sub erp
 	my $month = $self->{month};
 
 	$month->script('05_erp');
+	my @years = split /\n/, $month->psql("SELECT DISTINCT to_char(issue_date, 'YYYY') FROM canonical.invoice UNION SELECT to_char(now(), 'YYYY');");
 	foreach my $entity (sort keys %{ $month->{erp} })
 	{
 		my @records = split /\n/, $month->psql("SELECT json FROM month.erp WHERE entity = '$entity' ORDER BY place;");
 		utf8::encode($_) foreach @records;
 		$month->{erp}{$entity}->load(\@records);
 		$self->{records} += @records;
+		$month->{erp}{$entity}->number_by_month($_) foreach @years;
 	}
 	return;
 }
@@ -210,7 +213,9 @@ sub open_routes
 		my $ours = "legal_entity_id = '$entity->{id}'";
 		$month->psql(<<"EOF");
 SELECT sync.create_route('billing_$name', 'customer', \$\$$ours\$\$), sync.create_route('billing_$name', 'subscription', \$\$$ours\$\$),
-       sync.create_route('erp_$name', 'customer', \$\$$ours\$\$), sync.create_route('erp_$name', 'invoice', \$\$$ours AND status IN ($FINAL)\$\$);
+       sync.create_route('erp_$name', 'customer', \$\$$ours\$\$), sync.create_route('erp_$name', 'invoice', \$\$$ours AND status IN ($FINAL)\$\$),
+       sync.create_route('erp_$name', 'credit_note', \$\$number LIKE '$entity->{code}-%' AND status = 'posted'\$\$),
+       sync.create_route('erp_$name', 'payment', \$\$$ours AND status = 'succeeded' AND kind <> 'credit'\$\$);
 EOF
 	}
 	return;

@@ -7,7 +7,10 @@ use utf8;
 use warnings;
 
 my $INVOICE = q(SELECT t.*, jsonb_build_array(t.id, t.number, t.erp, t.billing) AS records FROM month.target_invoice t WHERE t.kind = 'period');
-my $SCHEDULE = q(SELECT t.*, w.id AS schedule, l.id AS line, jsonb_build_array(t.id, t.number, w.id, l.id) AS records FROM month.target_invoice t
+my $LINE = q(SELECT t.*, l.id AS line, jsonb_build_array(t.id, t.number, l.id) AS records FROM month.target_invoice t
+	JOIN canonical.invoice_line l ON l.invoice_id = t.id AND l.line_no = 1 WHERE t.kind = 'period');
+my $SCHEDULE = q(SELECT t.*, w.id AS schedule, l.id AS line, jsonb_build_array(t.id, t.number, w.id, l.id)
+		|| (SELECT coalesce(jsonb_agg(DISTINCT r.gl_entry_id) FILTER (WHERE r.gl_entry_id IS NOT NULL), '[]') FROM canonical.revenue_schedule_line r WHERE r.schedule_id = w.id) AS records FROM month.target_invoice t
 	JOIN canonical.invoice_line l ON l.invoice_id = t.id AND l.line_no = 1 JOIN canonical.revenue_schedule w ON w.invoice_line_id = l.id WHERE t.kind = 'period');
 my $PAYMENT = q(SELECT p.*, jsonb_build_array(p.id, p.billing, p.allocation_id, p.allocation, p.invoice_id, p.invoice) AS records
 	FROM month.target_payment p WHERE p.status = 'succeeded' AND p.allocation IS NOT NULL
@@ -23,16 +26,38 @@ sub kinds
 
 	return (
 		{ name => 'one cent off in the hub', from => $INVOICE, found => [qw(invoice.amount_differs)], also => [qw(line_sums invoice_in_erp committed_tax amount_due)],
+			repair => { 'billing:invoice.amount_differs' => 'pull_again' },
 			plant => sub { $behind->("UPDATE canonical.invoice SET total_amount = total_amount + CASE currency WHEN 'JPY' THEN 1 ELSE 0.01 END WHERE id = '$_[0]{id}';") } },
 		{ name => 'wrong currency in the hub', from => "$INVOICE AND t.currency <> 'JPY'", found => [qw(invoice.field_differs)], also => [qw(invoice.amount_differs line_sums invoice_in_erp committed_tax currency_agrees)],
+			repair => { 'billing:invoice.field_differs' => 'pull_again' },
 			plant => sub { $behind->("UPDATE canonical.invoice SET currency = CASE currency WHEN 'EUR' THEN 'USD' ELSE 'EUR' END WHERE id = '$_[0]{id}';") } },
-		{ name => 'lost in the hub', from => $PAYMENT, found => [qw(payment.missing_here)], also => [qw(payment_allocation.missing_here payment.orphan payment_allocation.orphan orphans)],
+		{ name => 'lost in the hub', from => $PAYMENT, found => [qw(payment.missing_here payment.orphan)], also => [qw(payment_allocation.missing_here payment_allocation.orphan payment.field_differs no_orphans invoice_paid)],
+			repair => { map { $_ => 'pull_again' } qw(billing:payment.missing_here billing:payment.orphan payment_allocation.missing_here payment_allocation.orphan payment.field_differs) },
 			plant => sub { $behind->("DELETE FROM canonical.payment_allocation WHERE id = '$_[0]{allocation_id}'; DELETE FROM canonical.payment WHERE id = '$_[0]{id}';") } },
-		{ name => 'a line changed after posting', from => $INVOICE, found => [qw(line_sums invoice.amount_differs)], also => [qw(invoice.field_differs schedules_complete recognized_plus_deferred)],
+		{ name => 'a credit note lost in the hub', from => q(SELECT c.id, m.n, m.entity, jsonb_build_array(c.id, c.number, m.remote) AS records
+				FROM month.credit m JOIN canonical.credit_note c ON c.number = m.number WHERE m.n % 10 <> 0), found => [qw(credit_note.missing_here credit_note.orphan)], also => [qw(no_orphans credit_note.field_differs)],
+			repair => { map { $_ => 'pull_again' } qw(billing:credit_note.missing_here billing:credit_note.orphan credit_note.field_differs) },
+			plant => sub { $behind->("DELETE FROM canonical.credit_note_line WHERE credit_note_id = '$_[0]{id}'; DELETE FROM canonical.credit_note WHERE id = '$_[0]{id}';") } },
+		{ name => 'a movement of the balance lost in the hub', from => q(SELECT t.id, p.n, p.entity, t.payout_id, jsonb_build_array(t.id, b.remote, t.payout_id, o.number, b.payout) AS records
+				FROM month.balance b JOIN month.payment p ON p.id = b.payment AND p.n % 10 <> 0 JOIN sync.external_id x ON x.remote_id = b.remote
+				JOIN canonical.balance_transaction t ON t.id::text = x.record_id JOIN canonical.payout o ON o.id = t.payout_id WHERE b.kind = 'charge'),
+			found => [qw(balance_transaction.missing_here balance_transaction.orphan)], also => [qw(payout_sums no_orphans)],
+			repair => { map { $_ => 'pull_again' } qw(balance_transaction.missing_here balance_transaction.orphan) },
+			plant => sub { $behind->("DELETE FROM canonical.balance_transaction WHERE id = '$_[0]{id}';") },
+			# Read by id it does not say which payout took it; listed it does.
+			remedy => sub {
+				my ($row) = @_;
+				my $job = $month->psql("SELECT sync.backfill('billing_' || lower('$row->{entity}'), 'balance_transaction', 'pull', reason => 'movements without their payout', cutover_date => month.today() - 365);");
+				$month->eventually('the movements have been read again', 'done', "SELECT state FROM sync.job WHERE id = $job");
+			} },
+		{ name => 'a line changed after posting', from => $LINE, found => [qw(line_sums invoice.field_differs)], also => [qw(invoice.amount_differs schedules_complete recognized_plus_deferred)],
+			repair => { 'billing:invoice.field_differs' => 'pull_again', 'billing:invoice.amount_differs' => 'pull_again' },
 			plant => sub { $behind->("UPDATE canonical.invoice_line SET net_amount = net_amount + 10 WHERE invoice_id = '$_[0]{id}' AND line_no = 1;") } },
-		{ name => 'a payment allocated beyond its amount', from => $PAYMENT, found => [qw(allocations_within_payment)], also => [qw(payment_allocation.amount_differs invoice_paid)],
+		{ name => 'a payment allocated beyond its amount', from => $PAYMENT, found => [qw(allocations_within_payment payment_allocation.amount_differs)], also => [qw(invoice_paid)],
+			repair => { 'payment_allocation.amount_differs' => 'pull_again' },
 			plant => sub { $behind->("UPDATE canonical.payment_allocation SET amount = amount + 100 WHERE id = '$_[0]{allocation_id}';") } },
-		{ name => 'bound to nothing', from => $INVOICE, found => [qw(no_orphans)], also => [qw(contract.orphan)],
+		{ name => 'bound to nothing', from => $INVOICE, found => [qw(no_orphans)], also => [qw(invoice.orphan invoice.missing_there)],
+			repair => { 'no_orphans' => 'unbind' },
 			plant => sub {
 				my ($row) = @_;
 				my $id = $month->psql('SELECT gen_random_uuid();');

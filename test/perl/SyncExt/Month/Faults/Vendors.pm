@@ -29,10 +29,14 @@ sub kinds
 	my ($month) = @_;
 	my $touched = "write_date = strftime('%Y-%m-%d %H:%M:%f', 'now') || '000'";
 	my $erp = sub { my ($row, $sql) = @_; return $month->in_erp($row->{entity}, "BEGIN; $sql COMMIT;") };
+
+	# Half of what is done there it tells by itself, so that a pull sees it; the rest only a full listing does.
+	my $told = sub { my ($row) = @_; return $row->{n} % 2 ? '' : "UPDATE account_invoice SET $touched WHERE id = $row->{erp};" };
 	my $billing = sub { my ($row, @change) = @_; return $month->{billing}{ $row->{entity} }->tamper(@change) };
 
 	return (
 		{ name => 'lost in the ERP', from => $ANY_INVOICE, found => ['invoice.missing_there'], also => [qw(invoice_in_erp)],
+			repair => { 'invoice.missing_there' => 'push_again' },
 			plant => sub {
 				my ($row) = @_;
 				my $id = $row->{erp};
@@ -44,8 +48,11 @@ sub kinds
 				my ($row) = @_;
 				my $id = $row->{erp};
 				my $copy = $id + 500_000;
+
+				# Half of them long ago, so that no pull sees them and only a full listing does.
+				my $created = $row->{n} % 2 ? 'create_date' : q(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000');
 				$erp->($row, "INSERT INTO account_invoice (id, account, company, create_date, create_uid, currency, description, invoice_address, invoice_date, journal, number, party, reference, state, type)
-					SELECT $copy, account, company, create_date, create_uid, currency, description, invoice_address, invoice_date, journal, number || 'A', party, reference, state, type FROM account_invoice WHERE id = $id;
+					SELECT $copy, account, company, $created, create_uid, currency, description, invoice_address, invoice_date, journal, number || 'A', party, reference, state, type FROM account_invoice WHERE id = $id;
 					INSERT INTO account_invoice_line (account, company, create_date, create_uid, currency, description, invoice, quantity, type, unit_price)
 					SELECT account, company, create_date, create_uid, currency, description, $copy, quantity, type, unit_price FROM account_invoice_line WHERE invoice = $id;
 					INSERT INTO account_invoice_tax (account, amount, base, create_date, create_uid, description, invoice, manual)
@@ -56,17 +63,26 @@ sub kinds
 				my ($row) = @_;
 				my $copy = $row->{erp} + 500_000;
 				$erp->($row, "DELETE FROM account_invoice_line WHERE invoice = $copy; DELETE FROM account_invoice_tax WHERE invoice = $copy; DELETE FROM account_invoice WHERE id = $copy;");
+				$month->psql("SELECT sync.discard_inbox(id, 'entered twice') FROM sync.inbox_status WHERE remote_id = '$copy';");
 			} },
 		{ name => 'one cent off in the ERP', from => $INVOICE, found => ['invoice.amount_differs'], also => [qw(invoice_in_erp)],
-			plant => sub { $erp->($_[0], cent($_[0]{erp}, '+')) }, remedy => sub { $erp->($_[0], cent($_[0]{erp}, '-')) } },
+			plant => sub { $erp->($_[0], cent($_[0]{erp}, '+') . $told->($_[0])) }, remedy => sub { $erp->($_[0], cent($_[0]{erp}, '-') . $told->($_[0])) } },
 		{ name => 'wrong currency in the ERP', from => $INVOICE, found => ['invoice.field_differs'], also => [qw(invoice.amount_differs invoice_in_erp)],
-			plant => sub { $erp->($_[0], currency($_[0]{erp}, 'JPY')) },
-			remedy => sub { $erp->($_[0], currency($_[0]{erp}, $_[0]{currency})) } },
-		{ name => 'wrong period in the ERP', from => $ANY_INVOICE, found => [qw(invoice.field_differs invoice_in_erp)], also => [qw(invoice.amount_differs)],
+			plant => sub { $erp->($_[0], currency($_[0]{erp}, 'JPY') . $told->($_[0])) },
+			remedy => sub { $erp->($_[0], currency($_[0]{erp}, $_[0]{currency}) . $told->($_[0])) } },
+		{ name => 'wrong period in the ERP', from => $ANY_INVOICE, found => [qw(invoice.field_differs invoice_in_erp)], also => [qw(invoice.amount_differs paid_before_posted)],
 			plant => sub { $erp->($_[0], period($_[0]{erp}, '+1 month') . "UPDATE account_invoice SET $touched WHERE id = $_[0]{erp};") },
 			remedy => sub { $erp->($_[0], period($_[0]{erp}, '-1 month') . "UPDATE account_invoice SET $touched WHERE id = $_[0]{erp};") } },
 		{ name => 'unposted in the ERP', from => $ANY_INVOICE, found => [qw(invoice_in_erp invoice.field_differs)], also => [qw(paid_before_posted)],
-			plant => sub { $erp->($_[0], without_move($_[0]{erp}) . "UPDATE account_invoice SET state = 'draft', number = NULL, move = NULL, $touched WHERE id = $_[0]{erp};") } },
+			plant => sub {
+				my ($row) = @_;
+				@$row{qw(erp_number move)} = split /\|/, $month->in_erp($row->{entity}, "SELECT number, move FROM account_invoice WHERE id = $row->{erp};");
+				$erp->($row, "UPDATE account_invoice SET state = 'draft', number = NULL, move = NULL, $touched WHERE id = $row->{erp};");
+			},
+			remedy => sub {
+				my ($row) = @_;
+				$erp->($row, "UPDATE account_invoice SET state = 'posted', number = '$row->{erp_number}', move = $row->{move}, $touched WHERE id = $row->{erp};");
+			} },
 		{ name => 'orphan in the ERP', from => $INVOICE, found => [qw(invoice.orphan invoice.missing_here)], also => [],
 			plant => sub {
 				my ($row) = @_;
@@ -77,6 +93,7 @@ sub kinds
 			},
 			remedy => sub { my ($row) = @_; $erp->($row, "DELETE FROM account_invoice WHERE id = " . ($row->{erp} + 700_000) . ";") } },
 		{ name => 'renamed in the ERP, and never told', from => $CUSTOMER, found => [qw(customer.stale customer.field_differs)], also => [],
+			repair => { 'customer.field_differs' => 'pull_again', 'customer.stale' => 'pull_again' },
 			plant => sub { $erp->($_[0], "UPDATE party_party SET name = name || ' & Co' WHERE id = $_[0]{erp};") } },
 
 		{ name => 'voided in billing after it was posted', from => "$ANY_INVOICE AND t.status = 'open'", found => [qw(invoice_in_erp invoice.field_differs)],
@@ -85,8 +102,17 @@ sub kinds
 			remedy => sub { $billing->($_[0], invoice => $_[0]{billing}, set => { status => 'open', 'status_transitions.voided_at' => undef }) } },
 		{ name => 'one cent off in billing, and never told', from => $ANY_INVOICE, found => [qw(invoice.amount_differs)], also => [qw(line_sums invoice_in_erp invoice.stale)],
 			plant => sub { my ($row) = @_; billed($billing, $row, 1) }, remedy => sub { my ($row) = @_; billed($billing, $row, 0) } },
+		{ name => 'a payout that falls short', from => q(SELECT -row_number() OVER (ORDER BY o.id) AS n, o.entity, o.remote AS billing, o.amount, jsonb_build_array(p.id, p.number, o.remote) AS records
+				FROM month.payout o JOIN canonical.payout p ON p.number = o.id WHERE o.day >= date_trunc('month', month.today()) - interval '1 month'),
+			found => [qw(payout_sums)], also => [],
+			plant => sub { $billing->($_[0], payout => $_[0]{billing}, set => { amount => $_[0]{amount} - 1000 }) },
+			remedy => sub { $billing->($_[0], payout => $_[0]{billing}, set => { amount => $_[0]{amount} }) } },
 		{ name => 'lost in billing', from => $PAYMENT, found => [qw(payment.missing_there)], also => [qw(payment_allocation.missing_there)],
-			plant => sub { my ($row) = @_; $row->{kept} = $billing->($row, payment_intent => $row->{billing}, purge => 1); },
+			plant => sub {
+				my ($row) = @_;
+				$row->{kept} = $month->{billing}{ $row->{entity} }->stripe(GET => "/v1/payment_intents/$row->{billing}");
+				$billing->($row, payment_intent => $row->{billing}, purge => 1);
+			},
 			remedy => sub { my ($row) = @_; $month->{billing}{ $row->{entity} }->load([ $row->{kept} ]) } },
 		{ name => 'a push that billing refuses', from => $CUSTOMER, found => [qw(customer.field_differs dead_letters)], also => [],
 			plant => sub { $month->psql("UPDATE canonical.customer SET billing_email = 'books at customer' WHERE id = '$_[0]{id}';") },
