@@ -142,6 +142,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE WHEN operation = 'set_owner' AND financial THEN 'ownership of a financial object'
                 WHEN operation IN ('replay', 'repair', 'edit_dead_letter') AND financial THEN 'a financial object'
+                WHEN operation = 'accept_break' THEN 'acceptance of a break'
                 WHEN operation = 'mass_delete' THEN 'many deletes at once'
                 WHEN operation = 'drop_approval_policy' THEN 'removal of an approval policy'
                 WHEN operation = 'set_approval_policy' AND call ->> 'loosens' = 'true' THEN 'loosening of an approval policy' END
