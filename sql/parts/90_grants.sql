@@ -120,6 +120,19 @@ BEGIN
                 'replay_inbound', '_inbound_check', '_inbound_ids', '_inbound_pieces', '_inbound_verdict', '_for_reader']),
             ('sync_auditor', ARRAY['_reads', '_message_pattern']),
             ('sync_worker', ARRAY['_seal_audit', '_anchors_after', '_upkeep_audit']),
+            -- reports of the month end
+            ('sync_admin', ARRAY['_model_schema', '_model_query', '_check_period', '_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
+                '_deferred_moves', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since',
+                'certify', '_certificate_figures', '_period_changes',
+                '_straight_line', '_lines_to_schedule', 'build_revenue_schedules', '_check_open_periods', 'recognize_revenue']),
+            ('sync_approver', ARRAY['_model_schema', '_model_query', '_check_period', '_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
+                '_deferred_moves', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since', 'certify']),
+            ('sync_auditor', ARRAY['_model_schema', '_model_query', '_check_period', '_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
+                '_deferred_moves', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since']),
+            ('sync_analyst', ARRAY['_model_schema', '_model_query', '_check_period', '_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
+                '_deferred_moves', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since']),
+            ('sync_app', ARRAY['_model_schema', '_model_query', '_check_period', '_rate',
+                '_straight_line', '_lines_to_schedule', 'build_revenue_schedules', '_check_open_periods', 'recognize_revenue']),
             -- conflicts
             ('sync_admin', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
             ('sync_operator', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
@@ -175,6 +188,7 @@ $$;
 GRANT SELECT ON sync.record_status, sync.system_status, sync.route_status, sync.stream_status, sync.delivery,
     sync.dead_letter, sync.conflict, sync.progress, sync.external_id, sync.object, sync.system, sync.route,
     sync.ownership, sync._object_columns, sync.reconciliation_run, sync.reconciliation_break, sync.reconciliation_summary,
+    sync.certificate, sync.period_drift, sync.churn_exposure, sync.break_aging, sync.break_trend,
     sync._lineage_entry, sync._hub_mark, sync._reference, sync._record_place, sync._correlated_event, sync._event_record, sync._attempt_place, sync._visible_object,
     sync._sent_to, sync._remote_amount, sync.amendment_reached, sync.invoice_posted_in_erp, sync.payment_failure_collections, sync.provisioning_paused
     TO sync_analyst, sync_approver;

@@ -1,0 +1,76 @@
+-- What the reports of the month end share: where the canonical tables are, and of what period they speak.
+--
+-- Reports read canonical tables with the rights of whoever asks: the tables are not the extension's, and
+-- row security of their owner holds here, too. What mirrors say comes from functions that return amounts alone.
+
+-- The model that the hub is told most about; canonical while it is told of none.
+CREATE FUNCTION sync._model_schema()
+RETURNS name
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce((SELECT o.schema_name FROM sync.object o
+                      WHERE o.table_name IN (SELECT m.tbl FROM sync._canonical_columns() m WHERE m.col = '')
+                      GROUP BY o.schema_name ORDER BY count(*) DESC, o.schema_name LIMIT 1), 'canonical')
+$$;
+COMMENT ON FUNCTION sync._model_schema() IS 'Schema of the canonical tables that reports look at';
+
+-- Queries are written for schema canonical, and come out for the one where the model stands.
+CREATE FUNCTION sync._model_query(query text)
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    stands name := sync._model_schema();
+    lacks text;
+BEGIN
+    SELECT string_agg(DISTINCT format('%I.%I', stands, m[1]), ', ') INTO lacks
+      FROM regexp_matches(query, '\mcanonical\.(\w+)\M(?!\()', 'g') m
+     WHERE to_regclass(format('%I.%I', stands, m[1])) IS NULL;
+    IF lacks IS NOT NULL THEN
+        RAISE EXCEPTION 'the canonical model is missing, or incomplete, in schema "%"', stands
+            USING ERRCODE = 'SE084', DETAIL = format('There is no %s.', lacks),
+                  HINT = format('Make it with sync.create_canonical_model(%1$L), bring an older one up to date with sync.upgrade_canonical_model(%1$L), '
+                                'or, where it stands in another schema, sync.track() its tables.', stands);
+    END IF;
+    RETURN regexp_replace(query, '\mcanonical\.', replace(quote_ident(stands), '\', '\\') || '.', 'g');
+END
+$$;
+COMMENT ON FUNCTION sync._model_query(text) IS 'A query over schema canonical, for the schema where the model stands; an error where it lacks a table';
+
+CREATE FUNCTION sync._check_period(period daterange)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF period IS NULL OR isempty(period) OR lower_inf(period) OR upper_inf(period)
+       OR lower(period) = '-infinity' OR upper(period) = 'infinity' THEN
+        RAISE EXCEPTION 'a report needs a period with a first and a last day'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'October 2026 is daterange(''2026-10-01'', ''2026-11-01'').';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._check_period(daterange) IS 'An error unless the period has a first and a last day';
+
+-- The rate of a day is the last one published until then; of several sources the first by name. NULL: there is none.
+CREATE FUNCTION sync._rate(from_currency text, to_currency text, day date)
+RETURNS numeric
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found numeric;
+BEGIN
+    IF from_currency = to_currency THEN
+        RETURN 1;
+    END IF;
+    EXECUTE sync._model_query($q$
+        SELECT r.rate FROM canonical.fx_rate r
+         WHERE r.from_currency = $1 AND r.to_currency = $2 AND r.rate_date <= $3 ORDER BY r.rate_date DESC, r.source LIMIT 1 $q$)
+       INTO found USING from_currency::bpchar, to_currency::bpchar, day;
+    RETURN found;
+END
+$$;
+COMMENT ON FUNCTION sync._rate(text, text, date) IS 'Rate of exchange of a day, by the canonical table fx_rate';
