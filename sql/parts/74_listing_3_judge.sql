@@ -56,6 +56,9 @@ BEGIN
                                   coalesce(ours, listed.fields, '{}'), said, d.explanation, way.delivery, coalesce(bound.remote_number, listed.remote_number), NULL,
                                   coalesce(listed.deleted, false));
     END LOOP;
+    PERFORM sync._add_totals(run, o, ARRAY[CASE WHEN bound.record_id IS NOT NULL THEN ours END],
+                             ARRAY[CASE WHEN NOT listed.deleted AND listed.as_of > '-infinity' AND (listed.expected OR bound.record_id IS NOT NULL)
+                                        THEN coalesce(listed.fields, '{}') END]);
     RETURN true;
 END
 $$;
@@ -153,6 +156,7 @@ BEGIN
         RETURN false;
     END IF;
     DELETE FROM sync.listed_suspect s WHERE s.job_id = job.id;
+    DELETE FROM sync.reconciliation_total t USING sync.reconciliation r WHERE r.job_id = job.id AND t.reconciliation_id = r.id;
     UPDATE sync.job j SET cursor = (j.cursor - '{walk,after,part}'::text[]) WHERE j.id = job.id;
     PERFORM sync._listing_phase(job.id, 'listing', job.total, '{"second": true}');
     RETURN true;
@@ -207,7 +211,7 @@ BEGIN
         PERFORM sync._listing_phase(job.id, 'waiting', NULL);
         RETURN interval '1 s' * (round + 1);
     END IF;
-    PERFORM sync._settle_breaks(r.id) FROM sync.reconciliation r WHERE r.job_id = job.id;
+    PERFORM sync._explain_totals(r.id), sync._settle_breaks(r.id) FROM sync.reconciliation r WHERE r.job_id = job.id;
     UPDATE sync.job j
        SET result = j.result || (SELECT jsonb_build_object('checked', r.checked, 'found', r.found, 'opened', r.opened, 'closed', r.closed)
                                    FROM sync.reconciliation r WHERE r.job_id = job.id)

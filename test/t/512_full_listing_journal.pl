@@ -29,10 +29,7 @@ sub tamper
 
 sub run_full
 {
-	my $run = $hub->value(q(INSERT INTO sync.reconciliation (source, kind, system_id, object_id, mode)
-			SELECT 'record:billing:customer', 'record', y.id, o.id, 'full' FROM sync.system y, sync.object o WHERE y.name = 'billing' AND o.name = 'customer'
-		RETURNING id));
-	$hub->sql("SELECT sync._reconcile_full($run)");
+	my $run = $hub->value(q(SELECT sync.reconcile('billing', 'customer', mode => 'full')));
 	$hub->poll_until("SELECT state <> 'running' FROM sync.reconciliation WHERE id = $run");
 	is($hub->value("SELECT state FROM sync.reconciliation WHERE id = $run"), 'done', "run $run has ended");
 	return [ sort split /\n/, $hub->sql(q(SELECT kind || ' ' || remote_id || coalesce(' ' || field, '') FROM sync.break_entry WHERE status <> 'resolved')) ];
