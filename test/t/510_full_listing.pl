@@ -187,6 +187,16 @@ $sandbox->fault(kind => 'latency', ms => 300, times => -1, match => $LIST);
 $run = begin();
 $hub->poll_until("SELECT j.cursor ? 'walk' FROM sync.job j JOIN sync.reconciliation r ON r.job_id = j.id WHERE r.id = $run");
 my $job = job($run, 'id');
+# A person who has the job in hand and does not commit holds up nothing but the job.
+my $person = $node->background_psql($hub->database);
+$person->query_safe("BEGIN; SELECT sync.pause_job($job)");
+my $held = job($run, 'done');
+$hub->write('While somebody thinks');
+$hub->wait_idle;
+is(job($run, 'done'), $held, 'a job that somebody has in hand stands still, and nothing else does');
+$person->query_safe('ROLLBACK');
+$person->quit;
+$hub->poll_until("SELECT done > $held FROM sync.job WHERE id = $job");
 $hub->sql("SELECT sync.pause_job($job)");
 my $done = job($run, 'done');
 my $asked = @{ $sandbox->requests(limit => 5000) };
