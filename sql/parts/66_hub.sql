@@ -22,7 +22,7 @@ BEGIN
     DELETE FROM sync.payload_edit e
      WHERE e.edited_at < instant - current_setting('sync_ext.history_retention')::interval - interval '1 day'
        AND NOT EXISTS (SELECT FROM sync.pending p WHERE p.route_id = e.route_id AND p.seq = e.seq);
-    PERFORM sync._clear_listed(20000);
+    PERFORM sync._clear_listed();
 
     -- A route that lags past max_lag stops pinning the outbox and needs a backfill. A financial one
     -- never does: its events exist nowhere else as they were, so it goes on pinning, with an alarm.

@@ -56,6 +56,9 @@ BEGIN
                                   coalesce(ours, listed.fields, '{}'), said, d.explanation, way.delivery, coalesce(bound.remote_number, listed.remote_number), NULL,
                                   coalesce(listed.deleted, false));
     END LOOP;
+    PERFORM sync._add_totals(run, o, ARRAY[CASE WHEN bound.record_id IS NOT NULL THEN ours END],
+                             ARRAY[CASE WHEN NOT listed.deleted AND listed.as_of > '-infinity' AND (listed.expected OR bound.record_id IS NOT NULL)
+                                        THEN coalesce(listed.fields, '{}') END]);
     RETURN true;
 END
 $$;
@@ -92,8 +95,8 @@ END
 $$;
 COMMENT ON FUNCTION sync._judge_some(sync.job, integer) IS 'Judges the next suspects of a round; false: there are no more';
 
--- Has suspects read again by id. Those that only we have need no reading.
-CREATE FUNCTION sync._read_suspects(job sync.job)
+-- Has suspects read again by id. Those that only we have need no reading, nor those that were listed twice.
+CREATE FUNCTION sync._read_suspects(job sync.job, unlisted boolean DEFAULT false)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -103,12 +106,13 @@ DECLARE
 BEGIN
     UPDATE sync.listed_record l SET to_read = true, tries = 0
       FROM sync.listed_suspect s
-     WHERE s.job_id = job.id AND NOT s.judged AND l.job_id = job.id AND l.remote_id = s.remote_id AND s.remote_id <> '';
-    SELECT count(*) INTO n FROM sync.listed_suspect s WHERE s.job_id = job.id AND NOT s.judged AND s.remote_id <> '';
+     WHERE s.job_id = job.id AND NOT s.judged AND l.job_id = job.id AND l.remote_id = s.remote_id AND s.remote_id <> ''
+       AND (l.as_of = '-infinity' OR NOT unlisted);
+    GET DIAGNOSTICS n = ROW_COUNT;
     PERFORM sync._listing_phase(job.id, 'reading', n);
 END
 $$;
-COMMENT ON FUNCTION sync._read_suspects(sync.job) IS 'Has the suspects of a listing read again by id';
+COMMENT ON FUNCTION sync._read_suspects(sync.job, boolean) IS 'Has the suspects of a listing read again by id';
 
 -- A stream that polls by itself gets its chance first: what changed there since it last looked is on its way here.
 CREATE FUNCTION sync._catch_up(job sync.job)
@@ -137,24 +141,28 @@ END
 $$;
 COMMENT ON FUNCTION sync._catch_up(sync.job) IS 'Asks the stream of what is compared for a walk, once; whether that walk has ended, or has taken too long';
 
--- Where no record can be read by id, everything is listed a second time: what a page missed because it
--- moved meanwhile is on one of that walk.
+-- Where no record can be read by id, or so many differ that it would take longer, everything is listed a
+-- second time: what a page missed because it moved meanwhile is on one of that walk.
 CREATE FUNCTION sync._listing_again(job sync.job, can_fetch boolean)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    suspects bigint;
 BEGIN
-    IF can_fetch OR job.cursor ? 'second' OR NOT EXISTS (SELECT FROM sync.listed_suspect s WHERE s.job_id = job.id) THEN
+    SELECT count(*) INTO suspects FROM sync.listed_suspect s WHERE s.job_id = job.id AND s.remote_id <> '';
+    IF job.cursor ? 'second' OR suspects <= (CASE WHEN can_fetch THEN greatest(500, (job.result ->> 'listed')::bigint / 20) ELSE 0 END) THEN
         RETURN false;
     END IF;
     DELETE FROM sync.listed_suspect s WHERE s.job_id = job.id;
+    DELETE FROM sync.reconciliation_total t USING sync.reconciliation r WHERE r.job_id = job.id AND t.reconciliation_id = r.id;
     UPDATE sync.job j SET cursor = (j.cursor - '{walk,after,part}'::text[]) WHERE j.id = job.id;
     PERFORM sync._listing_phase(job.id, 'listing', job.total, '{"second": true}');
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION sync._listing_again(sync.job, boolean) IS 'Lists everything again where suspects cannot be read by id';
+COMMENT ON FUNCTION sync._listing_again(sync.job, boolean) IS 'Lists everything again where suspects cannot be read by id, or are too many for that';
 
 CREATE FUNCTION sync._listing_compared(job sync.job)
 RETURNS interval
@@ -195,7 +203,7 @@ AS $$
 DECLARE
     round integer := coalesce((job.cursor ->> 'round')::integer, 0);
 BEGIN
-    IF sync._judge_some(job, 20) THEN
+    IF sync._judge_some(job, 10) THEN
         RETURN '0';
     END IF;
     IF EXISTS (SELECT FROM sync.listed_suspect s WHERE s.job_id = job.id AND NOT s.judged) THEN
@@ -203,7 +211,7 @@ BEGIN
         PERFORM sync._listing_phase(job.id, 'waiting', NULL);
         RETURN interval '1 s' * (round + 1);
     END IF;
-    PERFORM sync._settle_breaks(r.id) FROM sync.reconciliation r WHERE r.job_id = job.id;
+    PERFORM sync._explain_totals(r.id), sync._settle_breaks(r.id) FROM sync.reconciliation r WHERE r.job_id = job.id;
     UPDATE sync.job j
        SET result = j.result || (SELECT jsonb_build_object('checked', r.checked, 'found', r.found, 'opened', r.opened, 'closed', r.closed)
                                    FROM sync.reconciliation r WHERE r.job_id = job.id)
@@ -243,7 +251,7 @@ BEGIN
                 PERFORM sync._listing_phase(job.id, 'judging', NULL);
                 RETURN '0';
             END IF;
-            PERFORM sync._read_suspects(job);
+            PERFORM sync._read_suspects(job, job.cursor ? 'second');
             RETURN interval '1 h';
         WHEN 'waiting' THEN
             IF pull -> 'fetch' IS NULL THEN

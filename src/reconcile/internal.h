@@ -59,10 +59,15 @@ extern bool se_suspects_ask(SeListing *listing, const SeTarget *target, Timestam
 /* ---- stage.c: in a transaction ---- */
 
 /*
- * The job goes on from here: its cursor, records, and what was counted. False: it is not running any
- * more, and what the transaction did must not stay.
+ * First in each transaction: the job is running and ours until the end of it. False where it is not, or where
+ * a person has it in hand: nobody is waited for, because meanwhile nothing would be sent.
  */
-extern bool se_stage_progress(const SeListing *listing, Jsonb *cursor, int records, Jsonb *result);
+extern bool se_stage_begin(const SeListing *listing);
+
+/*
+ * The job goes on from here: its cursor, records, and what was counted.
+ */
+extern void se_stage_progress(const SeListing *listing, Jsonb *cursor, int records, Jsonb *result);
 /* The phase is over, and SQL has its turn. */
 extern void se_stage_phase(const SeListing *listing, const char *phase, bool ours);
 extern void se_stage_total(const SeListing *listing, const SeCount *told);

@@ -201,7 +201,8 @@ se_listing_failed(SeListing *listing, SeOutcome outcome, const char *message, in
 	PG_TRY();
 	{
 		se_txn_begin("recording a failed listing");
-		se_stage_failure(listing, message, again, final);
+		if (se_stage_begin(listing))
+			se_stage_failure(listing, message, again, final);
 		se_txn_commit();
 	}
 	PG_CATCH();

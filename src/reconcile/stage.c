@@ -18,6 +18,19 @@
 #include "worker/jobs.h"
 
 bool
+se_stage_begin(const SeListing *listing)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[] = {INT8OID};
+	Datum values[] = {Int64GetDatum(listing->id)};
+
+	return se_spi_execute(&plan,
+						  "SELECT FROM sync.job j WHERE j.id = $1 AND j.state = 'running'"
+						  " FOR UPDATE SKIP LOCKED",
+						  1, types, values, NULL, false, 0) == 1;
+}
+
+void
 se_stage_progress(const SeListing *listing, Jsonb *cursor, int records, Jsonb *result)
 {
 	static SPIPlanPtr plan = NULL;
@@ -26,17 +39,16 @@ se_stage_progress(const SeListing *listing, Jsonb *cursor, int records, Jsonb *r
 					  JsonbPGetDatum(result)};
 	char nulls[] = {' ', cursor == NULL ? 'n' : ' ', ' ', result == NULL ? 'n' : ' ', '\0'};
 
-	return se_spi_execute(
-			   &plan,
-			   "UPDATE sync.job AS j SET done = j.done + $3, failures = 0, last_error = NULL,"
-			   " step_at = clock_timestamp(),"
-			   " cursor = CASE WHEN $2 IS NULL THEN j.cursor"
-			   " ELSE j.cursor || jsonb_build_object('walk', $2) END,"
-			   " result = j.result || coalesce((SELECT jsonb_object_agg(r.key,"
-			   " r.value::bigint + coalesce((j.result ->> r.key)::bigint, 0))"
-			   " FROM jsonb_each_text($4) r), '{}')"
-			   " WHERE j.id = $1 AND j.state = 'running'",
-			   4, types, values, nulls, false, 0) == 1;
+	se_spi_execute(&plan,
+				   "UPDATE sync.job AS j SET done = j.done + $3, failures = 0, last_error = NULL,"
+				   " step_at = clock_timestamp(),"
+				   " cursor = CASE WHEN $2 IS NULL THEN j.cursor"
+				   " ELSE j.cursor || jsonb_build_object('walk', $2) END,"
+				   " result = j.result || coalesce((SELECT jsonb_object_agg(r.key,"
+				   " r.value::bigint + coalesce((j.result ->> r.key)::bigint, 0))"
+				   " FROM jsonb_each_text($4) r), '{}')"
+				   " WHERE j.id = $1",
+				   4, types, values, nulls, false, 0);
 }
 
 void

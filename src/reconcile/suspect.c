@@ -71,12 +71,13 @@ static void
 keep_record(SeListing *listing, SeJob *job, SeTarget *target)
 {
 	se_txn_begin("keeping a record that was read by id");
-	se_stage_records(listing, target, job->items, job->nitems);
-	if (!se_stage_progress(listing, NULL, 1, NULL))
+	if (!se_stage_begin(listing))
 	{
 		se_txn_abort();
 		return;
 	}
+	se_stage_records(listing, target, job->items, job->nitems);
+	se_stage_progress(listing, NULL, 1, NULL);
 	SE_CRASH_POINT("listing_read_before_commit");
 	se_txn_commit();
 }
@@ -235,8 +236,8 @@ read_suspects(SeListing *listing, MemoryContext cxt, int *n, bool *ended)
 		suspects[i].record_id = se_spi_text(i, 2);
 	}
 	MemoryContextSwitchTo(old);
-	*ended = rows == 0 && listing->reading == NIL;
-	if (*ended && se_stage_progress(listing, NULL, 0, NULL))
+	*ended = rows == 0 && listing->reading == NIL && se_stage_begin(listing);
+	if (*ended)
 		se_stage_phase(listing, "read", false);
 	se_txn_commit();
 	*n = (int) rows;

@@ -33,10 +33,15 @@ counted(SeListing *listing, const SeCount *told)
 	PG_TRY();
 	{
 		se_txn_begin("keeping how many records there are");
-		se_stage_total(listing, told);
+		if (se_stage_begin(listing))
+		{
+			se_stage_total(listing, told);
+			listing->phase = SE_LISTING_LISTING;
+			listing->failures = 0;
+		}
+		else
+			listing->next_at = GetCurrentTimestamp() + USECS_PER_SEC;
 		se_txn_commit();
-		listing->phase = SE_LISTING_LISTING;
-		listing->failures = 0;
 	}
 	PG_CATCH();
 	{
@@ -226,6 +231,12 @@ keep_page(SeListing *listing, SeJob *job, SeTarget *target, SePageResult *result
 
 	memset(result, 0, sizeof(*result));
 	se_txn_begin("keeping a page of a listing");
+	*goes_on = se_stage_begin(listing);
+	if (!*goes_on)
+	{
+		se_txn_abort();
+		return;
+	}
 	if (listing->applies)
 	{
 		/* Whatever it does not list may have changed before the window: nothing is taken for deleted. */
@@ -235,15 +246,10 @@ keep_page(SeListing *listing, SeJob *job, SeTarget *target, SePageResult *result
 	else
 		se_stage_records(listing, target, job->items, n);
 	/* A page that may be stale is asked for again; what it did to other records stays. */
-	*goes_on = se_stage_progress(listing, result->held ? listing->cursor : job->page.next,
-								 result->held ? 0 : n, counts);
-	if (*goes_on && job->page.last && !result->held)
+	se_stage_progress(listing, result->held ? listing->cursor : job->page.next,
+					  result->held ? 0 : n, counts);
+	if (job->page.last && !result->held)
 		se_stage_phase(listing, "listed", false);
-	if (!*goes_on)
-	{
-		se_txn_abort();
-		return;
-	}
 	SE_CRASH_POINT("listing_before_commit");
 	se_txn_commit();
 	SE_CRASH_POINT("listing_after_commit");

@@ -66,6 +66,10 @@ SELECT function_returns('sync', f.name::name, f.arguments, f.result)
     ('health', '{}', 'setof record'),
     ('hub_status', '{}', 'record'),
     ('check_invariants', '{}', 'setof record'),
+    ('backfill', '{text,text,text,"timestamp with time zone","timestamp with time zone",text,integer,text,date}', 'bigint'),
+    ('pause_job', '{bigint,text}', 'void'),
+    ('resume_job', '{bigint,text}', 'void'),
+    ('stop_job', '{bigint,text}', 'void'),
     ('set_owner', '{text,text,text,text,text}', 'bigint'),
     ('drop_owner', '{text,text,text}', 'bigint'),
     ('set_conflict_policy', '{text,text,text}', 'bigint')) f (name, arguments, result);
@@ -78,6 +82,7 @@ SELECT columns_are('sync', 'record_status', '{object,record_id,record_number,sys
 SELECT has_column('sync', t.relation::name, c.name::name, format('sync.%s has column %s', t.relation, c.name))
   FROM (VALUES
     ('system_status', '{system,connector,mode,queued,in_flight,retry,waiting,ambiguous,behind,dead,conflict,inbox}'::text[]),
+    ('progress', '{kind,system,object,done_last_minute,remaining,held,time_left,as_of,job,phase,done,total,rate,estimate,state}'),
     ('route_status', '{route,system,object,state,lag_events,lag_time,queued,in_flight,dead,cursor}'),
     ('stream_status', '{system,object,every,schedule,state,requested_at,finished_at,failures,last_error}'),
     ('delivery', '{delivery,route,system,object,record_id,record_number,state,issue,attempts,code,message}'),

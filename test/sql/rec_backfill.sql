@@ -29,7 +29,9 @@ SELECT sync.register_connector($${
     "customer": {"push": {"operations": {"create": {"method": "POST", "path": "/c", "response": {"remote_id": "$.id"}}, "update": {"method": "PUT", "path": "/c/${remote.id}"}}},
                  "pull": {"list": {"path": "/c", "items": "$.data", "page_size": 10, "next": {"last_id": "$.id"}}, "record": {"id": "$.id"}, "fields": {"name": "$.name"}}},
     "invoice": {"push": {"operations": {"create": {"method": "POST", "path": "/i", "response": {"remote_id": "$.id"}}}},
-                "pull": {"events": {"path": "/e", "items": "$.data", "page_size": 10, "next": {"last_id": "$.id"}}, "record": {"id": "$.id"}, "fields": {"number": "$.number"}}}}
+                "pull": {"events": {"path": "/e", "items": "$.data", "page_size": 10, "next": {"last_id": "$.id"}}, "record": {"id": "$.id"}, "fields": {"number": "$.number"}}},
+    "bill": {"pull": {"list": {"path": "/b", "items": "$.data", "page_size": 10, "next": {"last_id": "$.id"}}, "record": {"id": "$.id"}, "fields": {"number": "$.number", "total_amount": "$.total"},
+                      "on_delete": {"set": {"number": "gone"}}}}}
 }$$::jsonb);
 CREATE SERVER crm FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'mini', mode 'paused');
 CREATE TABLE customer (id integer PRIMARY KEY, name text NOT NULL, number text, created_at timestamptz DEFAULT now());
@@ -131,6 +133,44 @@ SELECT state, phase, result FROM sync.job WHERE id = :listing;
 SELECT kind, class.status, remote_id, record_id, field, ours, theirs, detail FROM sync.break_entry class ORDER BY kind, remote_id, record_id;
 SELECT state, checked, found, opened FROM sync.reconciliation WHERE id = :run;
 SELECT count(*) AS left_behind FROM sync.listed_record;
+
+-- Money: amounts that differ, counts and amounts of both sides, a period; what a delete has set is explained.
+CREATE TABLE bill (id integer PRIMARY KEY, number text, total_amount numeric, currency text, issue_date date);
+SELECT sync.track('bill', capture => false, financial => true);
+SELECT sync.create_stream('crm', 'bill') IS NOT NULL AS made;
+INSERT INTO bill VALUES (1, 'B-1', 10.00, 'EUR', '2026-01-31'), (2, 'B-2', 20.00, 'EUR', '2026-01-15'), (3, 'B-3', 30, 'JPY', '2026-02-01'), (4, 'gone', 40, 'EUR', '2026-02-02'), (5, 'B-5', 50, 'EUR', '2026-02-03');
+INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT y.id, o.id, i::text, 'b' || i FROM sync.system y, sync.object o, generate_series(1, 5) i WHERE o.name = 'bill';
+INSERT INTO sync.mirror (system_id, object_id, remote_id, record_id, deleted, seen_at) SELECT y.id, o.id, 'b4', '4', true, now() - interval '1 h' FROM sync.system y, sync.object o WHERE o.name = 'bill';
+CREATE FUNCTION run_listing(period daterange) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    run bigint := sync.reconcile('crm', 'bill', period, 'full');
+    job bigint := (SELECT r.job_id FROM sync.reconciliation r WHERE r.id = run);
+BEGIN
+    FOR pass IN 1 .. 2 LOOP
+        INSERT INTO sync.listed_record (job_id, remote_id, fields, as_of, deleted) VALUES
+            (job, 'b1', '{"number": "B-1", "total_amount": 10, "currency": "EUR"}', clock_timestamp(), false),
+            (job, 'b2', '{"number": "B-2", "total_amount": 19.99, "currency": "EUR"}', clock_timestamp(), false),
+            (job, 'b3', '{"number": "B-3", "total_amount": 30.001, "currency": "JPY"}', clock_timestamp(), false),
+            (job, 'b4', NULL, clock_timestamp(), true),
+            (job, 'b9', '{"number": "B-9", "total_amount": 90, "currency": "EUR", "issue_date": "2026-01-09"}', clock_timestamp(), false)
+        ON CONFLICT (job_id, remote_id) DO UPDATE SET as_of = excluded.as_of;
+        UPDATE sync.job j SET state = 'running', phase = 'listed', next_step_at = clock_timestamp() WHERE j.id = job;
+        FOR i IN 1 .. 40 LOOP
+            PERFORM sync._jobs_step();
+            EXIT WHEN (SELECT j.phase = 'listing' FROM sync.job j WHERE j.id = job);
+        END LOOP;
+    END LOOP;
+    RETURN run;
+END
+$$;
+SELECT run_listing(NULL) AS run \gset
+SELECT state, checked, found, explained FROM sync.reconciliation WHERE id = :run;
+SELECT kind, status, record_number, remote_id, field, ours, theirs, difference, currency, at_risk, period, explanation FROM sync.break_entry WHERE object = 'bill' ORDER BY kind, remote_id;
+SELECT period, currency, our_count, our_amount, their_count, their_amount, explained_count, explained_amount, unexplained_count, unexplained_amount
+  FROM sync.reconciliation_total WHERE reconciliation_id = :run ORDER BY period, currency;
+SELECT run_listing('[2026-01-01,2026-02-01)') AS run \gset
+SELECT found, opened, closed FROM sync.reconciliation WHERE id = :run;
+SELECT period, currency, our_count, our_amount, their_count, their_amount, unexplained_amount FROM sync.reconciliation_total WHERE reconciliation_id = :run ORDER BY period, currency;
 
 -- Rights.
 CREATE ROLE sync_rec_operator IN ROLE sync_operator;

@@ -29,10 +29,7 @@ sub tamper
 
 sub run_full
 {
-	my $run = $hub->value(q(INSERT INTO sync.reconciliation (source, kind, system_id, object_id, mode)
-			SELECT 'record:billing:customer', 'record', y.id, o.id, 'full' FROM sync.system y, sync.object o WHERE y.name = 'billing' AND o.name = 'customer'
-		RETURNING id));
-	$hub->sql("SELECT sync._reconcile_full($run)");
+	my $run = $hub->value(q(SELECT sync.reconcile('billing', 'customer', mode => 'full')));
 	$hub->poll_until("SELECT state <> 'running' FROM sync.reconciliation WHERE id = $run");
 	is($hub->value("SELECT state FROM sync.reconciliation WHERE id = $run"), 'done', "run $run has ended");
 	return [ sort split /\n/, $hub->sql(q(SELECT kind || ' ' || remote_id || coalesce(' ' || field, '') FROM sync.break_entry WHERE status <> 'resolved')) ];
@@ -51,5 +48,15 @@ is($hub->value("SELECT count(*) FROM sync.external_id WHERE remote_id = '$extra'
 tamper($id[0], set => { name => 'Customer 1' });
 is(scalar(grep { /^field/ } @{ run_full() }), 0, 'a break that occurs no longer is closed');
 is($hub->value(q(SELECT status FROM sync.break_entry WHERE kind = 'field_differs')), 'resolved', 'by itself');
+
+# So many that reading each by id would take longer than to list everything once more: 600 that somebody
+# made while the stream does not look.
+$hub->sql(q(UPDATE sync.stream SET every = NULL));
+my @many = map { { object => 'customer', id => "cus_many$_", created => 1750000000 + $_, name => "Many $_", email => "m$_\@example.com" } } 1 .. 600;
+$sandbox->control(POST => 'load', \@many);
+my $reads = scalar grep { $_->{path} =~ m{^/v1/customers/} } @{ $sandbox->requests(limit => 5000) };
+is(scalar(grep { /^missing_here cus_many/ } @{ run_full() }), 600, 'many that are missing are found');
+is($hub->value(q(SELECT cursor ->> 'second' FROM sync.job ORDER BY id DESC LIMIT 1)), 'true', 'by listing everything twice');
+cmp_ok(scalar(grep { $_->{path} =~ m{^/v1/customers/} } @{ $sandbox->requests(limit => 5000) }) - $reads, '<', 20, 'and not by reading each');
 
 done_testing;
