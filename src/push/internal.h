@@ -22,6 +22,7 @@
  *   gate.c      what policies, guards and closed periods hold before the first request
  *   route.c     routes, scanners, conditions
  *   call.c      one-off API calls
+ *   attempts.c  attempts that are on record, for lineage
  */
 #ifndef SE_PUSH_INTERNAL_H
 #define SE_PUSH_INTERNAL_H

@@ -157,6 +157,9 @@ is($node->value("SELECT string_agg(what || coalesce(' by ' || actor, '') || coal
 	'created; changed mrr by ada, asked by phone', 'who wrote the row, and why');
 is($node->value("SELECT string_agg(what, '; ' ORDER BY at) FROM sync.lineage('invoice', 'INV-1') WHERE kind = 'remote' AND system = 'billing'"),
 	'known; changed status', 'what billing said of the invoice, as it became known');
+is($node->value("SELECT string_agg((fields ->> 'total_amount') || ' ' || (h.record_id = '$inv'), '; ' ORDER BY at) FROM sync.mirror_history h
+		JOIN sync.system y ON y.id = h.system_id AND y.name = 'erp' JOIN sync.object o ON o.id = h.object_id AND o.name = 'invoice'"),
+	'120 true', '… and what our pushes made known in the ERP: once, for the second changed nothing of it');
 is($node->value("SELECT string_agg(object || ' ' || coalesce(record_number, '-'), ', ' ORDER BY depth, object DESC) FROM sync.lineage('gl_entry', 'J-1') WHERE kind = 'caused by' AND system IS DISTINCT FROM 'erp'"),
 	'amendment -, subscription S-1, customer C-1, invoice INV-1', 'and back: what the journal follows from');
 like($node->sql("SELECT * FROM sync.lineage_tree('amendment', '$amend')"), qr/
