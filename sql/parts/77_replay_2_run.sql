@@ -96,7 +96,9 @@ BEGIN
                   HINT = 'Make a route with sync.create_route(), and send what is there with sync.backfill().';
     END IF;
     SELECT min(p.lower_bound) INTO floor FROM sync._partitions('sync.outbox') p;
-    SELECT min(c.event_at) INTO lost FROM sync.claim c WHERE c.route_id = r.id AND c.event_at >= since AND c.event_at < floor;
+    SELECT min(c.event_at) INTO lost FROM sync.claim c
+     WHERE c.route_id = r.id AND c.event_at >= since AND c.event_at < floor
+       AND NOT EXISTS (SELECT FROM sync.outbox e WHERE e.seq = c.seq AND e.at = c.event_at);
     IF lost IS NOT NULL THEN
         RAISE EXCEPTION 'events since % are gone from the outbox', date_trunc('second', since)
             USING ERRCODE = 'SE085', DETAIL = format('It begins at %s; one that was sent was captured at %s.', floor, date_trunc('second', lost)),

@@ -18,8 +18,10 @@
 #include "core/spi.h"
 
 extern PGDLLEXPORT Datum se_as_owner(PG_FUNCTION_ARGS);
+extern PGDLLEXPORT Datum se_fire_deferred(PG_FUNCTION_ARGS);
 
 PG_FUNCTION_INFO_V1(se_as_owner);
+PG_FUNCTION_INFO_V1(se_fire_deferred);
 
 /*
  * (relation, statement, argument jsonb) → the jsonb that the statement returns in its first row, NULL
@@ -70,4 +72,16 @@ se_as_owner(PG_FUNCTION_ARGS)
 	if (result == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_JSONB_P(result);
+}
+
+/*
+ * sync._fire_deferred(): what the session has put off is checked now, and what comes at once, until the
+ * transaction ends. Before a statement on a table that has deferred checks: nothing security-restricted
+ * may leave any for the commit.
+ */
+Datum
+se_fire_deferred(PG_FUNCTION_ARGS)
+{
+	se_role_fire_deferred();
+	PG_RETURN_VOID();
 }

@@ -288,9 +288,9 @@ close_preview(Preview *p)
 	SetUserIdAndSecContext(p->caller, p->context);
 }
 
-/* A delivery of the event, as a claim would have it. */
+/* A delivery of the event, as a claim would have it. Unbound: as if the system did not know the record. */
 static void
-build_delivery(Preview *p, SeDelivery *d)
+build_delivery(Preview *p, SeDelivery *d, bool unbound)
 {
 	SeDelivery *batch[1] = {d};
 
@@ -298,7 +298,8 @@ build_delivery(Preview *p, SeDelivery *d)
 	d->route = &p->route;
 	d->event.object_id = p->route.object_id;
 	se_context_begin();
-	se_context_preload(batch, 1);
+	if (!unbound)
+		se_context_preload(batch, 1);
 	se_context_build(d);
 }
 
@@ -330,7 +331,7 @@ se_preview(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("record \"%s\" of object \"%s\" does not exist", id, p.route.object)));
-	build_delivery(&p, &d);
+	build_delivery(&p, &d, false);
 	foreach (cell, p.object->plan[d.change])
 	{
 		const SeOperation *op = lfirst(cell);
@@ -406,7 +407,8 @@ put_event(ReturnSetInfo *rsinfo, int n, Preview *p, SeDelivery *d)
 
 /*
  * sync._preview_events(system, object, events): what each of an array of events (record_id, op, body,
- * old, seq, at, context) would send now: a row for each, in order.
+ * old, seq, at, context, unbound) would send now: a row for each, in order. Without a body: the
+ * record's own.
  */
 PGDLLEXPORT Datum
 se_preview_events(PG_FUNCTION_ARGS)
@@ -423,12 +425,15 @@ se_preview_events(PG_FUNCTION_ARGS)
 	{
 		MemoryContext old = MemoryContextSwitchTo(each);
 		SeDelivery d = {0};
+		Jsonb *event = JsonbValueToJsonb(getIthJsonbValueFromContainer(&events->root, i));
 
 		CHECK_FOR_INTERRUPTS();
-		read_event(&d.event, JsonbValueToJsonb(getIthJsonbValueFromContainer(&events->root, i)));
+		read_event(&d.event, event);
+		if (d.event.body == NULL && d.event.record_id != NULL)
+			d.event.body = se_record_body(p.route.object_id, d.event.record_id);
 		if (d.event.record_id != NULL)
 		{
-			build_delivery(&p, &d);
+			build_delivery(&p, &d, se_obj_get(event, "unbound") != NULL);
 			put_event(rsinfo, (int) i + 1, &p, &d);
 		}
 		MemoryContextSwitchTo(old);

@@ -23,7 +23,7 @@ CREATE SERVER shop FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'mini');
 CREATE TABLE customer (id integer PRIMARY KEY, number text, name text, note text);
 SELECT sync.track('customer');
 SELECT sync.create_route('shop', 'customer') AS route \gset
-SELECT clock_timestamp() - interval '2 hours' AS began \gset
+SELECT clock_timestamp() - interval '2 hours' AS began, clock_timestamp() + interval '1 hour' AS ends \gset
 INSERT INTO customer SELECT n, 'C' || n, 'name ' || n FROM generate_series(1, 9) n;
 
 -- A worker's life, in short. sent(record, n): its n-th event was claimed and done.
@@ -73,28 +73,28 @@ UPDATE customer SET name = 'unsent' WHERE id = 9;
 SELECT record_id, record_number, events, action, regexp_replace(why, ', at .*|as seen at .*|[0-9]+/[0-9]+', '…', 'g') AS why, step, method, target, request, sent, request_differs, mirror_differs, idempotency_key IS NOT NULL AS keyed
   FROM sync.replay('shop', 'customer', :'began', :'early');
 SELECT record_id, action, regexp_replace(why, ', at .*|as seen at .*|[0-9]+/[0-9]+', '…', 'g') AS why, step, method, target, request, request_differs, mirror_differs
-  FROM sync.replay('shop', 'customer', :'began', 'tomorrow', 'id IN (2, 3, 8)', keys => 'new');
+  FROM sync.replay('shop', 'customer', :'began', :'ends', 'id IN (2, 3, 8)', keys => 'new');
 \x off
 
 -- A period, a route, keys, a rate, a reason, something to do; and what the log no longer holds.
 SELECT * FROM sync.replay('shop', 'customer', '2026-02-01', '2026-01-01');
 SELECT * FROM sync.replay('shop', 'customer', NULL, '2026-01-01');
-SELECT * FROM sync.replay('shop', 'customer', 'today', 'tomorrow', keys => 'none');
-SELECT * FROM sync.replay('shop', 'customer', 'today', 'tomorrow', rate => '10');
-SELECT * FROM sync.replay('shop', 'customer', 'today', 'tomorrow', 'nmae = 1');
-SELECT * FROM sync.replay('shop', 'customer', 'today', 'tomorrow', dry_run => false);
-SELECT * FROM sync.replay('shop', 'customer', 'today', 'tomorrow', 'id = 77', dry_run => false, reason => 'try');
+SELECT * FROM sync.replay('shop', 'customer', :'began', :'ends', keys => 'none');
+SELECT * FROM sync.replay('shop', 'customer', :'began', :'ends', rate => '10');
+SELECT * FROM sync.replay('shop', 'customer', :'began', :'ends', 'nmae = 1');
+SELECT * FROM sync.replay('shop', 'customer', :'began', :'ends', dry_run => false);
+SELECT * FROM sync.replay('shop', 'customer', :'began', :'ends', 'id = 77', dry_run => false, reason => 'try');
 SELECT count(*) FROM sync.replay_run;
 BEGIN;
 SELECT sync.drop_route('customer_to_shop', force => true);
-SELECT * FROM sync.replay('shop', 'customer', 'today', 'tomorrow');
+SELECT * FROM sync.replay('shop', 'customer', :'began', :'ends');
 ROLLBACK;
 \set VERBOSITY terse
 BEGIN;
 INSERT INTO sync.claim (attempt_id, at, route_id, seq, incarnation, event_at, object_id, record_id, issue, attempt, step, connector_id, method, target, request_hash)
     SELECT 0, clock_timestamp(), :route, 0, 1, '2020-01-02', id, '1', 1, 1, 'create', 1, 'POST', '/c', 'x' FROM sync.object;
-SELECT count(*) > 0 AS later FROM sync.replay('shop', 'customer', '2020-01-03', 'tomorrow');
-SELECT * FROM sync.replay('shop', 'customer', '2020-01-01', 'tomorrow');
+SELECT count(*) > 0 AS later FROM sync.replay('shop', 'customer', '2020-01-03', :'ends');
+SELECT * FROM sync.replay('shop', 'customer', '2020-01-01', :'ends');
 ROLLBACK;
 
 -- Who may: the right to call it, and to read the table.
@@ -103,18 +103,18 @@ DROP ROLE IF EXISTS rec_ops;
 CREATE ROLE rec_ops IN ROLE sync_operator;
 RESET client_min_messages;
 SET ROLE rec_ops;
-SELECT * FROM sync.replay('shop', 'customer', 'today', 'tomorrow');
+SELECT * FROM sync.replay('shop', 'customer', :'began', :'ends');
 SELECT seq, body FROM sync._replay_event;
 RESET ROLE;
 GRANT SELECT ON customer TO rec_ops;
 SET ROLE rec_ops;
-SELECT count(*) FROM sync.replay('shop', 'customer', :'began', 'tomorrow');
-SELECT record_id FROM sync.replay('shop', 'customer', :'began', 'tomorrow', 'pg_catalog.current_setting(''role'') = ''rec_ops'' AND id < 3');
+SELECT count(*) FROM sync.replay('shop', 'customer', :'began', :'ends');
+SELECT record_id FROM sync.replay('shop', 'customer', :'began', :'ends', 'pg_catalog.current_setting(''role'') = ''rec_ops'' AND id < 3');
 RESET ROLE;
 
 -- Doing it: steps of the job, as the hub makes them.
 CREATE FUNCTION pg_temp.step() RETURNS void LANGUAGE plpgsql AS $$BEGIN UPDATE sync.job SET next_step_at = clock_timestamp() WHERE state IN ('queued', 'running'); PERFORM sync._jobs_step(); END$$;
-SELECT events, action, job > 0 AS job, approval FROM sync.replay('shop', 'customer', :'began', 'tomorrow', 'id IN (1, 2, 4, 7)', dry_run => false, reason => 'the shop lost a day');
+SELECT events, action, job > 0 AS job, approval FROM sync.replay('shop', 'customer', :'began', :'ends', 'id IN (1, 2, 4, 7)', dry_run => false, reason => 'the shop lost a day');
 SELECT direction, keys, per_second, state, items, reason FROM sync.replay_run;
 SELECT kind, state, done, total, phase, reason FROM sync.job;
 SELECT pg_temp.passed();
@@ -145,7 +145,7 @@ SELECT invariant, regexp_replace(detail, '[0-9]+/[0-9]+', '…') FROM sync.check
 ROLLBACK;
 
 -- Under a new key, all that the period changed goes along. A step asks again what has happened since.
-SELECT job AS job FROM sync.replay('shop', 'customer', :'began', 'tomorrow', 'id IN (1, 2, 3, 6)', dry_run => false, keys => 'new', rate => '4/s', reason => 'once more') \gset
+SELECT job AS job FROM sync.replay('shop', 'customer', :'began', :'ends', 'id IN (1, 2, 3, 6)', dry_run => false, keys => 'new', rate => '4/s', reason => 'once more') \gset
 UPDATE customer SET note = 'while it waits' WHERE id = 6;
 SELECT pg_temp.step();
 SELECT phase, done, total, result - 'replay' AS result FROM sync.job WHERE id = :job;
@@ -175,8 +175,8 @@ SELECT sync.track('payment', financial => true);
 SELECT sync.create_route('bank', 'payment') > 0 AS route;
 INSERT INTO payment VALUES (1, 'P1', 10.5, 'EUR'), (2, 'P2', 20, 'EUR'), (3, 'P3', 7, 'USD');
 INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state) SELECT 0, clock_timestamp(), r.id, e.seq, true, 'discarded', 'discarded' FROM sync.outbox e JOIN sync.route r USING (object_id) WHERE r.name = 'payment_to_bank';
-SELECT record_number, action, method, target, request FROM sync.replay('bank', 'payment', :'began', 'tomorrow');
-SELECT events, action, approval AS approval FROM sync.replay('bank', 'payment', :'began', 'tomorrow', 'currency = ''EUR''', dry_run => false, reason => 'discarded by mistake') \gset
+SELECT record_number, action, method, target, request FROM sync.replay('bank', 'payment', :'began', :'ends');
+SELECT events, action, approval AS approval FROM sync.replay('bank', 'payment', :'began', :'ends', 'currency = ''EUR''', dry_run => false, reason => 'discarded by mistake') \gset
 SELECT :'action' AS action, :events AS events;
 SELECT operation, object_id = sync._object_id('payment') AS object, amount, currency, policy, call - '{since,until,list_sha256,replay}'::text[] AS call FROM sync.approval_request;
 SELECT count(*) FROM sync.job WHERE kind = 'replay' AND object_id = sync._object_id('payment');

@@ -1,0 +1,330 @@
+-- Repair: what is done about a break. A remedy is a plan of acts, each of which the hub would also do by
+-- itself: an event for one system, a read by id, a field written as the system's change, a binding. The plan
+-- is made anew when it is carried out; where somebody has to approve it, it must still be the one he saw.
+
+-- The first one is what is done unless another is asked for; '': somebody has to choose.
+CREATE FUNCTION sync._remedies(kind text)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE kind
+        WHEN 'missing_there' THEN '{push_again,bind,unbind}'
+        WHEN 'missing_here' THEN '{pull_again,bind,push_again}'
+        WHEN 'field_differs' THEN '{correct,push_again,pull_again}'
+        WHEN 'amount_differs' THEN '{correct,push_again,pull_again,credit_note,adjustment}'
+        WHEN 'duplicate' THEN '{"",unbind,bind,credit_note,adjustment}'
+        WHEN 'orphan' THEN '{unbind,bind,pull_again,push_again}'
+        WHEN 'stale' THEN '{pull_again,push_again}'
+        ELSE '{"",push_again,pull_again,correct,bind,unbind,credit_note,adjustment}' END::text[]
+$$;
+COMMENT ON FUNCTION sync._remedies(text) IS 'What can be done about a kind of break, what is done by default first';
+
+CREATE FUNCTION sync._no_repair(break_id bigint, why text, hint text)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION 'break % cannot be repaired so', break_id USING ERRCODE = 'SE086', DETAIL = why, HINT = hint;
+END
+$$;
+COMMENT ON FUNCTION sync._no_repair(bigint, text, text) IS 'The error of a repair that cannot be made';
+
+CREATE TYPE sync._break_subject AS (
+    break_id bigint, kind text, field text, theirs jsonb, difference numeric, currency text,
+    object_id integer, object text, financial boolean, record_id text, number text, remote_id text, bound_to text, bound_remote text,
+    system_id integer, system text, other_id integer, other text);
+COMMENT ON TYPE sync._break_subject IS 'What a break is about, with what is bound now';
+
+CREATE FUNCTION sync._break_subject(break_id bigint)
+RETURNS sync._break_subject
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    b sync.break_entry;
+    o sync.object;
+    s sync._break_subject;
+BEGIN
+    SELECT t.* INTO b FROM sync.break_entry t WHERE t.id = _break_subject.break_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no break %', break_id
+            USING ERRCODE = 'undefined_object', HINT = 'View sync.reconciliation_break lists them.';
+    ELSIF b.status = 'resolved' THEN
+        PERFORM sync._no_repair(b.id, format('It is resolved since %s.', date_trunc('second', b.resolved_at)), 'If it occurs again, the next run opens another one.');
+    END IF;
+    SELECT t.* INTO o FROM sync.object t WHERE t.name = b.object;
+    s.break_id := b.id; s.kind := b.kind; s.field := b.field; s.theirs := b.theirs; s.difference := b.difference; s.currency := b.currency;
+    s.object_id := o.id; s.object := o.name; s.financial := o.financial; s.number := b.record_number;
+    s.system := b.system; s.other := b.other_system;
+    SELECT y.id INTO s.system_id FROM sync.system y WHERE y.name = b.system;
+    SELECT y.id INTO s.other_id FROM sync.system y WHERE y.name = b.other_system;
+    SELECT x.remote_id INTO s.bound_remote FROM sync.external_id x
+     WHERE x.system_id = s.system_id AND x.object_id = o.id AND x.record_id = b.record_id;
+    SELECT x.record_id INTO s.bound_to FROM sync.external_id x
+     WHERE x.system_id = s.system_id AND x.object_id = o.id AND x.remote_id = b.remote_id;
+    s.record_id := coalesce(b.record_id, s.bound_to);
+    s.remote_id := coalesce(b.remote_id, s.bound_remote);
+    RETURN s;
+END
+$$;
+COMMENT ON FUNCTION sync._break_subject(bigint) IS 'What an open break is about';
+
+-- ---- acts ----
+
+CREATE FUNCTION sync._act(act text, system text DEFAULT NULL, detail text DEFAULT NULL, more jsonb DEFAULT '{}')
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_strip_nulls(jsonb_build_object('act', $1, 'system', $2, 'detail', $3)) || $4
+$$;
+COMMENT ON FUNCTION sync._act(text, text, text, jsonb) IS 'An act of a repair''s plan';
+
+-- The record as it stands, told to one system: by its delivery that is held, or an event of its own. `field`:
+-- that field alone counts as changed. A record that the system has lost is made anew there.
+CREATE FUNCTION sync._plan_push(s sync._break_subject, to_system text, field text)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    r sync.route;
+    held record;
+    body jsonb;
+    bound text;
+    lost boolean;
+    answer record;
+BEGIN
+    SELECT t.* INTO r FROM sync.route t JOIN sync.system y ON y.id = t.system_id
+     WHERE y.name = to_system AND t.object_id = s.object_id AND t.state = 'active';
+    IF NOT FOUND THEN
+        PERFORM sync._no_repair(s.break_id, format('No route sends object "%s" to system "%s".', s.object, coalesce(to_system, 'NULL')),
+                                'Make one with sync.create_route(), or choose another remedy.');
+    END IF;
+    body := sync._record_or_null(s.object_id, s.record_id);
+    IF body IS NULL THEN
+        PERFORM sync._no_repair(s.break_id, format('There is no record "%s" of object "%s".', coalesce(s.record_id, 'NULL'), s.object), 'What is not here cannot be sent.');
+    END IF;
+    SELECT u.state, u.route_id || '/' || u.seq AS delivery, u.pending_id INTO held
+      FROM sync._unfinished u WHERE u.route_id = r.id AND u.record_id = s.record_id ORDER BY u.seq LIMIT 1;
+    IF held.state IN ('dead', 'conflict') THEN
+        RETURN jsonb_build_array(sync._act('retry', to_system, format('delivery %s is %s', held.delivery, held.state), jsonb_build_object('delivery', held.delivery)));
+    ELSIF held.state IS NOT NULL THEN
+        RETURN jsonb_build_array(sync._act('wait', to_system, format('delivery %s is %s: it goes by itself', held.delivery, held.state)));
+    END IF;
+    IF r.condition IS NOT NULL THEN
+        answer := sync._holds(s.object_id, r.condition, r.run_as, body, 'update', NULL);
+        IF answer.holds IS NOT TRUE THEN
+            PERFORM sync._no_repair(s.break_id, format('The condition of route "%s" does not want the record: %s.', r.name, coalesce(answer.error, r.condition)),
+                                    'Change the record, or the route.');
+        END IF;
+    END IF;
+    SELECT x.remote_id INTO bound FROM sync.external_id x WHERE x.system_id = r.system_id AND x.object_id = s.object_id AND x.record_id = s.record_id;
+    lost := bound IS NOT NULL AND (s.kind = 'missing_there' OR s.kind = 'missing_here' AND to_system = s.other);
+    RETURN CASE WHEN lost THEN jsonb_build_array(sync._act('unbind', to_system, format('remote record %s is gone there', bound), jsonb_build_object('remote_id', bound)))
+                ELSE '[]' END
+           || jsonb_build_array(sync._act('send', to_system, CASE WHEN lost THEN 'it is made anew there' WHEN bound IS NULL THEN 'it is made there' END,
+                  jsonb_strip_nulls(jsonb_build_object('field', field, 'unbound', nullif(lost, false),
+                      'op', CASE WHEN bound IS NOT NULL AND NOT lost AND 'update' = ANY (r.operations) THEN 'U'
+                                 WHEN 'insert' = ANY (r.operations) THEN 'I' ELSE 'U' END))));
+END
+$$;
+COMMENT ON FUNCTION sync._plan_push(sync._break_subject, text, text) IS 'Acts that tell a system a record as it stands';
+
+-- The remote record, read anew. A field of which the mirror says already what the system says would not be
+-- taken for news, so it is written.
+CREATE FUNCTION sync._plan_pull(s sync._break_subject, from_system text, field text)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    path text;
+    remote text;
+    m sync.mirror;
+BEGIN
+    PERFORM FROM sync.stream t JOIN sync.system y ON y.id = t.system_id WHERE y.name = from_system AND t.object_id = s.object_id AND t.state = 'active';
+    IF NOT FOUND THEN
+        PERFORM sync._no_repair(s.break_id, format('No stream reads object "%s" from system "%s".', s.object, coalesce(from_system, 'NULL')),
+                                'Make one with sync.create_stream(), or choose another remedy.');
+    END IF;
+    path := sync._manifest(from_system) #>> ARRAY['objects', s.object, 'pull', 'fetch', 'path'];
+    SELECT x.remote_id INTO remote FROM sync.external_id x JOIN sync.system y ON y.id = x.system_id
+     WHERE y.name = from_system AND x.object_id = s.object_id AND x.record_id = s.record_id;
+    remote := coalesce(remote, CASE WHEN from_system = s.system THEN s.remote_id END);
+    IF path IS NULL OR remote IS NULL THEN
+        PERFORM sync._no_repair(s.break_id, CASE WHEN path IS NULL THEN format('The connector of system "%s" cannot read object "%s" by id.', from_system, s.object)
+                                                 ELSE format('It is not known which record of system "%s" it is.', from_system) END,
+                                CASE WHEN path IS NULL THEN 'Pull all of it with sync.request_pull().' ELSE 'Bind it: remedy => ''bind'', options => ''{"remote_id": "…"}''.' END);
+    END IF;
+    SELECT t.* INTO m FROM sync.mirror t JOIN sync.system y ON y.id = t.system_id
+     WHERE y.name = from_system AND t.object_id = s.object_id AND t.remote_id = remote AND t.record_id = s.record_id;
+    RETURN CASE WHEN field IS NOT NULL AND m.fields ? field
+                THEN jsonb_build_array(sync._act('write', from_system, format('%s as the system says it', field),
+                         jsonb_build_object('field', field, 'remote_id', remote))) ELSE '[]' END
+           || jsonb_build_array(sync._act('read', from_system, 'what it answers is applied as ownership says',
+                  jsonb_build_object('remote_id', remote, 'target', replace(path, '${id}', remote))));
+END
+$$;
+COMMENT ON FUNCTION sync._plan_pull(sync._break_subject, text, text) IS 'Acts that take over what a system says of a record';
+
+CREATE FUNCTION sync._plan_unbind(s sync._break_subject)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    x sync.external_id;
+BEGIN
+    SELECT t.* INTO x FROM sync.external_id t
+     WHERE t.system_id = s.system_id AND t.object_id = s.object_id AND (t.remote_id = s.remote_id OR s.remote_id IS NULL AND t.record_id = s.record_id);
+    IF NOT FOUND THEN
+        PERFORM sync._no_repair(s.break_id, 'Nothing is bound.', 'See sync.external_id for what is.');
+    END IF;
+    RETURN jsonb_build_array(sync._act('unbind', s.system, format('remote record %s and record %s are no longer the same', x.remote_id, x.record_id),
+                                       jsonb_build_object('remote_id', x.remote_id)));
+END
+$$;
+COMMENT ON FUNCTION sync._plan_unbind(sync._break_subject) IS 'Acts that end a binding';
+
+CREATE FUNCTION sync._plan_bind(s sync._break_subject, options jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    record constant text := coalesce(options ->> 'record_id', s.record_id);
+    remote constant text := coalesce(options ->> 'remote_id', s.remote_id);
+    taken text;
+BEGIN
+    IF record IS NULL OR remote IS NULL THEN
+        PERFORM sync._no_repair(s.break_id, 'Two sides make a binding, and one is not known.',
+                                'Say which: options => ''{"record_id": "…", "remote_id": "…"}''.');
+    ELSIF sync._record_or_null(s.object_id, record) IS NULL THEN
+        PERFORM sync._no_repair(s.break_id, format('There is no record "%s" of object "%s".', record, s.object), 'Give the id of one that there is.');
+    END IF;
+    SELECT format('Record %s is bound to %s.', x.record_id, x.remote_id) INTO taken FROM sync.external_id x
+     WHERE x.system_id = s.system_id AND x.object_id = s.object_id AND (x.record_id = record OR x.remote_id = remote);
+    IF FOUND THEN
+        PERFORM sync._no_repair(s.break_id, taken, 'Neither side is ever bound twice: end that binding first (remedy => ''unbind''), or merge the two (sync.merge_records).');
+    END IF;
+    RETURN jsonb_build_array(sync._act('bind', s.system, format('remote record %s is record %s', remote, record),
+                                       jsonb_build_object('record_id', record, 'remote_id', remote)))
+           || CASE WHEN EXISTS (SELECT FROM sync.stream t WHERE t.system_id = s.system_id AND t.object_id = s.object_id AND t.state = 'active')
+                        AND sync._manifest(s.system) #> ARRAY['objects', s.object, 'pull', 'fetch'] IS NOT NULL
+                   THEN jsonb_build_array(sync._act('read', s.system, 'to know what it says', jsonb_build_object('remote_id', remote,
+                            'target', replace(sync._manifest(s.system) #>> ARRAY['objects', s.object, 'pull', 'fetch', 'path'], '${id}', remote))))
+                   ELSE '[]' END;
+END
+$$;
+COMMENT ON FUNCTION sync._plan_bind(sync._break_subject, jsonb) IS 'Acts that bind a remote record to one of ours';
+
+-- Whoever owns the field gives the value; the other side is corrected.
+CREATE FUNCTION sync._plan_correct(s sync._break_subject)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner text;
+    other text;
+    plan jsonb;
+BEGIN
+    SELECT w.owner INTO owner FROM sync.ownership w WHERE w.object = s.object AND w.field = s.field;
+    IF owner IS NULL THEN
+        PERFORM sync._no_repair(s.break_id, CASE WHEN s.field IS NULL THEN 'It is not about a field.' ELSE format('Nobody owns field "%s" of object "%s".', s.field, s.object) END,
+                                'Choose who is right: remedy => ''push_again'' or ''pull_again''; or declare it with sync.set_owner().');
+    ELSIF owner = 'hub' THEN
+        RETURN sync._plan_push(s, s.system, s.field)
+               || CASE WHEN s.other IS NOT NULL THEN sync._plan_push(s, s.other, s.field) ELSE '[]' END;
+    ELSIF s.other IS NULL AND owner = s.system THEN
+        RETURN sync._plan_pull(s, s.system, s.field);
+    END IF;
+    -- Between two systems, or with a third: the owner's value to the hub, and from there.
+    plan := sync._plan_pull(s, owner, s.field);
+    FOREACH other IN ARRAY array_remove(ARRAY[s.system, s.other], NULL) LOOP
+        IF other <> owner THEN
+            plan := plan || sync._plan_push(s, other, s.field);
+        END IF;
+    END LOOP;
+    RETURN plan;
+END
+$$;
+COMMENT ON FUNCTION sync._plan_correct(sync._break_subject) IS 'Acts that make both sides say what the owner of the field says';
+
+-- A draft, which the table's owner's code sees as any other; posting it is the system's or an application's.
+CREATE FUNCTION sync._plan_document(s sync._break_subject, remedy text, options jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    doc constant text := CASE remedy WHEN 'credit_note' THEN 'credit_note' ELSE 'gl_entry' END;
+    amount numeric;
+    body jsonb := sync._record_or_null(s.object_id, s.record_id);
+    memo text := format('break %s: %s %s', s.break_id, s.object, coalesce(s.number, s.record_id));
+    header jsonb;
+    lines jsonb;
+BEGIN
+    IF NOT EXISTS (SELECT FROM sync.object o WHERE o.name = doc AND o.line_table IS NOT NULL) THEN
+        PERFORM sync._no_repair(s.break_id, format('There is no object "%s" with lines.', doc), 'Track its table, as sync.create_canonical_model() makes it.');
+    END IF;
+    amount := CASE WHEN options ->> 'amount' ~ '^[0-9]+(\.[0-9]+)?$' THEN (options ->> 'amount')::numeric WHEN options ? 'amount' THEN 0 ELSE abs(s.difference) END;
+    IF amount IS NULL OR amount = 0 OR coalesce(options ->> 'currency', s.currency) IS NULL THEN
+        PERFORM sync._no_repair(s.break_id, 'An amount and its currency are needed.', 'Say them: options => ''{"amount": "12.50", "currency": "EUR"}''.');
+    END IF;
+    header := jsonb_strip_nulls(jsonb_build_object('currency', coalesce(options ->> 'currency', s.currency)));
+    IF remedy = 'credit_note' THEN
+        IF body ->> 'customer_id' IS NULL THEN
+            PERFORM sync._no_repair(s.break_id, 'It is not known whom to credit.', 'A credit note is for a record with a customer.');
+        END IF;
+        header := header || jsonb_strip_nulls(jsonb_build_object('customer_id', body -> 'customer_id', 'status', 'draft', 'reason', memo, 'net_amount', amount,
+                      'tax_amount', 0, 'total_amount', amount, 'invoice_id', CASE WHEN s.object = 'invoice' THEN s.record_id END));
+        lines := jsonb_build_array(jsonb_build_object('line_no', 1, 'description', memo, 'quantity', 1, 'unit_price', amount, 'net_amount', amount, 'tax_amount', 0));
+    ELSE
+        IF options ->> 'debit_account' IS NULL OR options ->> 'credit_account' IS NULL THEN
+            PERFORM sync._no_repair(s.break_id, 'An adjustment is a journal with two accounts.', 'Say them: options => ''{"debit_account": "6500", "credit_account": "1200"}''.');
+        END IF;
+        header := header || jsonb_strip_nulls(jsonb_build_object('legal_entity_id', body -> 'legal_entity_id', 'memo', memo, 'status', 'draft',
+                      'source_object', s.object, 'source_id', s.record_id));
+        lines := jsonb_build_array(
+            jsonb_build_object('line_no', 1, 'account_code', options ->> 'debit_account', 'debit', amount, 'credit', 0, 'description', memo),
+            jsonb_build_object('line_no', 2, 'account_code', options ->> 'credit_account', 'debit', 0, 'credit', amount, 'description', memo));
+    END IF;
+    RETURN jsonb_build_array(sync._act('insert', NULL, format('%s draft over %s %s', doc, amount, header ->> 'currency'),
+                                       jsonb_build_object('object', doc, 'row', header, 'lines', lines)));
+END
+$$;
+COMMENT ON FUNCTION sync._plan_document(sync._break_subject, text, jsonb) IS 'The act that makes a credit note, or a journal';
+
+CREATE FUNCTION sync._repair_plan(break_id bigint, remedy text, options jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    s sync._break_subject := sync._break_subject(break_id);
+    allowed text[] := sync._remedies(s.kind);
+    chosen text := coalesce(remedy, nullif(allowed[1], ''));
+BEGIN
+    IF chosen IS NULL THEN
+        PERFORM sync._no_repair(s.break_id, format('What is right for "%s" nobody but you can say.', s.kind), format('Choose a remedy: %s.', array_to_string(array_remove(allowed, ''), ', ')));
+    ELSIF chosen <> ALL (array_remove(allowed, '')) THEN
+        PERFORM sync._no_repair(s.break_id, format('"%s" is no remedy for "%s".', chosen, s.kind), format('Remedies are: %s.', array_to_string(array_remove(allowed, ''), ', ')));
+    ELSIF s.object_id IS NULL THEN
+        PERFORM sync._no_repair(s.break_id, 'It is about no record of an object.', 'See to it by hand, and note it with sync.note_break().');
+    ELSIF s.system_id IS NULL AND chosen NOT IN ('credit_note', 'adjustment') THEN
+        PERFORM sync._no_repair(s.break_id, 'It is about no system.', 'Correct the records here; what changes goes its usual way.');
+    END IF;
+    RETURN jsonb_build_object('remedy', chosen, 'acts', CASE chosen
+        WHEN 'push_again' THEN sync._plan_push(s, CASE WHEN s.kind = 'missing_here' THEN coalesce(s.other, s.system) ELSE s.system END, NULL)
+        WHEN 'pull_again' THEN sync._plan_pull(s, s.system, s.field)
+        WHEN 'correct' THEN sync._plan_correct(s)
+        WHEN 'bind' THEN sync._plan_bind(s, options)
+        WHEN 'unbind' THEN sync._plan_unbind(s)
+        ELSE sync._plan_document(s, chosen, options) END);
+END
+$$;
+COMMENT ON FUNCTION sync._repair_plan(bigint, text, jsonb) IS 'The acts of a remedy for a break, or an error that says why there are none';

@@ -1,0 +1,272 @@
+-- Repair: what a plan would send and change, and doing it.
+
+-- ---- shown ----
+
+-- What a push would send: all steps of its plan; of a field, or of a record that is made anew, the first that
+-- changes something there.
+CREATE FUNCTION sync._repair_requests(act jsonb, object text, record_id text)
+RETURNS TABLE (method text, target text, request text, detail text)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF act ? 'field' OR act ? 'unbound' THEN
+        RETURN QUERY
+        SELECT p.method, p.target, p.body, coalesce(p.message, CASE p.state WHEN 'skipped' THEN 'there is nothing to send' END)
+          FROM sync._preview_events(act ->> 'system', object, jsonb_build_array(jsonb_build_object('record_id', record_id, 'op', 'U')
+                   || CASE WHEN act ? 'unbound' THEN '{"unbound": true}' ELSE '{}' END::jsonb
+                   || CASE WHEN act ? 'field' THEN jsonb_build_object('old', jsonb_build_object(act ->> 'field', NULL)) ELSE '{}' END)) p;
+    ELSE
+        RETURN QUERY
+        SELECT p.method, substr(p.url, 1 + length(coalesce(sync._system_options(act ->> 'system') ->> 'base_url', sync._manifest(act ->> 'system') ->> 'base_url'))),
+               p.body, concat_ws(': ', p.step, p.message)
+          FROM sync.preview(act ->> 'system', object, record_id) p WHERE p.state NOT IN ('skipped', 'batch');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._repair_requests(jsonb, text, text) IS 'The requests of a plan''s push, as they would be now';
+
+CREATE FUNCTION sync._repair_shown(plan jsonb, object text, record_id text)
+RETURNS TABLE (step integer, action text, system text, method text, target text, request text, detail text)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    act jsonb;
+    r record;
+BEGIN
+    step := 0;
+    FOR act IN SELECT a.value FROM jsonb_array_elements(plan -> 'acts') WITH ORDINALITY a (value, n) ORDER BY a.n LOOP
+        action := act ->> 'act';
+        system := coalesce(act ->> 'system', 'hub');
+        IF action = 'send' THEN
+            FOR r IN SELECT q.* FROM sync._repair_requests(act, object, record_id) q LOOP
+                step := step + 1;
+                method := r.method; target := r.target; request := r.request; detail := concat_ws('; ', act ->> 'detail', r.detail);
+                RETURN NEXT;
+            END LOOP;
+            CONTINUE;
+        END IF;
+        step := step + 1;
+        method := CASE action WHEN 'read' THEN 'GET' END;
+        target := act ->> 'target';
+        request := CASE action WHEN 'insert' THEN jsonb_build_object('row', act -> 'row', 'lines', act -> 'lines')::text END;
+        detail := act ->> 'detail';
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync._repair_shown(jsonb, text, text) IS 'The acts of a plan with the exact requests';
+
+-- ---- done ----
+
+CREATE FUNCTION sync._fire_deferred()
+RETURNS void
+LANGUAGE c VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'se_fire_deferred';
+COMMENT ON FUNCTION sync._fire_deferred() IS 'Checks with the session''s rights what it has put off until its commit, and at once from then on';
+
+-- A document with its lines by one statement, with the rights of its table's owner.
+CREATE FUNCTION sync._insert_document(act jsonb)
+RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    o sync.object;
+    made jsonb;
+BEGIN
+    SELECT t.* INTO STRICT o FROM sync.object t WHERE t.name = act ->> 'object';
+    PERFORM sync._fire_deferred();
+    made := sync._as_owner(o.table_oid, format(
+        'WITH h AS (INSERT INTO %1$s (%2$s) SELECT %2$s FROM jsonb_populate_record(NULL::%1$s, $1 -> ''row'') RETURNING %3$I),
+              l AS (INSERT INTO %4$s (%5$I, %6$s) SELECT h.%3$I, %7$s FROM h, jsonb_populate_recordset(NULL::%4$s, $1 -> ''lines'') l RETURNING 1)
+         SELECT to_jsonb(h.%3$I) FROM h WHERE (SELECT count(*) FROM l) > 0',
+        o.table_oid::regclass, (SELECT string_agg(quote_ident(k), ', ' ORDER BY k) FROM jsonb_object_keys(act -> 'row') k), o.key_columns[1],
+        o.line_oid::regclass, o.line_parent_columns[1], (SELECT string_agg(quote_ident(k), ', ' ORDER BY k) FROM jsonb_object_keys(act -> 'lines' -> 0) k),
+        (SELECT string_agg('l.' || quote_ident(k), ', ' ORDER BY k) FROM jsonb_object_keys(act -> 'lines' -> 0) k)), act);
+    RETURN made #>> '{}';
+END
+$$;
+COMMENT ON FUNCTION sync._insert_document(jsonb) IS 'Makes a document with its lines; returns its id';
+
+CREATE FUNCTION sync._repair_write(s sync._break_subject, system_id integer, act jsonb)
+RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ours jsonb;
+    theirs jsonb;
+BEGIN
+    ours := sync._field_lock(s.object_id, s.record_id, act ->> 'field');
+    SELECT m.fields -> (act ->> 'field') INTO theirs FROM sync.mirror m
+     WHERE m.system_id = _repair_write.system_id AND m.object_id = s.object_id AND m.remote_id = act ->> 'remote_id' FOR UPDATE;
+    IF ours IS NULL OR theirs IS NULL THEN
+        PERFORM sync._no_repair(s.break_id, 'The record, or what the system says of it, is gone.', 'Reconcile again.');
+    END IF;
+    IF ours <> theirs THEN
+        PERFORM sync._owner_bypass(s.object_id);
+        PERFORM sync._field_write(s.object_id, s.record_id, act ->> 'field', theirs, system_id);
+        PERFORM sync._owner_bypass(NULL);
+    END IF;
+    UPDATE sync.mirror m SET agreed = nullif(m.agreed - (act ->> 'field'), '{}'), corrected = nullif(m.corrected - (act ->> 'field'), '{}')
+     WHERE m.system_id = _repair_write.system_id AND m.object_id = s.object_id AND m.remote_id = act ->> 'remote_id';
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sync._repair_write(sync._break_subject, integer, jsonb) IS 'Writes a field of a record as the system says it';
+
+CREATE FUNCTION sync._repair_push(s sync._break_subject, system_id integer, act jsonb)
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    key constant text := (SELECT o.key_columns[1] FROM sync.object o WHERE o.id = s.object_id);
+BEGIN
+    -- The number of its event is drawn under the row's lock, as those of its changes are.
+    IF sync._field_lock(s.object_id, s.record_id, key) IS NULL
+       OR NOT sync._record_push(s.object_id, s.record_id, system_id, (act ->> 'op')::"char",
+                                CASE WHEN act ? 'field' THEN jsonb_build_object(act ->> 'field', s.theirs) END) THEN
+        PERFORM sync._no_repair(s.break_id, format('The record "%s" is gone.', s.record_id), 'Reconcile again.');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._repair_push(sync._break_subject, integer, jsonb) IS 'Has a record as it stands sent to one system';
+
+CREATE FUNCTION sync._repair_act(s sync._break_subject, act jsonb, reason text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    the_system constant integer := (SELECT y.id FROM sync.system y WHERE y.name = act ->> 'system');
+    remote constant text := act ->> 'remote_id';
+BEGIN
+    CASE act ->> 'act'
+        WHEN 'retry' THEN PERFORM sync.retry(act ->> 'delivery');
+        WHEN 'wait' THEN NULL;
+        WHEN 'send' THEN PERFORM sync._repair_push(s, the_system, act);
+        WHEN 'write' THEN PERFORM sync._repair_write(s, the_system, act);
+        WHEN 'insert' THEN RETURN sync._insert_document(act);
+        WHEN 'read' THEN
+            -- As the pull asks for records by id. What waits there already is newer than what is read now, or asks for it, too.
+            INSERT INTO sync.inbox AS i (system_id, object_id, remote_id, item, reason, retry_at)
+            VALUES (the_system, s.object_id, remote, 'null', format('repair of break %s', s.break_id), clock_timestamp())
+            ON CONFLICT ON CONSTRAINT inbox_system_id_object_id_remote_id_key DO UPDATE SET retry_at = excluded.retry_at;
+        WHEN 'unbind' THEN
+            DELETE FROM sync.external_id x WHERE x.system_id = the_system AND x.object_id = s.object_id AND x.remote_id = remote;
+            UPDATE sync.mirror m SET record_id = NULL, mapping = NULL
+             WHERE m.system_id = the_system AND m.object_id = s.object_id AND m.remote_id = remote;
+            PERFORM sync._note_mirror(the_system, s.object_id, remote);
+        WHEN 'bind' THEN
+            INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) VALUES (the_system, s.object_id, act ->> 'record_id', remote);
+            UPDATE sync.mirror m SET record_id = act ->> 'record_id', mapping = NULL
+             WHERE m.system_id = the_system AND m.object_id = s.object_id AND m.remote_id = remote;
+            PERFORM sync._note_mirror(the_system, s.object_id, remote);
+    END CASE;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sync._repair_act(sync._break_subject, jsonb, text) IS 'Does one act of a repair; returns the id of what it made';
+
+CREATE FUNCTION sync._approved_repair(args jsonb, approval bigint)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    s sync._break_subject;
+    plan jsonb;
+    act jsonb;
+    made text[] := '{}';
+    by_whom name := coalesce((SELECT a.requested_by FROM sync.approval_request a WHERE a.id = approval), session_user);
+BEGIN
+    -- Two people at one break take turns, and the second sees what the first did.
+    PERFORM FROM sync.break_entry b WHERE b.id = (args ->> 'break')::bigint FOR UPDATE;
+    s := sync._break_subject((args ->> 'break')::bigint);
+    plan := sync._repair_plan(s.break_id, args ->> 'remedy', coalesce(args -> 'options', '{}'));
+    IF plan -> 'acts' IS DISTINCT FROM args -> 'acts' THEN
+        RAISE EXCEPTION 'what would repair break % is no longer what was shown', s.break_id
+            USING ERRCODE = 'SE067', HINT = 'Look at sync.repair() again, with dry_run.';
+    END IF;
+    FOR act IN SELECT a.value FROM jsonb_array_elements(plan -> 'acts') WITH ORDINALITY a (value, n) ORDER BY a.n LOOP
+        made := array_append(made, sync._repair_act(s, act, args ->> 'reason'));
+    END LOOP;
+    made := array_remove(made, NULL);
+    INSERT INTO sync.break_note (break_id, author, note)
+    VALUES (s.break_id, by_whom, concat_ws('; ', format('repaired: %s', args ->> 'remedy'),
+            (SELECT string_agg(concat_ws(' ', a.value ->> 'act', a.value ->> 'system', '(' || (a.value ->> 'detail') || ')'), ', ' ORDER BY a.n)
+               FROM jsonb_array_elements(plan -> 'acts') WITH ORDINALITY a (value, n)),
+            'made ' || nullif(array_to_string(made, ', '), ''), args ->> 'reason'));
+    PERFORM sync._audit('break.repaired', s.object, s.record_id, s.system,
+                        jsonb_strip_nulls(jsonb_build_object('break', s.break_id, 'kind', s.kind, 'remedy', args ->> 'remedy', 'made', nullif(to_jsonb(made), '[]'),
+                                                             'approval', approval, 'requested_by', by_whom)) || jsonb_build_object('acts', plan -> 'acts'),
+                        args ->> 'reason');
+    PERFORM sync._change();
+    RETURN jsonb_build_object('break', s.break_id, 'made', made);
+END
+$$;
+COMMENT ON FUNCTION sync._approved_repair(jsonb, bigint) IS 'Repairs a break; an approval lets it happen where one is needed';
+
+-- What is shown is what is done, or asked for.
+CREATE FUNCTION sync._repair_request(break_id bigint, remedy text, options jsonb, plan jsonb, reason text)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    s sync._break_subject := sync._break_subject(break_id);
+    call jsonb;
+    waits_for bigint;
+BEGIN
+    PERFORM sync._check_reason(reason);
+    call := jsonb_build_object('break', s.break_id, 'remedy', remedy, 'options', options, 'acts', plan -> 'acts', 'reason', reason,
+                               'binds', plan -> 'acts' @> '[{"act": "bind"}]' OR plan -> 'acts' @> '[{"act": "unbind"}]', 'makes', plan -> 'acts' @> '[{"act": "insert"}]');
+    waits_for := sync._approval('repair', s.object, s.record_id, abs(s.difference), s.currency, call, reason);
+    IF waits_for IS NULL THEN
+        PERFORM sync._approved_repair(call, NULL);
+    END IF;
+    RETURN waits_for;
+END
+$$;
+COMMENT ON FUNCTION sync._repair_request(bigint, text, jsonb, jsonb, text) IS 'Does a repair, or asks for its approval';
+
+CREATE FUNCTION sync.repair(break_id bigint, dry_run boolean DEFAULT true, remedy text DEFAULT NULL, reason text DEFAULT NULL, options jsonb DEFAULT '{}')
+RETURNS TABLE (step integer, action text, system text, method text, target text, request text, detail text)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    s sync._break_subject := sync._break_subject(break_id);
+    plan jsonb;
+    waits_for bigint;
+BEGIN
+    IF s.object_id IS NOT NULL AND NOT sync._reads(s.object_id) THEN
+        RAISE EXCEPTION 'permission denied for the records of object "%"', s.object
+            USING ERRCODE = 'insufficient_privilege', DETAIL = 'A repair shows what it would send.',
+                  HINT = 'It takes SELECT on the object''s table, and on that of its lines, without row security.';
+    END IF;
+    plan := sync._repair_plan(repair.break_id, repair.remedy, coalesce(repair.options, '{}'));
+    RETURN QUERY SELECT * FROM sync._repair_shown(plan, s.object, s.record_id);
+    IF dry_run THEN
+        RETURN;
+    END IF;
+    waits_for := sync._repair_request(repair.break_id, plan ->> 'remedy', coalesce(repair.options, '{}'), plan, repair.reason);
+    RETURN QUERY
+    SELECT (SELECT count(*)::integer + 1 FROM jsonb_array_elements(plan -> 'acts')), CASE WHEN waits_for IS NULL THEN 'done' ELSE 'approval' END, 'hub',
+           NULL::text, NULL::text, NULL::text,
+           CASE WHEN waits_for IS NULL THEN 'the break closes when a run no longer finds it' ELSE format('waits for approval %s: nothing was done yet', waits_for) END;
+    IF waits_for IS NOT NULL THEN
+        RAISE NOTICE 'repair of break % waits for approval %', s.break_id, waits_for
+            USING HINT = format('A member of sync_approver who is not you calls sync.approve(%s, reason).', waits_for);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.repair(bigint, boolean, text, text, jsonb) IS
+    'What a remedy for a break would send and change, step by step; with dry_run => false it is done, where needed when somebody has approved it';

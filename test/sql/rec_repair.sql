@@ -1,0 +1,170 @@
+-- Repair: what is shown for each kind of break, what is done, what cannot be. No worker runs here: breaks are written by hand.
+SET client_min_messages = warning;
+DROP DATABASE IF EXISTS sync_rec_repair;
+CREATE DATABASE sync_rec_repair;
+\c sync_rec_repair
+CREATE EXTENSION sync_ext;
+\set SHOW_CONTEXT never
+\pset null '-'
+SET TimeZone = 'UTC';
+SELECT sync._upkeep(1000) IS NOT NULL AS upkeep;
+SELECT current_user AS super \gset
+SELECT sync.create_canonical_model() IS NOT NULL AS model;
+RESET client_min_messages;
+SELECT sync.register_connector($${
+  "manifest": 1, "name": "mini", "version": "1", "hosts": ["api.example.com"], "base_url": "https://api.example.com/v1",
+  "objects": {
+    "customer": {
+      "push": {"operations": {
+        "create": {"method": "POST", "path": "/c", "body": {"ours": "$.id", "name": "$.new.name", "email": "$.new.billing_email"}, "response": {"remote_id": "$.id"}},
+        "update": {"method": "PATCH", "partial": true, "path": "/c/${remote.id}", "body": {"name": "$.new.name", "email": "$.new.billing_email"}}}},
+      "pull": {"list": {"path": "/c", "items": "$.data"}, "fetch": {"path": "/c/${id}"}, "record": {"id": "$.id", "our_id": "$.ours"},
+               "fields": {"name": "$.name", "billing_email": "$.email"}, "on_missing": "ignore"}},
+    "invoice": {"push": {"operations": {"create": {"method": "POST", "path": "/i", "body": {"total": "$.new.total_amount"}, "response": {"remote_id": "$.id"}}}}},
+    "credit_note": {"push": {"operations": {"create": {"method": "POST", "path": "/cn", "body": {"total": "$.new.total_amount"}, "response": {"remote_id": "$.id"}}}}}}
+}$$::jsonb);
+CREATE SERVER shop FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'mini');
+CREATE SERVER erp FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'mini');
+SELECT sync.track(t, financial => t <> 'canonical.customer') FROM unnest('{canonical.customer,canonical.invoice,canonical.credit_note,canonical.gl_entry}'::text[]) t;
+SELECT sync.create_route(s, 'customer', $$status <> 'prospect'$$) > 0 AS route FROM unnest('{shop,erp}'::text[]) s;
+SELECT sync.create_route('shop', 'invoice') > 0 AS route;
+SELECT sync.create_stream('shop', 'customer', '1 h') > 0 AS stream;
+INSERT INTO canonical.customer (id, number, name, billing_email, status)
+    SELECT format('00000000-0000-4000-8000-00000000000%s', n)::uuid, 'C' || n, 'name ' || n, 'mail' || n || '@example.com', CASE n WHEN 5 THEN 'prospect' ELSE 'active' END
+      FROM generate_series(1, 6) n;
+INSERT INTO canonical.invoice (id, customer_id, number, currency, net_amount, total_amount)
+    SELECT '00000000-0000-4000-8000-000000000011', id, 'I1', 'EUR', 100, 100 FROM canonical.customer WHERE number = 'C1';
+-- All of it is done: 1, 2 and 6 are known in the shop.
+INSERT INTO sync.checkpoint (route_id, incarnation, finished, finished_seq, window_end, window_end_seq, position)
+    SELECT r.id, sync._incarnation(), pg_current_snapshot(), 0, pg_current_snapshot(), 0, s.last_value FROM sync.route r, sync.outbox_seq s;
+INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id)
+    SELECT sync._system_id('shop'), sync._object_id('customer'), id, 'r' || substr(number, 2) FROM canonical.customer WHERE number IN ('C1', 'C2', 'C6');
+INSERT INTO sync.mirror (system_id, object_id, remote_id, record_id, fields)
+    SELECT x.system_id, x.object_id, x.remote_id, x.record_id, jsonb_build_object('name', CASE x.remote_id WHEN 'r2' THEN 'their name' ELSE c.name END, 'billing_email', c.billing_email)
+      FROM sync.external_id x JOIN canonical.customer c ON c.id::text = x.record_id;
+
+CREATE FUNCTION pg_temp.broken(kind text, object text, number text, field text DEFAULT NULL, theirs jsonb DEFAULT NULL, remote text DEFAULT NULL, difference numeric DEFAULT NULL,
+                               system text DEFAULT 'shop', other text DEFAULT NULL) RETURNS bigint LANGUAGE sql AS
+    $$INSERT INTO sync.break_entry (source, fingerprint, kind, object, record_id, record_number, system, other_system, remote_id, field, theirs, difference, currency)
+      SELECT 'test', gen_random_uuid(), $1, $2, (SELECT coalesce((SELECT id FROM canonical.customer c WHERE c.number = $3), (SELECT id FROM canonical.invoice i WHERE i.number = $3)))::text,
+             $3, $8, $9, $6, $4, $5, $7, 'EUR' RETURNING id$$;
+CREATE VIEW acts AS SELECT count(*) FILTER (WHERE t.what = 'event') AS events, count(*) FILTER (WHERE t.what = 'read') AS reads, count(*) FILTER (WHERE t.what = 'bound') AS bound
+  FROM (SELECT 'event' AS what FROM sync.outbox WHERE origin < 0 UNION ALL SELECT 'read' FROM sync.inbox UNION ALL SELECT 'bound' FROM sync.external_id) t;
+
+-- Missing there: sent, made anew where it was known; asking changes nothing.
+SELECT pg_temp.broken('missing_there', 'customer', 'C3') AS id \gset
+SELECT * FROM sync.repair(:id);
+SELECT * FROM acts;
+SELECT * FROM sync.repair(:id, dry_run => false);
+SELECT step, action, detail FROM sync.repair(:id, dry_run => false, reason => 'never arrived');
+SELECT op, origin = -sync._system_id('shop') AS for_shop, record_id, old, body ->> 'name' AS name FROM sync.outbox WHERE origin < 0 ORDER BY seq DESC LIMIT 1;
+SELECT status, (SELECT note FROM sync.break_note n WHERE n.break_id = b.id) AS note FROM sync.break_entry b WHERE id = :id;
+SELECT action, object, system, detail - '{break,requested_by}'::text[] AS detail, reason FROM sync.audit WHERE action = 'break.repaired';
+-- What is on its way is left alone; what is held is retried.
+SELECT step, action, system, regexp_replace(detail, '[0-9]+/[0-9]+', '…') AS detail FROM sync.repair(:id);
+INSERT INTO sync.pending (route_id, seq, incarnation, event_at, object_id, record_id, op, origin, body, state, code)
+    SELECT r.id, e.seq, e.incarnation, e.at, e.object_id, e.record_id, e.op, e.origin, e.body, 'dead', 'refused' FROM sync.outbox e JOIN sync.route r ON r.object_id = e.object_id AND r.system_id = -e.origin WHERE e.origin < 0;
+SELECT step, action, system, regexp_replace(detail, '[0-9]+/[0-9]+', '…') AS detail FROM sync.repair(:id);
+SELECT action FROM sync.repair(:id, dry_run => false, reason => 'refused by mistake');
+SELECT state FROM sync.pending;
+SELECT pg_temp.broken('missing_there', 'customer', 'C6') AS id \gset
+SELECT * FROM sync.repair(:id);
+SELECT action, detail FROM sync.repair(:id, dry_run => false, reason => 'lost over there');
+SELECT * FROM acts;
+SELECT record_id FROM sync.mirror WHERE remote_id = 'r6';
+
+-- Missing here: read by id.
+SELECT pg_temp.broken('missing_here', 'customer', NULL, remote => 'r9') AS id \gset
+SELECT * FROM sync.repair(:id);
+SELECT action FROM sync.repair(:id, dry_run => false, reason => 'unseen');
+SELECT remote_id, item, reason ~ 'repair of break' AS reason, retry_at <= clock_timestamp() AS due FROM sync.inbox;
+-- … or bound to one of ours, if that is free.
+SELECT step, action, system, target, detail FROM sync.repair(:id, remedy => 'bind', options => '{"record_id": "00000000-0000-4000-8000-000000000004"}');
+SELECT * FROM sync.repair(:id, remedy => 'bind', options => '{"record_id": "00000000-0000-4000-8000-000000000001"}');
+SELECT action FROM sync.repair(:id, dry_run => false, remedy => 'bind', options => '{"record_id": "00000000-0000-4000-8000-000000000004"}', reason => 'the same firm');
+SELECT record_id FROM sync.external_id WHERE remote_id = 'r9';
+
+-- A field: nobody owns it, the hub does, the system does.
+SELECT pg_temp.broken('field_differs', 'customer', 'C2', 'name', '"their name"') AS id \gset
+SELECT * FROM sync.repair(:id);
+SELECT sync.set_owner('customer', 'name', 'hub') IS NULL AS owned;
+SELECT * FROM sync.repair(:id);
+SELECT action FROM sync.repair(:id, dry_run => false, reason => 'ours is right');
+SELECT op, record_id, old, body ->> 'name' AS name FROM sync.outbox WHERE origin < 0 ORDER BY seq DESC LIMIT 1;
+INSERT INTO sync.checkpoint (route_id, incarnation, finished, finished_seq, window_end, window_end_seq, position)
+    SELECT r.id, sync._incarnation(), pg_current_snapshot(), 0, pg_current_snapshot(), 0, s.last_value FROM sync.route r, sync.outbox_seq s;
+SELECT sync.set_owner('customer', 'name', 'shop') IS NULL AS owned;
+SELECT * FROM sync.repair(:id);
+SELECT action FROM sync.repair(:id, dry_run => false, reason => 'theirs is right');
+SELECT name FROM canonical.customer WHERE number = 'C2';
+SELECT op, origin = sync._system_id('shop') AS from_shop, old - 'updated_at' AS old FROM sync.outbox ORDER BY seq DESC LIMIT 1;
+-- Between two systems the owner's value comes here, and goes from here.
+SELECT pg_temp.broken('field_differs', 'customer', 'C1', 'name', '"name of the erp"', system => 'erp', other => 'shop') AS id \gset
+SELECT step, action, system, method, target, request FROM sync.repair(:id);
+
+-- What cannot be repaired so.
+SELECT * FROM sync.repair(999);
+SELECT * FROM sync.repair(:id, remedy => 'pray');
+SELECT pg_temp.broken('duplicate', 'customer', 'C1') AS id \gset
+SELECT * FROM sync.repair(:id);
+SELECT pg_temp.broken('some_rule', 'customer', 'C5') AS id \gset
+SELECT * FROM sync.repair(:id, remedy => 'push_again');
+SELECT * FROM sync.repair(:id, remedy => 'pull_again');
+SELECT * FROM sync.repair(:id, remedy => 'unbind');
+SELECT pg_temp.broken('missing_there', 'customer', NULL) AS id \gset
+SELECT * FROM sync.repair(:id);
+SELECT pg_temp.broken('missing_there', 'invoice', 'I1', system => 'erp') AS id \gset
+SELECT * FROM sync.repair(:id);
+UPDATE sync.break_entry SET status = 'resolved', resolved_at = '2026-01-01' WHERE id = :id;
+SELECT * FROM sync.repair(:id);
+SET client_min_messages = warning;
+DROP ROLE IF EXISTS rec_ops;
+CREATE ROLE rec_ops IN ROLE sync_operator;
+RESET client_min_messages;
+SELECT pg_temp.broken('orphan', 'customer', NULL, remote => 'r1') AS id \gset
+SET ROLE rec_ops;
+SELECT * FROM sync.repair(:id);
+RESET ROLE;
+GRANT USAGE ON SCHEMA canonical TO rec_ops;
+GRANT SELECT ON canonical.customer TO rec_ops;
+SET ROLE rec_ops;
+SELECT action, detail FROM sync.repair(:id, dry_run => false, reason => 'not ours');
+RESET ROLE;
+SELECT count(*) FROM sync.external_id WHERE remote_id = 'r1';
+
+-- Money: a second person, for what is made and what is bound.
+SELECT pg_temp.broken('amount_differs', 'invoice', 'I1', 'total_amount', '90', difference => -10) AS id \gset
+SELECT * FROM sync.repair(:id, remedy => 'credit_note');
+SELECT step, action, detail FROM sync.repair(:id, dry_run => false, remedy => 'credit_note', reason => 'billed too much');
+SELECT id AS approval FROM sync.approval_request ORDER BY id DESC LIMIT 1 \gset
+SELECT operation, amount, currency, policy FROM sync.approval_request WHERE id = :approval;
+SELECT count(*) FROM canonical.credit_note;
+SELECT * FROM sync.repair(:id, remedy => 'adjustment');
+SELECT * FROM sync.repair(:id, remedy => 'credit_note', options => '{"amount": "-1"}');
+SELECT step, action, request FROM sync.repair(:id, remedy => 'adjustment', options => '{"debit_account": "6500", "credit_account": "1200", "amount": "2.50"}');
+SELECT step, action FROM sync.repair(:id, dry_run => false, remedy => 'adjustment', options => '{"debit_account": "6500", "credit_account": "1200"}', reason => 'written off');
+SELECT sync.approve(:approval, 'mine');
+SET client_min_messages = warning;
+DROP ROLE IF EXISTS rec_second;
+CREATE ROLE rec_second SUPERUSER LOGIN IN ROLE sync_approver;
+RESET client_min_messages;
+\c - rec_second
+SELECT sync.approve(:approval, 'seen') -> 'state' AS state;
+SELECT sync.approve(:approval + 1, 'seen') -> 'state' AS state;
+\c - :super
+SELECT c.status, c.reason, c.total_amount, c.currency, i.number AS invoice, l.line_no, l.net_amount FROM canonical.credit_note c JOIN canonical.credit_note_line l ON l.credit_note_id = c.id JOIN canonical.invoice i ON i.id = c.invoice_id;
+SELECT g.status, g.memo, g.source_object, l.line_no, l.account_code, l.debit, l.credit FROM canonical.gl_entry g JOIN canonical.gl_entry_line l ON l.gl_entry_id = g.id ORDER BY l.line_no;
+SELECT author = session_user AS mine, regexp_replace(note, '[0-9a-f-]{36}', '…', 'g') AS note FROM sync.break_note WHERE break_id = :id ORDER BY id;
+-- What has changed since it was asked for is not done.
+INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT sync._system_id('shop'), sync._object_id('invoice'), id, 'in_1' FROM canonical.invoice;
+INSERT INTO sync.break_entry (source, fingerprint, kind, object, record_id, system) SELECT 'test', 'x', 'missing_there', 'invoice', id, 'shop' FROM canonical.invoice RETURNING id \gset
+INSERT INTO sync.checkpoint (route_id, incarnation, finished, finished_seq, window_end, window_end_seq, position)
+    SELECT r.id, sync._incarnation(), pg_current_snapshot(), 0, pg_current_snapshot(), 0, s.last_value FROM sync.route r, sync.outbox_seq s;
+SELECT step, action, method, target, request, detail FROM sync.repair(:id, dry_run => false, reason => 'lost over there');
+SELECT id AS approval FROM sync.approval_request ORDER BY id DESC LIMIT 1 \gset
+UPDATE sync.external_id SET remote_id = 'in_2' WHERE remote_id = 'in_1';
+\c - rec_second
+SELECT sync.approve(:approval, 'seen');
+\c regression :super
+DROP DATABASE sync_rec_repair;
+DROP ROLE rec_ops, rec_second;
