@@ -98,9 +98,11 @@ BEGIN
                 '_replay_records', '_replay_merged', '_replay_filtered', '_replay_shown', '_replay_check', '_request_members', '_differing', '_preview_events',
                 '_condition_check', '_condition_sql', '_condition_type', '_check_expression', '_system_id']),
             ('sync_admin', ARRAY['edit_dead_letter', 'retry_all', 'retry_inbox_all', '_message_pattern',
-                'repair', '_break_subject', '_repair_plan', '_repair_shown', '_repair_requests', '_repair_request']),
+                'repair', '_break_subject', '_repair_plan', '_repair_shown', '_repair_requests', '_repair_request',
+                'replay_inbound', '_inbound_check', '_inbound_ids', '_inbound_pieces', '_inbound_verdict', '_for_reader']),
             ('sync_operator', ARRAY['edit_dead_letter', 'retry_all', 'retry_inbox_all', '_message_pattern',
-                'repair', '_break_subject', '_repair_plan', '_repair_shown', '_repair_requests', '_repair_request']),
+                'repair', '_break_subject', '_repair_plan', '_repair_shown', '_repair_requests', '_repair_request',
+                'replay_inbound', '_inbound_check', '_inbound_ids', '_inbound_pieces', '_inbound_verdict', '_for_reader']),
             ('sync_auditor', ARRAY['_reads', '_message_pattern']),
             ('sync_worker', ARRAY['_seal_audit', '_anchors_after', '_upkeep_audit']),
             -- conflicts

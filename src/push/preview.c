@@ -29,6 +29,7 @@
 
 PG_FUNCTION_INFO_V1(se_preview);
 PG_FUNCTION_INFO_V1(se_preview_events);
+PG_FUNCTION_INFO_V1(se_for_reader);
 
 #define NCOLUMNS 8
 
@@ -441,4 +442,53 @@ se_preview_events(PG_FUNCTION_ARGS)
 	}
 	close_preview(&p);
 	return (Datum) 0;
+}
+
+/* ---- what is shown to readers of a table only ---- */
+
+/*
+ * sync._for_reader(object, call, args): what sync._reader_<call>(args) answers as the extension's owner,
+ * for a caller who may read the object's table. It holds bodies, which not every operator may see.
+ */
+PGDLLEXPORT Datum
+se_for_reader(PG_FUNCTION_ARGS)
+{
+	MemoryContext caller_cxt = CurrentMemoryContext;
+	char *object = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char *call = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	Oid types[1] = {JSONBOID};
+	Datum values[1] = {PG_GETARG_DATUM(2)};
+	Jsonb *answer = NULL;
+	Oid caller;
+	int context;
+	bool isnull;
+	Datum value;
+
+	GetUserIdAndSecContext(&caller, &context);
+	SetUserIdAndSecContext(se_function_owner(fcinfo->flinfo->fn_oid),
+						   context | SECURITY_LOCAL_USERID_CHANGE);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	se_registry_load();
+	if (se_object_id(object) == 0)
+		ereport(ERROR, (errcode(SE_ERRCODE_UNKNOWN_OBJECT),
+						errmsg("object \"%s\" does not exist", object)));
+	check_may_read(se_object_id(object), caller);
+	if (SPI_execute_with_args(psprintf("SELECT sync.%s($1)",
+									   quote_identifier(psprintf("_reader_%s", call))),
+							  1, types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not ask for \"%s\"", call);
+	value = se_spi_datum(0, 1, &isnull);
+	if (!isnull)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller_cxt);
+
+		answer = DatumGetJsonbPCopy(value);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	SetUserIdAndSecContext(caller, context);
+	if (answer == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_JSONB_P(answer);
 }

@@ -164,6 +164,36 @@ SELECT state, done, total FROM sync.job WHERE id = :job;
 SELECT * FROM sync.check_invariants();
 SELECT action, reason, detail - '{since,until,list_sha256,replay,job,params}'::text[] AS detail FROM sync.audit WHERE action LIKE 'replay.%' OR action LIKE 'job.%' ORDER BY id;
 
+-- Inbound: what is kept is mapped anew, what is not is read; for who may read the table.
+SELECT * FROM sync.replay_inbound('shop', 'customer', :'began', :'ends');
+SELECT sync.register_connector($${
+  "manifest": 1, "name": "pulled", "version": "1", "hosts": ["api.example.com"], "base_url": "https://api.example.com",
+  "objects": {"customer": {"pull": {"list": {"path": "/c", "items": "$.data"}, "fetch": {"path": "/c/${id}"}, "record": {"id": "$.id"},
+     "fields": {"name": "$.name", "note": "$.comment"}, "on_missing": "ignore"}}}
+}$$::jsonb);
+CREATE SERVER desk FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'pulled');
+SELECT sync.create_stream('desk', 'customer', '1 h') > 0 AS stream;
+SELECT * FROM sync.replay_inbound('desk', 'customer', :'ends', :'began');
+SELECT * FROM sync.replay_inbound('desk', 'customer', :'began', :'ends', dry_run => false, reason => 'x');
+INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT sync._system_id('desk'), sync._object_id('customer'), n, 'd' || n FROM generate_series(1, 3) n;
+INSERT INTO sync.mirror (system_id, object_id, remote_id, record_id, fields, raw, mapping)
+    SELECT sync._system_id('desk'), sync._object_id('customer'), 'd' || n, n, jsonb_build_object('name', 'name ' || n, 'note', NULL),
+           CASE WHEN n < 3 THEN jsonb_build_object('id', 'd' || n, 'name', 'name ' || n, 'comment', CASE n WHEN 1 THEN 'said at the desk' END) END, 1 FROM generate_series(1, 3) n;
+INSERT INTO sync.inbox (system_id, object_id, remote_id, item, reason) SELECT sync._system_id('desk'), sync._object_id('customer'), 'd9', '{"id": "d9", "name": "nine"}', 'test';
+SELECT remote_id, record_number, action, field, mirror, mapped, ours, verdict FROM sync.replay_inbound('desk', 'customer', :'began', :'ends');
+SELECT sync.set_owner('customer', 'note', 'hub', 'quarantine') IS NULL AS owned;
+SELECT remote_id, field, verdict FROM sync.replay_inbound('desk', 'customer', :'began', :'ends', 'id = 1');
+SELECT sync.drop_owner('customer', 'note') IS NULL AS dropped;
+REVOKE SELECT ON customer FROM rec_ops;
+SET ROLE rec_ops;
+SELECT count(*) FROM sync.replay_inbound('desk', 'customer', :'began', :'ends');
+RESET ROLE;
+SELECT job AS job FROM sync.replay_inbound('desk', 'customer', :'began', :'ends', dry_run => false, reason => 'the note was forgotten') \gset
+SELECT pg_temp.step();
+SELECT remote_id, item, reason ~ 'replay' AS replay, CASE WHEN item <> 'null' THEN received_at < retry_at END AS as_of_then FROM sync.inbox ORDER BY remote_id;
+SELECT state, phase, done, total, result - 'replay' AS result FROM sync.job WHERE id = :job;
+SELECT sync.stop_job(:job, 'enough');
+
 -- Money waits for a second person, who approves the list that was made.
 CREATE TABLE payment (id integer PRIMARY KEY, number text, amount numeric, currency text);
 SELECT sync.register_connector($${
