@@ -194,6 +194,9 @@ RETURNS TABLE (n integer, action text, why text, step text, method text, target 
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+    WITH e AS MATERIALIZED (SELECT x.value, x.i, (x.value ->> 'n')::integer AS n FROM jsonb_array_elements(events) WITH ORDINALITY x (value, i)),
+    c AS MATERIALIZED (SELECT * FROM sync._replay_check(route, items, keys)),
+    p AS MATERIALIZED (SELECT * FROM sync._preview_events(system, object, events))
     SELECT c.n, c.action,
            coalesce(c.why, CASE WHEN c.action = 'issue' THEN coalesce(p.message, CASE WHEN p.state = 'skipped' THEN 'there is nothing to send' END) END),
            CASE WHEN c.action IN ('repeat', 'look_up') THEN c.step ELSE p.step END,
@@ -207,9 +210,9 @@ AS $$
              WHERE e.value -> 'body' ? f.key AND f.value <> e.value #> ARRAY['body', f.key]
                AND f.value #>> '{}' IS DISTINCT FROM e.value #>> ARRAY['body', f.key]),
            CASE WHEN c.action = 'repeat' THEN c.key END
-      FROM sync._replay_check(route, items, keys) c
-      JOIN LATERAL (SELECT e.value, e.i FROM jsonb_array_elements(events) WITH ORDINALITY e (value, i) WHERE (e.value ->> 'n')::integer = c.n) e ON true
-      LEFT JOIN sync._preview_events(system, object, events) p ON p.event = e.i
+      FROM c
+      JOIN e ON e.n = c.n
+      LEFT JOIN p ON p.event = e.i
       LEFT JOIN sync._replay_claim k ON k.route_id = $3 AND k.seq = (e.value ->> 'seq')::bigint AND k.attempt_id = c.attempt
       LEFT JOIN sync.route r ON r.id = $3
       LEFT JOIN sync._replay_mirror m ON m.system_id = r.system_id AND m.object_id = r.object_id AND m.record_id = e.value ->> 'record_id'
