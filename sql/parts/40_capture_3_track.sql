@@ -137,6 +137,11 @@ BEGIN
         DELETE FROM sync.held_delete WHERE object_id = old.id;
         DELETE FROM sync.merge WHERE object_id = old.id;
         UPDATE sync.api_call SET object_id = NULL WHERE object_id = old.id;
+        -- What was done and compared stays on record; what is being done ends.
+        UPDATE sync.job SET object_id = NULL, state = CASE WHEN state IN ('queued', 'running', 'paused') THEN 'stopped' ELSE state END,
+                            next_step_at = NULL, finished_at = coalesce(finished_at, clock_timestamp())
+         WHERE object_id = old.id;
+        UPDATE sync.reconciliation SET object_id = NULL WHERE object_id = old.id;
         DELETE FROM sync.object WHERE id = old.id;
     ELSE
         BEGIN

@@ -220,6 +220,11 @@ SELECT sync.approve(:approval, 'seen') - 'approval' - 'result' AS approved;
 \c - :super
 SELECT kind, state, total, requested_by = session_user AS mine, reason FROM sync.job WHERE object_id = sync._object_id('payment');
 SELECT sync._approved_replay((SELECT call FROM sync.approval_request), :approval);
+-- The object may go: what was asked for goes with it, what was done stays on record.
+SELECT sync.drop_route('payment_to_bank', force => true);
+SELECT sync.untrack('payment', force => true);
+SELECT kind, state, object_id FROM sync.job ORDER BY id DESC LIMIT 1;
+SELECT count(*) FROM sync.replay_run WHERE reason = 'discarded by mistake';
 \c regression
 DROP DATABASE sync_rec_replay;
 DROP ROLE rec_ops, rec_second;

@@ -5,6 +5,7 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::Bin/../perl";
+use JSON::PP;
 use SyncExt::Hub;
 use Test::More;
 use Time::HiRes qw(time);
@@ -175,5 +176,36 @@ is($hub->value("SELECT count(*) FROM sync.replay_item i JOIN sync.replay_run r O
 	'as its list says');
 is(invariants(), '', 'invariants hold');
 is_deeply(spent_twice(), [], 'in all of this no key was executed twice');
+
+# ---- several steps: each repeated under its key, one that comes out otherwise under another ----
+
+sub two_steps
+{
+	my ($version, $note) = @_;
+	my $manifest = JSON::PP->new->decode(SyncExt::Hub::manifest('stripe'));
+	my $push = $manifest->{objects}{customer}{push};
+
+	$manifest->{version} = $version;
+	$push->{operations}{tag} = { kind => 'action', method => 'POST', path => '/v1/customers/${remote.id}', body => { description => $note },
+		response => { remote_id => '$.id' } };
+	$push->{plan} = { create => [ 'create', 'tag' ], update => ['update'] };
+	$hub->sql('SELECT sync.register_connector($manifest$' . JSON::PP->new->encode($manifest) . '$manifest$::jsonb)');
+	return;
+}
+
+two_steps('two', 'first note');
+my $stepped = $hub->write('two steps');
+$hub->wait_idle;
+$job = job('billing', filter => "name = ''two steps''");
+ended($job);
+my $steps = "SELECT c.step, count(*), count(DISTINCT c.idempotency_key), max(c.issue) FROM sync.claim c JOIN sync.route r ON r.id = c.route_id
+	JOIN sync.system y ON y.id = r.system_id WHERE y.name = 'billing' AND c.record_id = '$stepped' GROUP BY c.step ORDER BY c.step";
+is($hub->sql($steps), "create|2|1|1\ntag|2|1|1", 'both steps are repeated under their keys');
+is_deeply(spent_twice(), [], 'and nothing happened twice');
+two_steps('three', 'second note');
+ended(job('billing', filter => "name = ''two steps''"));
+is($hub->sql($steps), "create|3|1|1\ntag|3|2|2", 'a step that comes out otherwise has a key of its own');
+is_deeply(spent_twice(), [], 'so no key stood for two requests');
+is(invariants(), '', 'invariants hold');
 
 done_testing();
