@@ -310,7 +310,8 @@ DECLARE
     chosen text := coalesce(remedy, nullif(allowed[1], ''));
 BEGIN
     IF chosen IS NULL THEN
-        PERFORM sync._no_repair(s.break_id, format('What is right for "%s" nobody but you can say.', s.kind), format('Choose a remedy: %s.', array_to_string(array_remove(allowed, ''), ', ')));
+        PERFORM sync._no_repair(s.break_id, coalesce((SELECT format('Rule "%s" says: %s', r.name, r.remedy) FROM sync.reconciliation_rule r WHERE r.name = s.kind),
+                                                     format('What is right for "%s" nobody but you can say.', s.kind)), format('Choose a remedy: %s.', array_to_string(array_remove(allowed, ''), ', ')));
     ELSIF chosen <> ALL (array_remove(allowed, '')) THEN
         PERFORM sync._no_repair(s.break_id, format('"%s" is no remedy for "%s".', chosen, s.kind), format('Remedies are: %s.', array_to_string(array_remove(allowed, ''), ', ')));
     ELSIF s.object_id IS NULL THEN

@@ -430,14 +430,14 @@ BEGIN
           LEFT JOIN sync._replay_merged(run.route_id, items, run.keys = 'new') m ON m.n = i.n),
     made AS (
         INSERT INTO sync.pending (route_id, seq, incarnation, event_at, object_id, record_id, op, origin, body, old, context, state, issue, attempts, step,
-                                  next_attempt_at, last_attempt_id, first_claim_at, frozen, code, message)
+                                  next_attempt_at, last_attempt_id, first_claim_at, frozen, code)
         SELECT run.route_id, t.seq, t.incarnation, t.at, t.object_id, t.record_id, t.op, t.origin, t.body, t.old, t.context,
                CASE t.action WHEN 'issue' THEN 'retry' ELSE 'ambiguous' END, t.issue, CASE t.action WHEN 'issue' THEN 0 ELSE 1 END,
                CASE WHEN t.action <> 'issue' THEN t.step END, clock_timestamp(), t.last_attempt, CASE WHEN t.action <> 'issue' THEN t.first_at END,
                CASE WHEN t.action <> 'issue'
                     THEN to_jsonb(k) - 'batch_id' || '{"repeats": true}'
                          || CASE WHEN k.idempotency_key IS NULL THEN '{"unkeyed": true}' ELSE '{}' END::jsonb END,
-               'replayed', format('replay %s', run.id)
+               'replayed'
           FROM t
           LEFT JOIN sync.claim k ON k.route_id = run.route_id AND k.seq = t.seq AND k.attempt_id = t.attempt
          WHERE t.action <> 'skip')
