@@ -63,6 +63,7 @@ CREATE TABLE sync.replay_item (
     acted_at        timestamptz,
     PRIMARY KEY (replay_id, n)
 );
+CREATE INDEX replay_item_record_idx ON sync.replay_item (record_id);
 CREATE INDEX replay_item_seq_idx ON sync.replay_item (seq) WHERE state = 'issued';
 COMMENT ON TABLE sync.replay_item IS 'The records of a replay, in their order, and what became of each';
 COMMENT ON COLUMN sync.replay_item.record_id IS 'The record; inbound: the remote id';

@@ -82,6 +82,23 @@ SELECT r.object_id, p.record_id, p.created_at, 'delivery', y.name,
   LEFT JOIN sync.object w ON w.id = p.wait_object_id
   LEFT JOIN sync._hub_mark h ON true
 UNION ALL
+-- what people had issued again, and edited
+SELECT r.object_id, i.record_id, i.acted_at, 'replay', y.name,
+       concat_ws(' ', CASE i.action WHEN 'issue' THEN 'made anew' WHEN 'look_up' THEN 'looked up' ELSE 'repeated' END, 'by replay', r.id),
+       r.requested_by::text, NULL, NULL, NULL, NULL, NULL, NULL, r.route_id || '/' || i.seq, r.reason, NULL
+  FROM sync.replay_item i
+  JOIN sync.replay_run r ON r.id = i.replay_id AND r.direction = 'out'
+  JOIN sync._visible_object o ON o.id = r.object_id
+  JOIN sync.system y ON y.id = r.system_id
+ WHERE i.state = 'issued'
+UNION ALL
+SELECT p.object_id, p.record_id, p.edited_at, 'edit', y.name, 'payload edited: ' || (SELECT string_agg(k.name, ', ' ORDER BY k.name) FROM jsonb_object_keys(p.patch) k (name)),
+       p.edited_by::text, NULL, NULL, NULL, NULL, NULL, NULL, p.route_id || '/' || p.seq, p.reason, NULL
+  FROM sync.payload_edit p
+  JOIN sync._visible_object o ON o.id = p.object_id
+  JOIN sync.route r ON r.id = p.route_id
+  JOIN sync.system y ON y.id = r.system_id
+UNION ALL
 -- what it is over there
 SELECT x.object_id, x.record_id, x.bound_at, 'bound', y.name, concat_ws(' ', 'is', x.remote_id, 'number ' || x.remote_number),
        NULL, NULL, NULL, x.remote_id, NULL, NULL, NULL, NULL, NULL, NULL

@@ -22,7 +22,7 @@ CREATE TYPE sync.lineage_row AS (
 );
 COMMENT ON TYPE sync.lineage_row IS 'A line of sync.lineage() and sync.trace()';
 COMMENT ON COLUMN sync.lineage_row.at IS 'When it happened; of another record: when that was made';
-COMMENT ON COLUMN sync.lineage_row.kind IS 'event, attempt, outcome, delivery, bound, remote, inbox, conflict, approval, audit, break, merge, period; of another record: caused, caused by';
+COMMENT ON COLUMN sync.lineage_row.kind IS 'event, attempt, outcome, delivery, replay, edit, bound, remote, inbox, conflict, approval, audit, break, merge, period; of another record: caused, caused by';
 COMMENT ON COLUMN sync.lineage_row.object IS 'Kind of record';
 COMMENT ON COLUMN sync.lineage_row.record_id IS 'Which one';
 COMMENT ON COLUMN sync.lineage_row.record_number IS 'Its business number';

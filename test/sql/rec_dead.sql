@@ -54,6 +54,7 @@ SELECT record_id, state, issue, attempts, step, frozen, body ->> 'email' AS emai
 SELECT email FROM customer WHERE id = 1;
 SELECT record_id, issue, patch, before, reason, approval_id, edited_by = session_user AS me FROM sync.payload_edit;
 SELECT action, object, record_id, detail - 'delivery' AS detail, reason FROM sync.audit WHERE action = 'delivery.edited';
+SELECT kind, what, actor = session_user AS me, reason FROM sync.lineage('customer', '1') WHERE kind = 'edit';
 -- What was edited is told by a partial update, too.
 SELECT sync.edit_dead_letter(:'three', '{"email": "three@example.com"}', 'goes along');
 SELECT body ->> 'email' AS email, old FROM sync.pending WHERE record_id = '3';

@@ -135,6 +135,7 @@ CREATE FUNCTION pg_temp.ends() RETURNS bigint LANGUAGE sql AS $$
     INSERT INTO sync.outcome (attempt_id, at, route_id, seq, final, outcome, state, status)
     SELECT max(c.attempt_id), clock_timestamp(), c.route_id, c.seq, true, 'done', 'done', 200 FROM sync.claim c JOIN sync.pending p USING (route_id, seq) WHERE p.code = 'replayed' GROUP BY c.route_id, c.seq;
     WITH gone AS (DELETE FROM sync.pending WHERE code = 'replayed' RETURNING 1) SELECT count(*) FROM gone$$;
+SELECT kind, regexp_replace(what, '[0-9]+$', 'N') AS what, reason FROM sync.lineage('customer', '4') WHERE kind = 'replay';
 SELECT pg_temp.ends();
 SELECT * FROM sync.check_invariants();
 SELECT pg_temp.step();
