@@ -143,6 +143,7 @@ AS $$
     SELECT CASE WHEN operation = 'set_owner' AND financial THEN 'ownership of a financial object'
                 WHEN operation IN ('replay', 'edit_dead_letter') AND financial THEN 'a financial object'
                 WHEN operation = 'repair' AND call ->> 'makes' = 'true' THEN 'a document that corrects the books'
+                WHEN operation = 'repair' AND call ->> 'removes' = 'true' AND financial THEN 'a financial record taken away'
                 WHEN operation = 'repair' AND call ->> 'binds' = 'true' AND financial THEN 'the identity of a financial record'
                 WHEN operation = 'mass_delete' THEN 'many deletes at once'
                 WHEN operation = 'drop_approval_policy' THEN 'removal of an approval policy'

@@ -13,10 +13,10 @@ AS $$
         WHEN 'missing_here' THEN '{pull_again,bind,push_again}'
         WHEN 'field_differs' THEN '{correct,push_again,pull_again}'
         WHEN 'amount_differs' THEN '{correct,push_again,pull_again,credit_note,adjustment}'
-        WHEN 'duplicate' THEN '{"",unbind,bind,credit_note,adjustment}'
-        WHEN 'orphan' THEN '{unbind,bind,pull_again,push_again}'
+        WHEN 'duplicate' THEN '{"",delete_there,pull_again,unbind,bind,credit_note,adjustment}'
+        WHEN 'orphan' THEN '{unbind,delete_there,bind,pull_again}'
         WHEN 'stale' THEN '{pull_again,push_again}'
-        ELSE '{"",push_again,pull_again,correct,bind,unbind,credit_note,adjustment}' END::text[]
+        ELSE '{"",push_again,pull_again,correct,bind,unbind,delete_there,credit_note,adjustment}' END::text[]
 $$;
 COMMENT ON FUNCTION sync._remedies(text) IS 'What can be done about a kind of break, what is done by default first';
 
@@ -71,6 +71,16 @@ END
 $$;
 COMMENT ON FUNCTION sync._break_subject(bigint) IS 'What an open break is about';
 
+-- Of two systems the first is the system of the break, and `here`. Between hub and system, here is the hub.
+CREATE FUNCTION sync._lacking(s sync._break_subject)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE s.kind WHEN 'missing_there' THEN coalesce(s.other, s.system) WHEN 'missing_here' THEN CASE WHEN s.other IS NOT NULL THEN s.system END END
+$$;
+COMMENT ON FUNCTION sync._lacking(sync._break_subject) IS 'The system that lacks the record; NULL: none does';
+
 -- ---- acts ----
 
 CREATE FUNCTION sync._act(act text, system text DEFAULT NULL, detail text DEFAULT NULL, more jsonb DEFAULT '{}')
@@ -122,7 +132,7 @@ BEGIN
         END IF;
     END IF;
     SELECT x.remote_id INTO bound FROM sync.external_id x WHERE x.system_id = r.system_id AND x.object_id = s.object_id AND x.record_id = s.record_id;
-    lost := bound IS NOT NULL AND (s.kind = 'missing_there' OR s.kind = 'missing_here' AND to_system = s.other);
+    lost := bound IS NOT NULL AND to_system IS NOT DISTINCT FROM sync._lacking(s);
     RETURN CASE WHEN lost THEN jsonb_build_array(sync._act('unbind', to_system, format('remote record %s is gone there', bound), jsonb_build_object('remote_id', bound)))
                 ELSE '[]' END
            || jsonb_build_array(sync._act('send', to_system, CASE WHEN lost THEN 'it is made anew there' WHEN bound IS NULL THEN 'it is made there' END,
@@ -179,7 +189,8 @@ DECLARE
     x sync.external_id;
 BEGIN
     SELECT t.* INTO x FROM sync.external_id t
-     WHERE t.system_id = s.system_id AND t.object_id = s.object_id AND (t.remote_id = s.remote_id OR s.remote_id IS NULL AND t.record_id = s.record_id);
+     WHERE t.system_id = s.system_id AND t.object_id = s.object_id AND (t.remote_id = s.remote_id OR t.record_id = s.record_id)
+     ORDER BY t.remote_id = s.remote_id DESC NULLS LAST LIMIT 1;
     IF NOT FOUND THEN
         PERFORM sync._no_repair(s.break_id, 'Nothing is bound.', 'See sync.external_id for what is.');
     END IF;
@@ -188,6 +199,37 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync._plan_unbind(sync._break_subject) IS 'Acts that end a binding';
+
+-- A remote record that should not be there. What else than a delete takes it away, the connector may have as
+-- an operation of its own: void, archive.
+CREATE FUNCTION sync._plan_delete(s sync._break_subject, options jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    operations jsonb := sync._manifest(s.system) #> ARRAY['objects', s.object, 'push', 'operations'];
+    remote constant text := coalesce(options ->> 'remote_id', s.remote_id);
+    operation text := options ->> 'operation';
+BEGIN
+    IF operation IS NULL THEN
+        SELECT k.key INTO operation FROM jsonb_each(operations) k WHERE coalesce(k.value ->> 'kind', k.key) = 'delete' ORDER BY k.key LIMIT 1;
+    END IF;
+    IF operation IS NULL OR NOT operations ? operation THEN
+        PERFORM sync._no_repair(s.break_id, format('The connector of system "%s" has no operation that takes a record of object "%s" away.', s.system, s.object),
+                                coalesce('Name one: options => ''{"operation": "…"}''. It has: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(operations) k) || '.',
+                                         'Have it done there.'));
+    ELSIF remote IS NULL THEN
+        PERFORM sync._no_repair(s.break_id, 'It is not known which remote record is meant.', 'Say it: options => ''{"remote_id": "…"}''.');
+    END IF;
+    RETURN CASE WHEN EXISTS (SELECT FROM sync.external_id x WHERE x.system_id = s.system_id AND x.object_id = s.object_id AND x.remote_id = remote)
+                THEN jsonb_build_array(sync._act('unbind', s.system, format('remote record %s is nobody''s here', remote), jsonb_build_object('remote_id', remote))) ELSE '[]' END
+           || jsonb_build_array(sync._act('call', s.system, format('%s of remote record %s', operation, remote), jsonb_build_object('remote_id', remote,
+                  'operation', s.object || '.' || operation, 'method', coalesce(operations #>> ARRAY[operation, 'method'], 'POST'),
+                  'target', replace(operations #>> ARRAY[operation, 'path'], '${remote.id}', remote))));
+END
+$$;
+COMMENT ON FUNCTION sync._plan_delete(sync._break_subject, jsonb) IS 'Acts that take a remote record away';
 
 CREATE FUNCTION sync._plan_bind(s sync._break_subject, options jsonb)
 RETURNS jsonb
@@ -299,6 +341,27 @@ END
 $$;
 COMMENT ON FUNCTION sync._plan_document(sync._break_subject, text, jsonb) IS 'The act that makes a credit note, or a journal';
 
+-- Which system is told, or asked. Between two, and about a value, somebody has to say.
+CREATE FUNCTION sync._plan_one_way(s sync._break_subject, remedy text, options jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    which text := coalesce(options ->> 'system', CASE
+        WHEN s.other IS NULL THEN s.system
+        WHEN remedy = 'push_again' THEN sync._lacking(s)
+        WHEN sync._lacking(s) = s.system THEN s.other
+        WHEN sync._lacking(s) = s.other THEN s.system END);
+BEGIN
+    IF which IS NULL OR which <> ALL (array_remove(ARRAY[s.system, s.other], NULL)) THEN
+        PERFORM sync._no_repair(s.break_id, format('It is about two systems: %s.', concat_ws(', ', s.system, s.other)), 'Say which one is meant: options => ''{"system": "…"}''.');
+    END IF;
+    RETURN CASE remedy WHEN 'push_again' THEN sync._plan_push(s, which, NULL) ELSE sync._plan_pull(s, which, s.field) END;
+END
+$$;
+COMMENT ON FUNCTION sync._plan_one_way(sync._break_subject, text, jsonb) IS 'Acts that tell a system the record, or take over what it says';
+
 CREATE FUNCTION sync._repair_plan(break_id bigint, remedy text, options jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -307,7 +370,8 @@ AS $$
 DECLARE
     s sync._break_subject := sync._break_subject(break_id);
     allowed text[] := sync._remedies(s.kind);
-    chosen text := coalesce(remedy, nullif(allowed[1], ''));
+    -- What one of two systems lacks the hub has.
+    chosen text := coalesce(remedy, CASE WHEN s.kind = 'missing_here' AND s.other IS NOT NULL AND s.record_id IS NOT NULL THEN 'push_again' END, nullif(allowed[1], ''));
 BEGIN
     IF chosen IS NULL THEN
         PERFORM sync._no_repair(s.break_id, coalesce((SELECT format('Rule "%s" says: %s', r.name, r.remedy) FROM sync.reconciliation_rule r WHERE r.name = s.kind),
@@ -320,8 +384,9 @@ BEGIN
         PERFORM sync._no_repair(s.break_id, 'It is about no system.', 'Correct the records here; what changes goes its usual way.');
     END IF;
     RETURN jsonb_build_object('remedy', chosen, 'acts', CASE chosen
-        WHEN 'push_again' THEN sync._plan_push(s, CASE WHEN s.kind = 'missing_here' THEN coalesce(s.other, s.system) ELSE s.system END, NULL)
-        WHEN 'pull_again' THEN sync._plan_pull(s, s.system, s.field)
+        WHEN 'push_again' THEN sync._plan_one_way(s, chosen, options)
+        WHEN 'pull_again' THEN sync._plan_one_way(s, chosen, options)
+        WHEN 'delete_there' THEN sync._plan_delete(s, options)
         WHEN 'correct' THEN sync._plan_correct(s)
         WHEN 'bind' THEN sync._plan_bind(s, options)
         WHEN 'unbind' THEN sync._plan_unbind(s)

@@ -50,7 +50,7 @@ BEGIN
             CONTINUE;
         END IF;
         step := step + 1;
-        method := CASE action WHEN 'read' THEN 'GET' END;
+        method := CASE action WHEN 'read' THEN 'GET' ELSE act ->> 'method' END;
         target := act ->> 'target';
         request := CASE action WHEN 'insert' THEN jsonb_build_object('row', act -> 'row', 'lines', act -> 'lines')::text END;
         detail := act ->> 'detail';
@@ -158,6 +158,13 @@ BEGIN
             INSERT INTO sync.inbox AS i (system_id, object_id, remote_id, item, reason, retry_at)
             VALUES (the_system, s.object_id, remote, 'null', format('repair of break %s', s.break_id), clock_timestamp())
             ON CONFLICT ON CONSTRAINT inbox_system_id_object_id_remote_id_key DO UPDATE SET retry_at = excluded.retry_at;
+        WHEN 'call' THEN
+            -- When it is gone the mirror learns of it as of any other delete: by looking.
+            INSERT INTO sync.inbox AS i (system_id, object_id, remote_id, item, reason, retry_at)
+            SELECT t.system_id, t.object_id, remote, 'null', format('repair of break %s', s.break_id), clock_timestamp() + interval '5 s'
+              FROM sync.stream t WHERE t.system_id = the_system AND t.object_id = s.object_id AND t.state = 'active'
+            ON CONFLICT ON CONSTRAINT inbox_system_id_object_id_remote_id_key DO UPDATE SET retry_at = excluded.retry_at;
+            RETURN 'call ' || sync.call(act ->> 'system', act ->> 'operation', jsonb_build_object('remote_id', remote));
         WHEN 'unbind' THEN
             DELETE FROM sync.external_id x WHERE x.system_id = the_system AND x.object_id = s.object_id AND x.remote_id = remote;
             UPDATE sync.mirror m SET record_id = NULL, mapping = NULL
@@ -226,7 +233,8 @@ DECLARE
 BEGIN
     PERFORM sync._check_reason(reason);
     call := jsonb_build_object('break', s.break_id, 'remedy', remedy, 'options', options, 'acts', plan -> 'acts', 'reason', reason,
-                               'binds', plan -> 'acts' @> '[{"act": "bind"}]' OR plan -> 'acts' @> '[{"act": "unbind"}]', 'makes', plan -> 'acts' @> '[{"act": "insert"}]');
+                               'binds', plan -> 'acts' @> '[{"act": "bind"}]' OR plan -> 'acts' @> '[{"act": "unbind"}]', 'makes', plan -> 'acts' @> '[{"act": "insert"}]',
+                               'removes', plan -> 'acts' @> '[{"act": "call"}]');
     waits_for := sync._approval('repair', s.object, s.record_id, abs(s.difference), s.currency, call, reason);
     IF waits_for IS NULL THEN
         PERFORM sync._approved_repair(call, NULL);

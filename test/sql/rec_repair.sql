@@ -17,7 +17,8 @@ SELECT sync.register_connector($${
     "customer": {
       "push": {"operations": {
         "create": {"method": "POST", "path": "/c", "body": {"ours": "$.id", "name": "$.new.name", "email": "$.new.billing_email"}, "response": {"remote_id": "$.id"}},
-        "update": {"method": "PATCH", "partial": true, "path": "/c/${remote.id}", "body": {"name": "$.new.name", "email": "$.new.billing_email"}}}},
+        "update": {"method": "PATCH", "partial": true, "path": "/c/${remote.id}", "body": {"name": "$.new.name", "email": "$.new.billing_email"}},
+        "delete": {"method": "DELETE", "path": "/c/${remote.id}"}, "archive": {"kind": "action", "method": "POST", "path": "/c/${remote.id}/archive"}}},
       "pull": {"list": {"path": "/c", "items": "$.data"}, "fetch": {"path": "/c/${id}"}, "record": {"id": "$.id", "our_id": "$.ours"},
                "fields": {"name": "$.name", "billing_email": "$.email"}, "on_missing": "ignore"}},
     "invoice": {"push": {"operations": {"create": {"method": "POST", "path": "/i", "body": {"total": "$.new.total_amount"}, "response": {"remote_id": "$.id"}}}}},
@@ -102,6 +103,22 @@ SELECT op, origin = sync._system_id('shop') AS from_shop, old - 'updated_at' AS 
 SELECT pg_temp.broken('field_differs', 'customer', 'C1', 'name', '"name of the erp"', system => 'erp', other => 'shop') AS id \gset
 SELECT step, action, system, method, target, request FROM sync.repair(:id);
 
+SELECT step, action, system FROM sync.repair(:id, remedy => 'pull_again');
+SELECT step, action, system FROM sync.repair(:id, remedy => 'pull_again', options => '{"system": "shop"}');
+-- What one of two lacks is sent to that one.
+SELECT pg_temp.broken('missing_here', 'customer', 'C1', system => 'erp', other => 'shop') AS id \gset
+SELECT step, action, system, method FROM sync.repair(:id);
+SELECT pg_temp.broken('missing_there', 'customer', 'C1', system => 'erp', other => 'shop') AS id \gset
+SELECT step, action, system, method FROM sync.repair(:id);
+
+-- A second one over there: taken away, by the connector's delete or another operation.
+SELECT pg_temp.broken('duplicate', 'customer', 'C1', remote => 'r77') AS id \gset
+SELECT * FROM sync.repair(:id, remedy => 'delete_there');
+SELECT * FROM sync.repair(:id, remedy => 'delete_there', options => '{"operation": "burn"}');
+SELECT action, detail FROM sync.repair(:id, dry_run => false, remedy => 'delete_there', options => '{"operation": "archive"}', reason => 'entered twice');
+SELECT operation, params FROM sync.api_call;
+SELECT remote_id, retry_at > clock_timestamp() AS later FROM sync.inbox WHERE remote_id = 'r77';
+
 -- What cannot be repaired so.
 SELECT * FROM sync.repair(999);
 SELECT * FROM sync.repair(:id, remedy => 'pray');
@@ -113,6 +130,8 @@ SELECT * FROM sync.repair(:id, remedy => 'pull_again');
 SELECT * FROM sync.repair(:id, remedy => 'unbind');
 SELECT pg_temp.broken('missing_there', 'customer', NULL) AS id \gset
 SELECT * FROM sync.repair(:id);
+SELECT pg_temp.broken('duplicate', 'invoice', 'I1', remote => 'in_9') AS id \gset
+SELECT * FROM sync.repair(:id, remedy => 'delete_there');
 SELECT pg_temp.broken('missing_there', 'invoice', 'I1', system => 'erp') AS id \gset
 SELECT * FROM sync.repair(:id);
 UPDATE sync.break_entry SET status = 'resolved', resolved_at = '2026-01-01' WHERE id = :id;
