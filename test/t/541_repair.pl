@@ -116,7 +116,16 @@ is(remote_id($never) // '', '', 'a binding is ended');
 $break = broken('orphan', remote_id => $unbound, system => 'crm');
 repair($break, remedy => 'bind', options => qq({"record_id": "$never"}));
 is(remote_id($never), $unbound, 'and made');
-is($hub->value("SELECT count(*) FROM sync.break_note"), 7, 'each repair left its note');
+
+# ---- twice over there ----
+
+my $twin = scalar $sandbox->rest(POST => '/customers', { name => 'twin', email => 'twin@example.com' }, \%auth);
+$break = broken('duplicate', record_id => $never, remote_id => $twin->{id}, system => 'crm');
+is(shown($break, remedy => 'delete_there'), "call|DELETE|/rest/customers/$twin->{id}", 'the second one would be deleted there');
+repair($break, remedy => 'delete_there');
+$hub->poll_until("SELECT state = 'done' FROM sync.api_call");
+is(($sandbox->rest(GET => "/customers/$twin->{id}", undef, \%auth))[0], 404, 'and is gone');
+is($hub->value("SELECT count(*) FROM sync.break_note"), 8, 'each repair left its note');
 is(invariants(), '', 'invariants hold');
 
 done_testing();
