@@ -14,14 +14,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._message_pattern(text) IS 'A message without the ids, numbers and quoted values in it, by which messages are grouped';
 
-CREATE VIEW sync.dead_letter_reason AS
+CREATE VIEW sync.dead_letter_reason WITH (security_barrier) AS
 SELECT d.direction, d.system, d.object, d.code, d.message, count(*) AS count, min(d.at) AS oldest, max(d.at) AS newest, max(d.example) AS example,
        sum(d.behind)::bigint AS behind,
        CASE d.direction WHEN 'out' THEN format('SELECT sync.retry_all(%L, %L, %L, reason => ''…'')', d.system, d.object, d.code)
                         ELSE format('SELECT sync.retry_inbox_all(%L, %L, %L, reason => ''…'')', d.system, d.object, d.code) END AS how_to_retry
-  FROM (SELECT 'out' AS direction, l.system, l.object, l.code, sync._message_pattern(l.message) AS message, coalesce(l.failed_at, l.event_at) AS at,
-               l.delivery AS example, l.behind
-          FROM sync.dead_letter l
+  FROM (SELECT 'out' AS direction, y.name AS system, o.name AS object, p.code,
+               sync._message_pattern(CASE WHEN o.hides THEN sync._shown_message(o.id, p.message, p.body) ELSE p.message END) AS message, p.created_at AS at,
+               p.route_id || '/' || p.seq AS example,
+               (SELECT count(*) FROM sync.pending b WHERE b.route_id = p.route_id AND b.record_id = p.record_id AND b.id <> p.id) AS behind
+          FROM sync.pending p
+          JOIN sync.route r ON r.id = p.route_id
+          JOIN sync.system y ON y.id = r.system_id
+          JOIN sync._visible_object o ON o.id = p.object_id
+         WHERE p.state = 'dead'
         UNION ALL
         SELECT 'in', i.system, i.object, i.sqlstate, sync._message_pattern(i.reason), i.received_at, i.id::text, 0
           FROM sync.inbox_status i WHERE i.state = 'failed') d

@@ -19,12 +19,12 @@ AS $$
           FROM sync.outcome f
           LEFT JOIN sync.claim c ON f.attempt_id <> 0 AND c.route_id = f.route_id AND c.seq = f.seq AND c.attempt_id = f.attempt_id
          WHERE f.final),
-    -- A replay under the same key makes the same issue end once more.
-    repeats AS (
-        SELECT r.route_id, i.seq, i.issue, count(*) AS n, max(i.acted_at) AS at
+    -- A replay under the same key makes the same issue end once more. One under a new key that is discarded
+    -- before it is claimed ends, by what can be told, as the issue before.
+    replayed AS (
+        SELECT r.route_id, i.seq, CASE WHEN i.action <> 'issue' THEN i.issue END AS issue, i.acted_at
           FROM sync.replay_item i JOIN sync.replay_run r ON r.id = i.replay_id
-         WHERE i.state = 'issued' AND i.action <> 'issue' AND r.route_id IS NOT NULL
-         GROUP BY r.route_id, i.seq, i.issue),
+         WHERE i.state = 'issued' AND r.route_id IS NOT NULL),
     sent AS (
         SELECT c.route_id, c.record_id, c.seq, c.first_at, e.ended_at
           FROM (SELECT c.route_id, c.record_id, c.seq, min(c.at) AS first_at
@@ -35,12 +35,14 @@ AS $$
     SELECT 'pending_not_final', format('delivery %s/%s is %s, yet it ended as %s', p.route_id, p.seq, p.state, f.state)
       FROM sync.pending p JOIN final f ON f.route_id = p.route_id AND f.seq = p.seq
      WHERE (f.issue IS NULL OR f.issue = p.issue)
-       AND NOT EXISTS (SELECT FROM repeats x WHERE x.route_id = p.route_id AND x.seq = p.seq AND x.issue = p.issue AND x.at >= f.at)
-       AND NOT EXISTS (SELECT FROM sync.replay_item i WHERE f.issue IS NULL AND i.seq = p.seq AND i.state = 'issued' AND i.acted_at >= f.at)
+       AND NOT EXISTS (SELECT FROM replayed x WHERE x.route_id = p.route_id AND x.seq = p.seq AND (x.issue = p.issue OR f.issue IS NULL) AND x.acted_at >= f.at)
     UNION ALL
-    SELECT 'one_final_outcome', format('delivery %s/%s ended %s times', f.route_id, f.seq, count(*))
-      FROM final f LEFT JOIN repeats x ON x.route_id = f.route_id AND x.seq = f.seq AND x.issue = f.ended_issue
-     GROUP BY f.route_id, f.seq, f.ended_issue, x.n HAVING count(*) > 1 + coalesce(x.n, 0)
+    SELECT 'one_final_outcome', format('delivery %s/%s ended %s times', f.route_id, f.seq, f.n)
+      FROM (SELECT f.route_id, f.seq, f.ended_issue, count(*) AS n, count(*) FILTER (WHERE f.attempt_id = 0) AS unsent
+              FROM final f GROUP BY f.route_id, f.seq, f.ended_issue HAVING count(*) > 1) f
+      LEFT JOIN replayed x ON x.route_id = f.route_id AND x.seq = f.seq
+     GROUP BY f.route_id, f.seq, f.ended_issue, f.n, f.unsent
+    HAVING f.n > 1 + count(*) FILTER (WHERE x.issue = f.ended_issue) + least(f.unsent, count(*) FILTER (WHERE x.seq IS NOT NULL AND x.issue IS NULL))
     UNION ALL
     SELECT 'head_of_record', format('delivery %s/%s is %s, yet %s/%s of the same record is before it', p.route_id, p.seq, p.state, p.route_id, p.head)
       FROM (SELECT p.route_id, p.seq, p.state, min(p.seq) OVER (PARTITION BY p.route_id, p.record_id) AS head FROM sync.pending p) p

@@ -165,6 +165,13 @@ SELECT state, done, total FROM sync.job WHERE id = :job;
 SELECT * FROM sync.check_invariants();
 SELECT action, reason, detail - '{since,until,list_sha256,replay,job,params}'::text[] AS detail FROM sync.audit WHERE action LIKE 'replay.%' OR action LIKE 'job.%' ORDER BY id;
 
+-- One that is discarded before it was sent ends as what it was.
+SELECT count(*) FROM sync.replay('shop', 'customer', :'began', :'ends', 'id = 1', dry_run => false, keys => 'new', reason => 'by mistake');
+SELECT pg_temp.step();
+SELECT sync.discard(id, 'by mistake') FROM sync.pending WHERE code = 'replayed';
+SELECT pg_temp.step();
+SELECT * FROM sync.check_invariants();
+
 -- Inbound: what is kept is mapped anew, what is not is read; for who may read the table.
 SELECT * FROM sync.replay_inbound('shop', 'customer', :'began', :'ends');
 SELECT sync.register_connector($${

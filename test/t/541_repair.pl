@@ -124,7 +124,7 @@ $break = broken('duplicate', record_id => $never, remote_id => $twin->{id}, syst
 is(shown($break, remedy => 'delete_there'), "call|DELETE|/rest/customers/$twin->{id}", 'the second one would be deleted there');
 repair($break, remedy => 'delete_there');
 $hub->poll_until("SELECT state = 'done' FROM sync.api_call");
-is(($sandbox->rest(GET => "/customers/$twin->{id}", undef, \%auth))[0], 404, 'and is gone');
+is(($sandbox->rest(GET => "/customers/$twin->{id}", undef, \%auth))[0], 410, 'and is gone');
 is($hub->value("SELECT count(*) FROM sync.break_note"), 8, 'each repair left its note');
 is(invariants(), '', 'invariants hold');
 
