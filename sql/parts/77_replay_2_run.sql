@@ -435,7 +435,8 @@ BEGIN
                CASE t.action WHEN 'issue' THEN 'retry' ELSE 'ambiguous' END, t.issue, CASE t.action WHEN 'issue' THEN 0 ELSE 1 END,
                CASE WHEN t.action <> 'issue' THEN t.step END, clock_timestamp(), t.last_attempt, CASE WHEN t.action <> 'issue' THEN t.first_at END,
                CASE WHEN t.action <> 'issue'
-                    THEN to_jsonb(k) - 'batch_id' || '{"repeats": true}'
+                    THEN jsonb_strip_nulls(jsonb_build_object('step', k.step, 'method', k.method, 'target', k.target, 'request', k.request,
+                             'request_hash', k.request_hash, 'connector_id', k.connector_id, 'repeats', true))
                          || CASE WHEN k.idempotency_key IS NULL THEN '{"unkeyed": true}' ELSE '{}' END::jsonb END,
                'replayed'
           FROM t

@@ -121,7 +121,7 @@ SELECT pg_temp.passed();
 SELECT pg_temp.step();
 SELECT state, phase, done, total, result - 'replay' AS result FROM sync.job;
 SELECT n, record_id, state, action, issue, regexp_replace(why, ', at .*|as seen at .*|[0-9]+(/[0-9]+)?', '…', 'g') AS why FROM sync.replay_item ORDER BY n;
-SELECT record_id, op, state, issue, attempts, step, old, frozen ->> 'request' AS request, frozen ->> 'idempotency_key' IS NOT NULL AS keyed, frozen -> 'repeats' AS repeats, first_claim_at IS NOT NULL AS claimed, code
+SELECT record_id, op, state, issue, attempts, step, old, frozen ->> 'request' AS request, frozen ? 'unkeyed' AS unkeyed, frozen -> 'repeats' AS repeats, first_claim_at IS NOT NULL AS claimed, code
   FROM sync.pending WHERE code = 'replayed' ORDER BY seq;
 SELECT * FROM sync.check_invariants();
 SELECT pg_temp.step();
