@@ -214,6 +214,7 @@ CREATE TABLE sync.inbox (
     retry_at        timestamptz,
     our_id          text,
     remote_number   text,
+    restore_id      text,
     UNIQUE (system_id, object_id, remote_id)
 );
 CREATE INDEX inbox_wait_idx ON sync.inbox (system_id, wait_object_id, wait_remote_id);
@@ -221,6 +222,7 @@ CREATE INDEX inbox_object_idx ON sync.inbox (object_id);
 COMMENT ON TABLE sync.inbox IS 'Inbound records that could not be applied, whole, with the reason; they block nobody';
 COMMENT ON COLUMN sync.inbox.item IS 'The newest state of the remote record as it came';
 COMMENT ON COLUMN sync.inbox.our_id IS 'Id of ours that the remote record carries';
+COMMENT ON COLUMN sync.inbox.restore_id IS 'Id of ours under which a record that the hub has lost is to come back; NULL: it gets one of its own';
 COMMENT ON COLUMN sync.inbox.wait_remote_id IS 'Remote id of the record whose arrival would release this one, when that is the reason';
 
 CREATE TABLE sync.api_call (

@@ -185,6 +185,7 @@ take_record(SeExchange *exchange, SeReply *reply)
 	job->items = item = palloc0(sizeof(SeItem));
 	job->nitems = 1;
 	item->remote_id = job->remote_id;
+	item->restore_id = job->restore_id;
 	item->fetched = true;
 	item->began_at = reply->began_at;
 	MemoryContextSwitchTo(old);
@@ -234,6 +235,7 @@ typedef struct SeDue
 	Jsonb *item; /* NULL: read it by id */
 	TimestampTz received_at;
 	char *record_id;
+	char *restore_id;
 } SeDue;
 
 static Datum
@@ -264,7 +266,7 @@ read_due(MemoryContext cxt, TimestampTz now, int *count)
 
 	n = se_spi_execute(&due_plan,
 					   "SELECT b.id, b.system_id, b.object_id, b.remote_id,"
-					   " nullif(b.item, 'null'), b.received_at, e.record_id"
+					   " nullif(b.item, 'null'), b.received_at, e.record_id, b.restore_id"
 					   " FROM sync.inbox b JOIN sync.stream t ON t.system_id = b.system_id"
 					   " AND t.object_id = b.object_id AND t.state = 'active'"
 					   " LEFT JOIN sync.external_id e ON e.system_id = b.system_id"
@@ -286,6 +288,7 @@ read_due(MemoryContext cxt, TimestampTz now, int *count)
 		due[i].item = isnull ? NULL : DatumGetJsonbPCopy(item);
 		due[i].received_at = DatumGetTimestampTz(se_spi_datum(i, 6, &isnull));
 		due[i].record_id = se_spi_text(i, 7);
+		due[i].restore_id = se_spi_text(i, 8);
 	}
 	MemoryContextSwitchTo(old);
 	*count = n;
@@ -312,6 +315,7 @@ begin_read(SeStream *stream, const SeDue *due)
 	MemoryContextSwitchTo(job->cxt);
 	job->inbox_id = due->id;
 	job->remote_id = pstrdup(due->remote_id);
+	job->restore_id = due->restore_id ? pstrdup(due->restore_id) : NULL;
 	job->ready = read_ready;
 	job->failed = read_failed;
 	memset(&rendered, 0, sizeof(rendered));
@@ -385,6 +389,7 @@ apply_stored(SeDue *due, int from, int to)
 		/* the mapping may know an id by now */
 		items[n].remote_id = due[i].remote_id[0] == '(' ? NULL : due[i].remote_id;
 		items[n].stored = true;
+		items[n].restore_id = due[i].restore_id;
 		items[n].began_at = due[i].received_at;
 		sources[n++] = &due[i];
 	}

@@ -116,6 +116,7 @@ typedef struct SeItem
 	TimestampTz at;		  /* when it changed, as the list or journal says */
 	bool fetched;		  /* read by id: order against other reads does not matter */
 	bool decided;		  /* by a person: its delete takes effect, whoever owns the record */
+	char *restore_id;	  /* our id under which a lost record is to come back; NULL: none */
 	TimestampTz began_at; /* when its request began */
 	uint64 entry;		  /* what tells it from other entries of its journal; 0: nothing does */
 
@@ -428,7 +429,8 @@ typedef struct SeJob
 	bool waits;	   /* for a request behind it to leave */
 	Jsonb *cursor; /* page: what was asked with */
 	SePage page;
-	int64 inbox_id; /* read by id: the row that asks for it */
+	int64 inbox_id;	  /* read by id: the row that asks for it */
+	char *restore_id; /* with it */
 	char *remote_id;
 	TimestampTz began_at;
 	int nitems;

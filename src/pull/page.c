@@ -270,6 +270,8 @@ map_items(const SeTarget *target, SeItem **items, int n)
 		if (item->remote_id == NULL)
 			item->remote_id = item->map.remote_id;
 		item->deleted |= item->map.deleted;
+		if (item->map.our_id == NULL)
+			item->map.our_id = item->restore_id;
 		clipped(item->map.remote_number);
 		if (!item->map.has_version_at && item->has_at)
 		{
