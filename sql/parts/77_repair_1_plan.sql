@@ -143,6 +143,19 @@ END
 $$;
 COMMENT ON FUNCTION sync._plan_push(sync._break_subject, text, text) IS 'Acts that tell a system a record as it stands';
 
+-- A record that the hub has lost comes back under its own id; what it was bound to ends before, because a
+-- system's news about a record that is gone here are lost.
+CREATE FUNCTION sync._plan_restore(s sync._break_subject, from_system text, remote text, target text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_build_array(
+        sync._act('unbind', from_system, format('record %s is gone here', s.record_id), jsonb_build_object('remote_id', remote)),
+        sync._act('read', from_system, 'it comes back under its own id', jsonb_build_object('remote_id', remote, 'target', target, 'restore_id', s.record_id)))
+$$;
+COMMENT ON FUNCTION sync._plan_restore(sync._break_subject, text, text, text) IS 'Acts that bring a lost record back from a system';
+
 -- The remote record, read anew. A field of which the mirror says already what the system says would not be
 -- taken for news, so it is written.
 CREATE FUNCTION sync._plan_pull(s sync._break_subject, from_system text, field text)
@@ -168,6 +181,11 @@ BEGIN
         PERFORM sync._no_repair(s.break_id, CASE WHEN path IS NULL THEN format('The connector of system "%s" cannot read object "%s" by id.', from_system, s.object)
                                                  ELSE format('It is not known which record of system "%s" it is.', from_system) END,
                                 CASE WHEN path IS NULL THEN 'Pull all of it with sync.request_pull().' ELSE 'Bind it: remedy => ''bind'', options => ''{"remote_id": "…"}''.' END);
+    END IF;
+    IF s.record_id IS NOT NULL AND sync._record_or_null(s.object_id, s.record_id) IS NULL
+       AND EXISTS (SELECT FROM sync.external_id x JOIN sync.system y ON y.id = x.system_id
+                    WHERE y.name = from_system AND x.object_id = s.object_id AND x.record_id = s.record_id AND x.remote_id = remote) THEN
+        RETURN sync._plan_restore(s, from_system, remote, replace(path, '${id}', remote));
     END IF;
     SELECT t.* INTO m FROM sync.mirror t JOIN sync.system y ON y.id = t.system_id
      WHERE y.name = from_system AND t.object_id = s.object_id AND t.remote_id = remote AND t.record_id = s.record_id;

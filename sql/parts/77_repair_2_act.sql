@@ -155,9 +155,9 @@ BEGIN
         WHEN 'insert' THEN RETURN sync._insert_document(act);
         WHEN 'read' THEN
             -- As the pull asks for records by id. What waits there already is newer than what is read now, or asks for it, too.
-            INSERT INTO sync.inbox AS i (system_id, object_id, remote_id, item, reason, retry_at)
-            VALUES (the_system, s.object_id, remote, 'null', format('repair of break %s', s.break_id), clock_timestamp())
-            ON CONFLICT ON CONSTRAINT inbox_system_id_object_id_remote_id_key DO UPDATE SET retry_at = excluded.retry_at;
+            INSERT INTO sync.inbox AS i (system_id, object_id, remote_id, item, reason, retry_at, restore_id)
+            VALUES (the_system, s.object_id, remote, 'null', format('repair of break %s', s.break_id), clock_timestamp(), act ->> 'restore_id')
+            ON CONFLICT ON CONSTRAINT inbox_system_id_object_id_remote_id_key DO UPDATE SET retry_at = excluded.retry_at, restore_id = excluded.restore_id;
         WHEN 'call' THEN
             -- When it is gone the mirror learns of it as of any other delete: by looking.
             INSERT INTO sync.inbox AS i (system_id, object_id, remote_id, item, reason, retry_at)

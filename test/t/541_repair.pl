@@ -117,6 +117,17 @@ $break = broken('orphan', remote_id => $unbound, system => 'crm');
 repair($break, remedy => 'bind', options => qq({"record_id": "$never"}));
 is(remote_id($never), $unbound, 'and made');
 
+# ---- lost here ----
+
+my $kept = remote_id($never);
+$hub->sql("SET session_replication_role = replica; DELETE FROM app.customer WHERE id = '$never'");
+$break = broken('orphan', record_id => $never, remote_id => $kept, system => 'crm');
+is(shown($break, remedy => 'pull_again'), "unbind||\nread|GET|/rest/customers/$kept", 'a record that was lost here would be read');
+repair($break, remedy => 'pull_again');
+$hub->poll_until("SELECT EXISTS (SELECT FROM app.customer WHERE id = '$never')");
+is($hub->value("SELECT name FROM app.customer WHERE id = '$never'"), 'never, changed', 'and comes back as it is there, under its own id');
+is(remote_id($never), $kept, 'bound as it was');
+
 # ---- twice over there ----
 
 my $twin = scalar $sandbox->rest(POST => '/customers', { name => 'twin', email => 'twin@example.com' }, \%auth);
@@ -125,7 +136,7 @@ is(shown($break, remedy => 'delete_there'), "call|DELETE|/rest/customers/$twin->
 repair($break, remedy => 'delete_there');
 $hub->poll_until("SELECT state = 'done' FROM sync.api_call");
 is(($sandbox->rest(GET => "/customers/$twin->{id}", undef, \%auth))[0], 410, 'and is gone');
-is($hub->value("SELECT count(*) FROM sync.break_note"), 8, 'each repair left its note');
+is($hub->value("SELECT count(*) FROM sync.break_note"), 9, 'each repair left its note');
 is(invariants(), '', 'invariants hold');
 
 done_testing();
