@@ -158,7 +158,7 @@ COMMENT ON FUNCTION sync._plan_restore(sync._break_subject, text, text, text) IS
 
 -- The remote record, read anew. A field of which the mirror says already what the system says would not be
 -- taken for news, so it is written.
-CREATE FUNCTION sync._plan_pull(s sync._break_subject, from_system text, field text)
+CREATE FUNCTION sync._plan_pull(s sync._break_subject, from_system text, field text, only_owned boolean)
 RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -167,6 +167,7 @@ DECLARE
     path text;
     remote text;
     m sync.mirror;
+    fields text[];
 BEGIN
     PERFORM FROM sync.stream t JOIN sync.system y ON y.id = t.system_id WHERE y.name = from_system AND t.object_id = s.object_id AND t.state = 'active';
     IF NOT FOUND THEN
@@ -189,14 +190,22 @@ BEGIN
     END IF;
     SELECT t.* INTO m FROM sync.mirror t JOIN sync.system y ON y.id = t.system_id
      WHERE y.name = from_system AND t.object_id = s.object_id AND t.remote_id = remote AND t.record_id = s.record_id;
-    RETURN CASE WHEN field IS NOT NULL AND m.fields ? field
-                THEN jsonb_build_array(sync._act('write', from_system, format('%s as the system says it', field),
-                         jsonb_build_object('field', field, 'remote_id', remote))) ELSE '[]' END
+    -- All that is known to differ of the record goes at once: checks may be about several fields.
+    SELECT array_agg(DISTINCT f ORDER BY f) INTO fields
+      FROM (SELECT $3 UNION
+            SELECT b.field FROM sync.break_entry b
+             WHERE $3 IS NOT NULL AND b.object = s.object AND b.record_id = s.record_id AND b.status <> 'resolved' AND b.field IS NOT NULL
+               AND (b.other_system IS NULL AND b.system = from_system OR b.id = s.break_id)
+               AND (NOT only_owned OR EXISTS (SELECT FROM sync.ownership w WHERE w.object = s.object AND w.field = b.field AND w.owner = from_system))) u (f)
+     WHERE m.fields ? f;
+    RETURN CASE WHEN fields IS NOT NULL
+                THEN jsonb_build_array(sync._act('write', from_system, format('%s as the system says it', array_to_string(fields, ', ')),
+                         jsonb_build_object('fields', fields, 'remote_id', remote))) ELSE '[]' END
            || jsonb_build_array(sync._act('read', from_system, 'what it answers is applied as ownership says',
                   jsonb_build_object('remote_id', remote, 'target', replace(path, '${id}', remote))));
 END
 $$;
-COMMENT ON FUNCTION sync._plan_pull(sync._break_subject, text, text) IS 'Acts that take over what a system says of a record';
+COMMENT ON FUNCTION sync._plan_pull(sync._break_subject, text, text, boolean) IS 'Acts that take over what a system says of a record';
 
 CREATE FUNCTION sync._plan_unbind(s sync._break_subject)
 RETURNS jsonb
@@ -300,10 +309,10 @@ BEGIN
         RETURN sync._plan_push(s, s.system, s.field)
                || CASE WHEN s.other IS NOT NULL THEN sync._plan_push(s, s.other, s.field) ELSE '[]' END;
     ELSIF s.other IS NULL AND owner = s.system THEN
-        RETURN sync._plan_pull(s, s.system, s.field);
+        RETURN sync._plan_pull(s, s.system, s.field, true);
     END IF;
     -- Between two systems, or with a third: the owner's value to the hub, and from there.
-    plan := sync._plan_pull(s, owner, s.field);
+    plan := sync._plan_pull(s, owner, s.field, true);
     FOREACH other IN ARRAY array_remove(ARRAY[s.system, s.other], NULL) LOOP
         IF other <> owner THEN
             plan := plan || sync._plan_push(s, other, s.field);
@@ -375,7 +384,7 @@ BEGIN
     IF which IS NULL OR which <> ALL (array_remove(ARRAY[s.system, s.other], NULL)) THEN
         PERFORM sync._no_repair(s.break_id, format('It is about two systems: %s.', concat_ws(', ', s.system, s.other)), 'Say which one is meant: options => ''{"system": "…"}''.');
     END IF;
-    RETURN CASE remedy WHEN 'push_again' THEN sync._plan_push(s, which, NULL) ELSE sync._plan_pull(s, which, s.field) END;
+    RETURN CASE remedy WHEN 'push_again' THEN sync._plan_push(s, which, NULL) ELSE sync._plan_pull(s, which, s.field, false) END;
 END
 $$;
 COMMENT ON FUNCTION sync._plan_one_way(sync._break_subject, text, jsonb) IS 'Acts that tell a system the record, or take over what it says';

@@ -93,32 +93,43 @@ END
 $$;
 COMMENT ON FUNCTION sync._insert_document(jsonb) IS 'Makes a document with its lines; returns its id';
 
+CREATE FUNCTION sync._fields_write(object_id integer, record_id text, "values" jsonb, origin integer)
+RETURNS void
+LANGUAGE c VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1
+AS 'MODULE_PATHNAME', 'se_fields_write';
+COMMENT ON FUNCTION sync._fields_write(integer, text, jsonb, integer) IS 'Writes fields of a record as its table''s owner, as the change of a system or (0) of an application';
+
 CREATE FUNCTION sync._repair_write(s sync._break_subject, system_id integer, act jsonb)
-RETURNS text
+RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    names constant text[] := ARRAY(SELECT jsonb_array_elements_text(act -> 'fields'));
+    found_row boolean;
     ours jsonb;
     theirs jsonb;
 BEGIN
-    ours := sync._field_lock(s.object_id, s.record_id, act ->> 'field');
-    SELECT m.fields -> (act ->> 'field') INTO theirs FROM sync.mirror m
-     WHERE m.system_id = _repair_write.system_id AND m.object_id = s.object_id AND m.remote_id = act ->> 'remote_id' FOR UPDATE;
-    IF ours IS NULL OR theirs IS NULL THEN
+    found_row := sync._field_lock(s.object_id, s.record_id, names[1]) IS NOT NULL;
+    ours := sync._record_or_null(s.object_id, s.record_id);
+    SELECT jsonb_object_agg(f, m.fields -> f) INTO theirs FROM sync.mirror m, unnest(names) f
+     WHERE m.system_id = _repair_write.system_id AND m.object_id = s.object_id AND m.remote_id = act ->> 'remote_id' AND m.fields ? f;
+    IF NOT found_row OR theirs IS NULL THEN
         PERFORM sync._no_repair(s.break_id, 'The record, or what the system says of it, is gone.', 'Reconcile again.');
     END IF;
-    IF ours <> theirs THEN
+    SELECT jsonb_object_agg(t.key, t.value) INTO theirs FROM jsonb_each(theirs) t WHERE t.value IS DISTINCT FROM ours -> t.key;
+    IF theirs IS NOT NULL THEN
         PERFORM sync._owner_bypass(s.object_id);
-        PERFORM sync._field_write(s.object_id, s.record_id, act ->> 'field', theirs, system_id);
+        PERFORM sync._fields_write(s.object_id, s.record_id, theirs, system_id);
         PERFORM sync._owner_bypass(NULL);
     END IF;
-    UPDATE sync.mirror m SET agreed = nullif(m.agreed - (act ->> 'field'), '{}'), corrected = nullif(m.corrected - (act ->> 'field'), '{}')
+    UPDATE sync.mirror m SET agreed = nullif(m.agreed - names, '{}'), corrected = nullif(m.corrected - names, '{}')
      WHERE m.system_id = _repair_write.system_id AND m.object_id = s.object_id AND m.remote_id = act ->> 'remote_id';
-    RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION sync._repair_write(sync._break_subject, integer, jsonb) IS 'Writes a field of a record as the system says it';
+COMMENT ON FUNCTION sync._repair_write(sync._break_subject, integer, jsonb) IS 'Writes fields of a record as the system says them';
 
 CREATE FUNCTION sync._repair_push(s sync._break_subject, system_id integer, act jsonb)
 RETURNS void

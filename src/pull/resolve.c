@@ -1,7 +1,7 @@
 /*
- * resolve.c: what sync.resolve_conflict() does to a record.
+ * resolve.c: what sync.resolve_conflict() and sync.repair() do to a record.
  *
- * SQL decides and keeps the books (71_conflicts.sql); these functions read, lock and write canonical
+ * SQL decides and keeps the books (71_conflicts.sql, 77_repair_2_act.sql); these functions read, lock and write canonical
  * rows the way a page does: as the table's owner, with the origin set, lines with their document. None
  * is granted to anybody.
  */
@@ -22,10 +22,12 @@
 
 extern PGDLLEXPORT Datum se_field_lock(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum se_field_write(PG_FUNCTION_ARGS);
+extern PGDLLEXPORT Datum se_fields_write(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum se_record_push(PG_FUNCTION_ARGS);
 
 PG_FUNCTION_INFO_V1(se_field_lock);
 PG_FUNCTION_INFO_V1(se_field_write);
+PG_FUNCTION_INFO_V1(se_fields_write);
 PG_FUNCTION_INFO_V1(se_record_push);
 
 static void
@@ -119,35 +121,67 @@ set_lines(SeTable *table, SeItem *item, Jsonb *value)
 	}
 }
 
-/* sync._field_write(object_id, record_id, field, value, origin): as an app (0), or as a system's change. */
-PGDLLEXPORT Datum
-se_field_write(PG_FUNCTION_ARGS)
+/* As an app (0), or as a system's change. */
+static void
+write_fields(int object_id, const char *record_id, Jsonb *values, int origin)
 {
 	static const SePull pull = {.on_delete = SE_DELETE_IGNORE};
 	SeTarget target = {.pull = &pull};
 	SeTable *table;
 	SeItem *item;
-	char *field;
+	SeObjBuilder b;
+	JsonbIterator *it = JsonbIteratorInit(&values->root);
+	JsonbIteratorToken token;
+	JsonbValue v;
+
+	target.object_id = object_id;
+	target.system_id = origin;
+	table = se_table_open(object_id);
+	item = palloc0(sizeof(SeItem));
+	item->fate = SE_FATE_APPLY;
+	item->record_id = pstrdup(record_id);
+	se_obj_begin(&b);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		char *field;
+
+		if (token != WJB_KEY)
+			continue;
+		field = pnstrdup(v.val.string.val, v.val.string.len);
+		if (is_lines(table, field))
+		{
+			set_lines(table, item, se_obj_get(values, field));
+			continue;
+		}
+		item->set_columns = lappend(item->set_columns, writable_column(table, field));
+		se_obj_value(&b, field, se_obj_get(values, field));
+	}
+	item->set = b.n > 0 ? se_obj_end(&b) : NULL;
+	se_write(&target, table, &item, 1);
+}
+
+/* sync._field_write(object_id, record_id, field, value, origin) */
+PGDLLEXPORT Datum
+se_field_write(PG_FUNCTION_ARGS)
+{
 	SeObjBuilder b;
 
 	begin();
-	target.object_id = PG_GETARG_INT32(0);
-	target.system_id = PG_GETARG_INT32(4);
-	table = se_table_open(target.object_id);
-	item = palloc0(sizeof(SeItem));
-	item->fate = SE_FATE_APPLY;
-	item->record_id = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	field = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	if (is_lines(table, field))
-		set_lines(table, item, PG_GETARG_JSONB_P(3));
-	else
-	{
-		item->set_columns = list_make1(writable_column(table, field));
-		se_obj_begin(&b);
-		se_obj_value(&b, field, PG_GETARG_JSONB_P(3));
-		item->set = se_obj_end(&b);
-	}
-	se_write(&target, table, &item, 1);
+	se_obj_begin(&b);
+	se_obj_value(&b, text_to_cstring(PG_GETARG_TEXT_PP(2)), PG_GETARG_JSONB_P(3));
+	write_fields(PG_GETARG_INT32(0), text_to_cstring(PG_GETARG_TEXT_PP(1)), se_obj_end(&b),
+				 PG_GETARG_INT32(4));
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* sync._fields_write(object_id, record_id, values, origin): several at once, as checks over them need it. */
+PGDLLEXPORT Datum
+se_fields_write(PG_FUNCTION_ARGS)
+{
+	begin();
+	write_fields(PG_GETARG_INT32(0), text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_GETARG_JSONB_P(2),
+				 PG_GETARG_INT32(3));
 	SPI_finish();
 	PG_RETURN_VOID();
 }
