@@ -1,9 +1,9 @@
 /*
  * resolve.c: what sync.resolve_conflict() and sync.repair() do to a record.
  *
- * SQL decides and keeps the books (71_conflicts.sql, 77_repair_2_act.sql); these functions read, lock and write canonical
- * rows the way a page does: as the table's owner, with the origin set, lines with their document. None
- * is granted to anybody.
+ * SQL decides and keeps the books (71_conflicts.sql, 77_repair_2_act.sql); these functions read, lock
+ * and write canonical rows the way a page does: as the table's owner, with the origin set, lines with
+ * their document. None is granted to anybody.
  */
 #include "postgres.h"
 
