@@ -267,6 +267,7 @@ DECLARE
     record constant text := coalesce(options ->> 'record_id', s.record_id);
     remote constant text := coalesce(options ->> 'remote_id', s.remote_id);
     taken text;
+    instead text;
 BEGIN
     IF record IS NULL OR remote IS NULL THEN
         PERFORM sync._no_repair(s.break_id, 'Two sides make a binding, and one is not known.',
@@ -274,12 +275,20 @@ BEGIN
     ELSIF sync._record_or_null(s.object_id, record) IS NULL THEN
         PERFORM sync._no_repair(s.break_id, format('There is no record "%s" of object "%s".', record, s.object), 'Give the id of one that there is.');
     END IF;
+    -- The one too many takes the place of the other.
+    IF s.kind = 'duplicate' THEN
+        SELECT x.remote_id INTO instead FROM sync.external_id x
+         WHERE x.system_id = s.system_id AND x.object_id = s.object_id AND x.record_id = record AND x.remote_id <> remote;
+    END IF;
     SELECT format('Record %s is bound to %s.', x.record_id, x.remote_id) INTO taken FROM sync.external_id x
-     WHERE x.system_id = s.system_id AND x.object_id = s.object_id AND (x.record_id = record OR x.remote_id = remote);
+     WHERE x.system_id = s.system_id AND x.object_id = s.object_id AND (x.record_id = record OR x.remote_id = remote) AND x.remote_id IS DISTINCT FROM instead;
     IF FOUND THEN
         PERFORM sync._no_repair(s.break_id, taken, 'Neither side is ever bound twice: end that binding first (remedy => ''unbind''), or merge the two (sync.merge_records).');
     END IF;
-    RETURN jsonb_build_array(sync._act('bind', s.system, format('remote record %s is record %s', remote, record),
+    RETURN CASE WHEN instead IS NOT NULL
+                THEN jsonb_build_array(sync._act('unbind', s.system, format('remote record %s is the one too many', instead), jsonb_build_object('remote_id', instead)))
+                ELSE '[]' END
+           || jsonb_build_array(sync._act('bind', s.system, format('remote record %s is record %s', remote, record),
                                        jsonb_build_object('record_id', record, 'remote_id', remote)))
            || CASE WHEN EXISTS (SELECT FROM sync.stream t WHERE t.system_id = s.system_id AND t.object_id = s.object_id AND t.state = 'active')
                         AND sync._manifest(s.system) #> ARRAY['objects', s.object, 'pull', 'fetch'] IS NOT NULL

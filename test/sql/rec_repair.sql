@@ -125,6 +125,8 @@ SELECT step, action, system, method FROM sync.repair(:id);
 SELECT pg_temp.broken('duplicate', 'customer', 'C1', remote => 'r77') AS id \gset
 SELECT * FROM sync.repair(:id, remedy => 'delete_there');
 SELECT * FROM sync.repair(:id, remedy => 'delete_there', options => '{"operation": "burn"}');
+-- … or it takes the place of the other.
+SELECT step, action, detail FROM sync.repair(:id, remedy => 'bind');
 SELECT action, detail FROM sync.repair(:id, dry_run => false, remedy => 'delete_there', options => '{"operation": "archive"}', reason => 'entered twice');
 SELECT operation, params FROM sync.api_call;
 SELECT remote_id, retry_at > clock_timestamp() AS later FROM sync.inbox WHERE remote_id = 'r77';

@@ -139,4 +139,34 @@ is(($sandbox->rest(GET => "/customers/$twin->{id}", undef, \%auth))[0], 410, 'an
 is($hub->value("SELECT count(*) FROM sync.break_note"), 9, 'each repair left its note');
 is(invariants(), '', 'invariants hold');
 
+# ---- found, repaired, found no more ----
+
+# Runs a comparison until it is done; the breaks that are open then.
+sub reconciled
+{
+	my ($mode) = @_;
+	my $run = $hub->value("SELECT sync.reconcile('crm', 'customer', mode => '$mode')");
+
+	$hub->poll_until("SELECT state <> 'running' FROM sync.reconciliation WHERE id = $run");
+	is($hub->value("SELECT concat_ws(': ', state, error) FROM sync.reconciliation WHERE id = $run"), 'done', "a run of mode $mode");
+	return $hub->sql("SELECT id, kind, record_id, field FROM sync.reconciliation_break WHERE source LIKE 'record:crm:%' AND status = 'open' ORDER BY id");
+}
+
+$hub->sql(q(SELECT sync.set_owner('customer', 'name', 'crm', 'ignore')));
+$hub->sql("UPDATE sync.break_entry SET status = 'resolved', resolved_at = now()");
+my %left = map { $_ => 1 } split /\n/, reconciled('full');
+repair((split /\|/)[0]) foreach keys %left;
+$sandbox->rest(DELETE => '/customers/' . remote_id($theirs), undef, \%auth);
+$hub->sql("SET session_replication_role = replica; UPDATE app.customer SET name = 'behind everybody' WHERE id = '$changed'");
+my @found = split /\n/, reconciled('full');
+is(join(' ', sort map { join ':', (split /\|/)[ 1, 2 ] } @found), join(' ', sort "field_differs:$changed", "missing_there:$theirs"),
+	'a listing finds what was planted') or diag(join "\n", @found);
+repair((split /\|/)[0]) foreach @found;
+is(reconciled('full'), '', 'and no more when it is repaired');
+is($hub->value("SELECT name FROM app.customer WHERE id = '$changed'"), 'changed', 'the owner was right');
+is(remote(remote_id($theirs))->{name}, 'their choice', 'what was lost is there again');
+is($hub->value("SELECT count(*) FROM sync.break_entry WHERE source LIKE 'record:crm:%' AND status = 'resolved' AND resolved_by IS NULL"), scalar(@found) + keys(%left),
+	'the breaks have closed by themselves');
+is(invariants(), '', 'invariants hold');
+
 done_testing();
