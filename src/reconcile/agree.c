@@ -176,7 +176,8 @@ date_agrees(Datum value, const JsonbValue *v)
 		return false;
 	j2date(date + POSTGRES_EPOCH_JDATE, &tm.tm_year, &tm.tm_mon, &tm.tm_mday);
 	EncodeDateOnly(&tm, USE_ISO_DATES, text);
-	return strlen(text) == v->val.string.len && memcmp(text, v->val.string.val, v->val.string.len) == 0;
+	return strlen(text) == v->val.string.len &&
+		   memcmp(text, v->val.string.val, v->val.string.len) == 0;
 }
 
 static bool
@@ -281,8 +282,8 @@ agrees(Agreement *a, Jsonb *fields, bool *known)
 		JsonbValue v;
 
 		*known = getKeyJsonValueFromContainer(&fields->root, m->key, m->key_len, &v) != NULL;
-		result = result && *known &&
-				 value_agrees(m->type, a->values[m->attno], a->nulls[m->attno], &v);
+		result =
+			result && *known && value_agrees(m->type, a->values[m->attno], a->nulls[m->attno], &v);
 	}
 	return result;
 }
