@@ -37,7 +37,8 @@ CREATE TYPE sync._break_subject AS (
     system_id integer, system text, other_id integer, other text);
 COMMENT ON TYPE sync._break_subject IS 'What a break is about, with what is bound now';
 
-CREATE FUNCTION sync._break_subject(break_id bigint)
+-- A rule may name no system: then it is the one that was said, or the only one that knows the record.
+CREATE FUNCTION sync._break_subject(break_id bigint, options jsonb DEFAULT '{}')
 RETURNS sync._break_subject
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -57,8 +58,11 @@ BEGIN
     SELECT t.* INTO o FROM sync.object t WHERE t.name = b.object;
     s.break_id := b.id; s.kind := b.kind; s.field := b.field; s.theirs := b.theirs; s.difference := b.difference; s.currency := b.currency;
     s.object_id := o.id; s.object := o.name; s.financial := o.financial; s.number := b.record_number;
-    s.system := b.system; s.other := b.other_system;
-    SELECT y.id INTO s.system_id FROM sync.system y WHERE y.name = b.system;
+    s.other := b.other_system;
+    s.system := coalesce(b.system, options ->> 'system',
+                         (SELECT min(y.name) FROM sync.external_id x JOIN sync.system y ON y.id = x.system_id
+                           WHERE x.object_id = o.id AND x.record_id = b.record_id HAVING count(*) = 1));
+    SELECT y.id INTO s.system_id FROM sync.system y WHERE y.name = s.system;
     SELECT y.id INTO s.other_id FROM sync.system y WHERE y.name = b.other_system;
     SELECT x.remote_id INTO s.bound_remote FROM sync.external_id x
      WHERE x.system_id = s.system_id AND x.object_id = o.id AND x.record_id = b.record_id;
@@ -69,7 +73,7 @@ BEGIN
     RETURN s;
 END
 $$;
-COMMENT ON FUNCTION sync._break_subject(bigint) IS 'What an open break is about';
+COMMENT ON FUNCTION sync._break_subject(bigint, jsonb) IS 'What an open break is about';
 
 -- Of two systems the first is the system of the break, and `here`. Between hub and system, here is the hub.
 CREATE FUNCTION sync._lacking(s sync._break_subject)
@@ -190,7 +194,8 @@ BEGIN
     END IF;
     SELECT t.* INTO m FROM sync.mirror t JOIN sync.system y ON y.id = t.system_id
      WHERE y.name = from_system AND t.object_id = s.object_id AND t.remote_id = remote AND t.record_id = s.record_id;
-    -- All that is known to differ of the record goes at once: checks may be about several fields.
+    -- All that is known to differ of the record goes at once: checks may be about several fields. Where the
+    -- break names none, all that differs does, but for what somebody else owns.
     SELECT array_agg(DISTINCT f ORDER BY f) INTO fields
       FROM (SELECT $3 UNION
             SELECT b.field FROM sync.break_entry b
@@ -198,6 +203,12 @@ BEGIN
                AND (b.other_system IS NULL AND b.system = from_system OR b.id = s.break_id)
                AND (NOT only_owned OR EXISTS (SELECT FROM sync.ownership w WHERE w.object = s.object AND w.field = b.field AND w.owner = from_system))) u (f)
      WHERE m.fields ? f;
+    IF $3 IS NULL AND m.fields IS NOT NULL THEN
+        SELECT array_agg(k ORDER BY k) INTO fields
+          FROM jsonb_object_keys((sync._fields_differing(s.object_id, sync._resolution_ms(m.system_id, s.object_id),
+                                                         ARRAY[sync._record_or_null(s.object_id, s.record_id)], ARRAY[m.fields]))[1]) k
+         WHERE NOT EXISTS (SELECT FROM sync.ownership w WHERE w.object = s.object AND w.field = k AND w.owner <> from_system);
+    END IF;
     RETURN CASE WHEN fields IS NOT NULL
                 THEN jsonb_build_array(sync._act('write', from_system, format('%s as the system says it', array_to_string(fields, ', ')),
                          jsonb_build_object('fields', fields, 'remote_id', remote))) ELSE '[]' END
@@ -404,20 +415,20 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    s sync._break_subject := sync._break_subject(break_id);
+    s sync._break_subject := sync._break_subject(break_id, options);
     allowed text[] := sync._remedies(s.kind);
     -- What one of two systems lacks the hub has.
     chosen text := coalesce(remedy, CASE WHEN s.kind = 'missing_here' AND s.other IS NOT NULL AND s.record_id IS NOT NULL THEN 'push_again' END, nullif(allowed[1], ''));
 BEGIN
     IF chosen IS NULL THEN
-        PERFORM sync._no_repair(s.break_id, coalesce((SELECT format('Rule "%s" says: %s', r.name, r.remedy) FROM sync.reconciliation_rule r WHERE r.name = s.kind),
+        PERFORM sync._no_repair(s.break_id, coalesce((SELECT format('Rule "%s" says: %s.', r.rule, rtrim(r.remedy, '.')) FROM sync.rule r WHERE r.rule = s.kind),
                                                      format('What is right for "%s" nobody but you can say.', s.kind)), format('Choose a remedy: %s.', array_to_string(array_remove(allowed, ''), ', ')));
     ELSIF chosen <> ALL (array_remove(allowed, '')) THEN
         PERFORM sync._no_repair(s.break_id, format('"%s" is no remedy for "%s".', chosen, s.kind), format('Remedies are: %s.', array_to_string(array_remove(allowed, ''), ', ')));
     ELSIF s.object_id IS NULL THEN
         PERFORM sync._no_repair(s.break_id, 'It is about no record of an object.', 'See to it by hand, and note it with sync.note_break().');
     ELSIF s.system_id IS NULL AND chosen NOT IN ('credit_note', 'adjustment') THEN
-        PERFORM sync._no_repair(s.break_id, 'It is about no system.', 'Correct the records here; what changes goes its usual way.');
+        PERFORM sync._no_repair(s.break_id, 'It names no system.', 'Correct the records here, what changes goes its usual way; or say which system is meant: options => ''{"system": "…"}''.');
     END IF;
     RETURN jsonb_build_object('remedy', chosen, 'acts', CASE chosen
         WHEN 'push_again' THEN sync._plan_one_way(s, chosen, options)

@@ -206,7 +206,7 @@ DECLARE
 BEGIN
     -- Two people at one break take turns, and the second sees what the first did.
     PERFORM FROM sync.break_entry b WHERE b.id = (args ->> 'break')::bigint FOR UPDATE;
-    s := sync._break_subject((args ->> 'break')::bigint);
+    s := sync._break_subject((args ->> 'break')::bigint, coalesce(args -> 'options', '{}'));
     plan := sync._repair_plan(s.break_id, args ->> 'remedy', coalesce(args -> 'options', '{}'));
     IF plan -> 'acts' IS DISTINCT FROM args -> 'acts' THEN
         RAISE EXCEPTION 'what would repair break % is no longer what was shown', s.break_id
@@ -238,7 +238,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    s sync._break_subject := sync._break_subject(break_id);
+    s sync._break_subject := sync._break_subject(break_id, options);
     call jsonb;
     waits_for bigint;
 BEGIN
@@ -262,7 +262,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    s sync._break_subject := sync._break_subject(break_id);
+    s sync._break_subject := sync._break_subject(repair.break_id, coalesce(repair.options, '{}'));
     plan jsonb;
     waits_for bigint;
 BEGIN

@@ -109,6 +109,16 @@ SELECT pg_temp.broken('field_differs', 'customer', 'C4', 'billing_email', '"mail
 SELECT action, detail FROM sync.repair(:id);
 SELECT action, detail FROM sync.repair(:id, remedy => 'pull_again', dry_run => false, reason => 'theirs is right');
 SELECT name, billing_email FROM canonical.customer WHERE number = 'C4';
+-- A break that names no field: all in which the record differs from what the system says.
+SELECT sync.drop_owner('customer', 'name') IS NULL AS dropped;
+BEGIN;
+SET LOCAL session_replication_role = replica;
+UPDATE canonical.customer SET name = 'behind', billing_email = 'behind@example.com' WHERE number = 'C2';
+COMMIT;
+SELECT pg_temp.broken('a_rule_of_ours', 'customer', 'C2') AS id \gset
+SELECT action, detail FROM sync.repair(:id, remedy => 'pull_again', dry_run => false, reason => 'theirs is right');
+SELECT name, billing_email FROM canonical.customer WHERE number = 'C2';
+SELECT sync.set_owner('customer', 'name', 'shop') IS NULL AS owned;
 -- Between two systems the owner's value comes here, and goes from here.
 SELECT pg_temp.broken('field_differs', 'customer', 'C1', 'name', '"name of the erp"', system => 'erp', other => 'shop') AS id \gset
 SELECT step, action, system, method, target, request FROM sync.repair(:id);
@@ -136,6 +146,10 @@ SELECT * FROM sync.repair(999);
 SELECT * FROM sync.repair(:id, remedy => 'pray');
 SELECT pg_temp.broken('duplicate', 'customer', 'C1') AS id \gset
 SELECT * FROM sync.repair(:id);
+SELECT pg_temp.broken('line_sums', 'invoice', 'I1', system => NULL) AS id \gset
+SELECT * FROM sync.repair(:id);
+SELECT * FROM sync.repair(:id, remedy => 'push_again');
+SELECT step, action, system, method FROM sync.repair(:id, remedy => 'push_again', options => '{"system": "shop"}');
 SELECT pg_temp.broken('some_rule', 'customer', 'C5') AS id \gset
 SELECT * FROM sync.repair(:id, remedy => 'push_again');
 SELECT * FROM sync.repair(:id, remedy => 'pull_again');
