@@ -72,6 +72,10 @@ BEGIN
                                 WHEN 'deactivate' THEN CASE WHEN body @> p.deactivate THEN 'by policy: what the system deletes is deactivated here' END END
           INTO said FROM sync.record_policy p
          WHERE p.object_id = o.id AND (p.system_id = $1 OR p.system_id IS NULL) AND p.on_delete IS NOT NULL ORDER BY p.system_id NULLS LAST LIMIT 1;
+        IF NOT FOUND THEN
+            SELECT 'by the connector: what the system deletes is deactivated here' INTO said FROM sync.system y
+             WHERE y.id = $1 AND body @> (sync._manifest(y.name) #> ARRAY['objects', o.name, 'pull', 'on_delete', 'set']);
+        END IF;
     END IF;
     RETURN said;
 END

@@ -153,22 +153,6 @@ $$;
 COMMENT ON FUNCTION sync._record_differs(sync.object, bigint, text, jsonb, sync.listed_record, jsonb, text[]) IS
     'What a listing and the hub say differently about a record: kind of break, field, both values, whether a rule explains it';
 
--- Why a record that is gone there stays here: a pull has heard of it, and done what is declared. NULL: it has
--- not, or nobody has declared anything.
-CREATE FUNCTION sync._delete_explained(system_id integer, object_id integer, remote_id text, on_delete jsonb)
-RETURNS text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE WHEN p.on_delete = 'ignore' THEN 'it is gone there; by policy that means nothing here'
-                WHEN p.on_delete = 'deactivate' OR p.on_delete IS NULL AND jsonb_typeof($4) = 'object' THEN 'it is gone there, and deactivated here' END
-      FROM sync.mirror m
-      LEFT JOIN LATERAL (SELECT r.on_delete FROM sync.record_policy r WHERE r.object_id = $2 AND (r.system_id = $1 OR r.system_id IS NULL)
-                          ORDER BY r.system_id NULLS LAST LIMIT 1) p ON true
-     WHERE m.system_id = $1 AND m.object_id = $2 AND m.remote_id = $3 AND m.deleted
-$$;
-COMMENT ON FUNCTION sync._delete_explained(integer, integer, text, jsonb) IS 'Which declaration explains that a record which is gone there is here; NULL: none does';
-
 -- What is on its way that will settle a difference, in words; NULL: nothing is. `known_at`: when the
 -- system was asked; what was sent or read since is news to that answer.
 CREATE FUNCTION sync._on_its_way(system_id integer, object_id integer, record_id text, remote_id text, known_at timestamptz, OUT delivery text, OUT why text)

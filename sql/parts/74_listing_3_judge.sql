@@ -43,10 +43,6 @@ BEGIN
         IF way.why IS NOT NULL AND NOT last_round THEN
             RETURN false;
         END IF;
-        IF d.kind = 'missing_there' AND listed.deleted THEN
-            d.explanation := sync._delete_explained(job.system_id, job.object_id, there, job.cursor -> 'on_delete');
-            d.class := CASE WHEN d.explanation IS NULL THEN 'break' ELSE 'explained' END;
-        END IF;
         said := concat_ws('; ', d.detail, way.why, CASE WHEN d.kind = 'missing_here' AND way.why IS NULL THEN
                     (SELECT 'in the inbox: ' || i.reason FROM sync.inbox i WHERE i.system_id = job.system_id AND i.object_id = job.object_id AND i.remote_id = there) END);
         PERFORM sync._put_finding(run, o, system, CASE WHEN way.why IS NOT NULL AND d.class = 'break' THEN 'in_transit' ELSE d.class END,
@@ -237,7 +233,7 @@ BEGIN
     CASE job.phase
         WHEN 'listed' THEN
             PERFORM sync._listing_phase(job.id, 'comparing', NULL, jsonb_build_object(
-                        'on_delete', pull -> 'on_delete', 'resolution_ms', (extract(epoch FROM coalesce(pull -> 'cursor' ->> 'resolution', '1 ms')::interval) * 1000)::bigint));
+                        'resolution_ms', (extract(epoch FROM coalesce(pull -> 'cursor' ->> 'resolution', '1 ms')::interval) * 1000)::bigint));
             UPDATE sync.job j SET result = j.result || jsonb_build_object('listed', (SELECT count(*) FROM sync.listed_record l WHERE l.job_id = job.id)) WHERE j.id = job.id;
             RETURN '0';
         WHEN 'comparing' THEN
