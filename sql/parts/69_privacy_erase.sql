@@ -101,6 +101,19 @@ BEGIN
                 RETURN true;
             END IF;
         END LOOP;
+        -- Past states of financial records; the last one is what the mirror says, which is no history.
+        UPDATE sync.mirror_history h SET fields = h.fields - p.field
+         WHERE h.ctid = ANY (ARRAY(
+             SELECT t.ctid FROM sync.mirror_history t
+              WHERE t.object_id = p.object_id AND t.fields ? p.field AND t.at < p.horizon
+                AND EXISTS (SELECT FROM sync.mirror_history n
+                             WHERE n.system_id = t.system_id AND n.object_id = t.object_id AND n.remote_id = t.remote_id
+                               AND n.fields IS NOT NULL AND n.at > t.at)
+              LIMIT at_most));
+        GET DIAGNOSTICS changed = ROW_COUNT;
+        IF changed > 0 THEN
+            RETURN true;
+        END IF;
         UPDATE sync.personal_field f SET cleared_to = p.horizon WHERE f.object_id = p.object_id AND f.field = p.field;
     END LOOP;
     RETURN false;

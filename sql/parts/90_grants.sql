@@ -188,8 +188,10 @@ $$;
 GRANT SELECT ON sync.record_status, sync.system_status, sync.route_status, sync.stream_status, sync.delivery,
     sync.dead_letter, sync.conflict, sync.progress, sync.external_id, sync.object, sync.system, sync.route,
     sync.ownership, sync._object_columns, sync.reconciliation_run, sync.reconciliation_break, sync.reconciliation_summary,
-    sync.certificate, sync.period_drift, sync.churn_exposure, sync.break_aging, sync.break_trend,
-    sync._lineage_entry, sync._hub_mark, sync._reference, sync._record_place, sync._correlated_event, sync._event_record, sync._attempt_place, sync._visible_object,
+    sync.certificate, sync.period_drift, sync.churn_exposure, sync.break_aging, sync.break_trend
+    TO sync_analyst, sync_approver;
+-- lineage
+GRANT SELECT ON sync._lineage_entry, sync._hub_mark, sync._reference, sync._record_place, sync._correlated_event, sync._event_record, sync._attempt_place, sync._visible_object,
     sync._sent_to, sync._remote_amount, sync.amendment_reached, sync.invoice_posted_in_erp, sync.payment_failure_collections, sync.provisioning_paused
     TO sync_analyst, sync_approver;
 GRANT SELECT (id, route_id, seq, event_at, object_id, record_id, op, origin, state, issue, attempts, step,

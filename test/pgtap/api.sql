@@ -63,6 +63,9 @@ SELECT function_returns('sync', f.name::name, f.arguments, f.result)
     ('wait_idle', '{interval}', 'boolean'),
     ('remote_id', '{text,text,text}', 'text'),
     ('find', '{text}', 'setof record'),
+    ('lineage', '{text,text,integer}', 'setof sync.lineage_row'),
+    ('lineage_tree', '{text,text,integer}', 'setof text'),
+    ('trace', '{text}', 'setof sync.lineage_row'),
     ('health', '{}', 'setof record'),
     ('hub_status', '{}', 'record'),
     ('check_invariants', '{}', 'setof record'),
@@ -90,10 +93,17 @@ SELECT has_column('sync', t.relation::name, c.name::name, format('sync.%s has co
     ('dead_letter', '{id,delivery,system,object,record_number,message,request,response,how_to_retry}'),
     ('dead_letter_reason', '{direction,system,object,code,message,count,oldest,newest,example,behind,how_to_retry}'),
     ('conflict', '{id,delivery,system,object,record_number,message}'),
+    ('amendment_reached', '{amendment_id,subscription_number,customer_number,kind,status,effective_at,delta_mrr,currency,system,via,document_number,reached,state,reached_at,remote_id,last_error}'),
+    ('invoice_posted_in_erp', '{invoice_id,invoice_number,customer_number,entity,issue_date,currency,total_amount,status,posting_status,posting_date,accounting_period,system,posted,state,remote_id,remote_number,amount_there,difference,waiting_for,last_error}'),
+    ('payment_failure_collections', '{payment_id,processor_ref,customer_number,invoice_number,attempted_at,amount,currency,failure_code,collections_started,found_by,stage,opened_at,hours_after,closed_at,outcome}'),
+    ('provisioning_paused', '{subscription_id,subscription_number,customer_number,status,mrr,currency,paused,entitlements,still_active,features,services,not_told}'),
     ('ownership', '{object,field,owner,on_violation,origin,set_by,set_at,conflict_policy}'),
     ('worker', '{database,pid,state,started_at,failures,restart_at,reason}'),
     ('external_id', '{system_id,object_id,record_id,remote_id,remote_number}')) t (relation, columns)
  CROSS JOIN LATERAL unnest(t.columns) c (name);
+
+SELECT columns_are('sync', 'lineage_row', '{at,kind,object,record_id,record_number,system,what,actor,status,latency_ms,remote_id,request_id,correlation_id,causation_id,
+    delivery,reason,depth,path}'::name[]);
 
 -- Every member function and relation that people use is commented.
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'sync'::regnamespace AND p.proname !~ '^_'

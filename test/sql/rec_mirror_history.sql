@@ -75,6 +75,16 @@ SELECT count(*) FILTER (WHERE fields ? 'payer') AS with_payer, count(*) FROM syn
 SELECT erased -> 'mirror_history' AS rows FROM sync.erasure;
 SELECT * FROM sync.check_invariants();
 
+-- and past states with the retention of the field
+SELECT applied FROM sync._apply_page(:bills, '[{"id": "b5", "key": "5", "total": 2, "payer": "Eve"}]');
+SELECT applied FROM sync._apply_page(:bills, '[{"id": "b5", "key": "5", "total": 2, "payer": "Eva"}]');
+UPDATE sync.mirror_history SET at = at - interval '40 days' WHERE remote_id = 'b5';
+SELECT sync.set_personal('bill', 'payer', interval '30 days');
+SELECT sync._forget_personal(), sync._forget_personal();
+SELECT fields FROM sync.mirror_history WHERE remote_id = 'b5' ORDER BY at;
+SELECT * FROM sync.check_invariants();
+UPDATE sync.mirror_history SET at = at + interval '40 days' WHERE remote_id = 'b5';
+
 -- ---- retention ----
 SELECT sync._prune_mirror_history();
 SELECT count(*) FILTER (WHERE fields IS NULL) AS changes, count(*) FILTER (WHERE fields IS NOT NULL) AS states FROM sync.mirror_history;
