@@ -38,6 +38,7 @@ CREATE FUNCTION sync._open_invoices(as_of date)
 RETURNS TABLE (id uuid, number text, entity text, customer_id uuid, currency text, due date, status text, total_amount numeric, settled numeric, open numeric)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET enable_nestloop = off
 AS $$
 BEGIN
     RETURN QUERY EXECUTE sync._model_query($q$

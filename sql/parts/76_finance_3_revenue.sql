@@ -6,10 +6,13 @@
 -- Everything that moves deferred revenue, as rows: opening and closing are sums over them, and so the
 -- closing of a month is the opening of the next. rate is the rate it moved at, booked the one it was
 -- billed at: the balance stays at that (it is not monetary), and what differs is fx.
+--
+-- All of it is read, and the planner knows little of how many rows a step leaves: loops within loops would take hours.
 CREATE FUNCTION sync._deferred_moves(before date, standard text)
 RETURNS TABLE (entity text, currency text, functional text, account text, day date, kind text, amount numeric, rate numeric, booked numeric)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET enable_nestloop = off
 AS $$
 BEGIN
     RETURN QUERY EXECUTE sync._model_query($q$
@@ -27,7 +30,8 @@ BEGIN
               JOIN canonical.customer c ON c.id = i.customer_id
               JOIN canonical.legal_entity e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id)
               JOIN canonical.product p ON p.id = l.product_id AND p.deferred_account IS NOT NULL
-             WHERE l.service_start IS NOT NULL OR EXISTS (SELECT FROM plan s WHERE s.invoice_line_id = l.id)
+              LEFT JOIN (SELECT DISTINCT s.invoice_line_id FROM plan s) h ON h.invoice_line_id = l.id
+             WHERE l.service_start IS NOT NULL OR h.invoice_line_id IS NOT NULL
         )
         SELECT l.entity, l.currency, l.functional, l.account, l.day, 'billed', l.net_amount, l.rate, l.rate FROM line l WHERE l.day < $1
         UNION ALL

@@ -17,12 +17,18 @@ CREATE FUNCTION sync._mrr_steps()
 RETURNS TABLE (subscription_id uuid, entity text, currency text, customer_id uuid, day date, mrr numeric)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET enable_nestloop = off
 AS $$
 BEGIN
     RETURN QUERY EXECUTE sync._model_query($q$
         WITH change AS MATERIALIZED (
             SELECT a.subscription_id, a.kind, a.effective_at, coalesce(a.delta_mrr, 0) AS delta
               FROM canonical.amendment a WHERE a.status = 'applied' AND a.effective_at IS NOT NULL
+        ), sums AS MATERIALIZED (
+            SELECT c.subscription_id, coalesce(sum(c.delta) FILTER (WHERE c.kind NOT IN ('pause', 'resume', 'cancel')), 0) AS delta,
+                   bool_or(c.kind = 'pause') AS paused,
+                   (array_agg(-c.delta ORDER BY c.effective_at DESC) FILTER (WHERE c.kind IN ('pause', 'cancel') AND c.delta < 0))[1] AS last_rate
+              FROM change c GROUP BY c.subscription_id
         ), listed AS MATERIALIZED (
             SELECT t.subscription_id, sum(CASE WHEN p.model = 'flat' THEN 1 ELSE t.quantity END * coalesce(t.unit_price, p.unit_price) * (100 - t.discount_pct) / 100
                                           / sync._price_months(p.billing_interval, p.interval_count)) AS mrr
@@ -35,29 +41,26 @@ BEGIN
                         THEN (coalesce(s.canceled_at, s.cancel_at, s.current_period_end, s.updated_at) AT TIME ZONE z.zone)::date END AS end_day,
                    -- A subscription that is over may be told with a rate of 0: what it was stands in its last amendment, else in its items.
                    CASE WHEN s.status IN ('active', 'past_due') THEN coalesce(s.mrr, l.mrr, 0)
-                        ELSE coalesce(-(SELECT c.delta FROM change c WHERE c.subscription_id = s.id AND c.kind IN ('pause', 'cancel') AND c.delta < 0
-                                         ORDER BY c.effective_at DESC LIMIT 1), nullif(s.mrr, 0), l.mrr, 0) END AS rate
+                        ELSE coalesce(u.last_rate, nullif(s.mrr, 0), l.mrr, 0) END AS rate, coalesce(u.delta, 0) AS changed, u.paused,
+                   (s.current_period_start AT TIME ZONE z.zone)::date AS period_day
               FROM canonical.subscription s
               JOIN canonical.customer k ON k.id = s.customer_id
               LEFT JOIN canonical.legal_entity e ON e.id = coalesce(s.legal_entity_id, k.legal_entity_id)
              CROSS JOIN LATERAL (SELECT coalesce(e.timezone, 'UTC')) z (zone)
               LEFT JOIN listed l ON l.subscription_id = s.id
+              LEFT JOIN sums u ON u.subscription_id = s.id
              WHERE s.status NOT IN ('draft', 'trialing')
         ), point AS (
-            SELECT s.id, s.first_day AS day, 0 AS place, 1 AS switch,
-                   s.rate - coalesce((SELECT sum(c.delta) FROM change c WHERE c.subscription_id = s.id AND c.kind NOT IN ('pause', 'resume', 'cancel')), 0) AS delta
-              FROM sub s
+            SELECT s.id, s.first_day AS day, 1 AS switch, s.rate - s.changed AS delta FROM sub s
             UNION ALL
-            SELECT s.id, greatest((c.effective_at AT TIME ZONE s.zone)::date, s.first_day), 1, CASE c.kind WHEN 'pause' THEN -1 WHEN 'resume' THEN 1 ELSE 0 END,
+            SELECT s.id, greatest((c.effective_at AT TIME ZONE s.zone)::date, s.first_day), CASE c.kind WHEN 'pause' THEN -1 WHEN 'resume' THEN 1 ELSE 0 END,
                    CASE WHEN c.kind IN ('pause', 'resume') THEN 0 ELSE c.delta END
               FROM sub s JOIN change c ON c.subscription_id = s.id AND c.kind <> 'cancel'
             UNION ALL
             -- Paused, nobody says since when: since the running period began.
-            SELECT s.id, greatest(coalesce((t.current_period_start AT TIME ZONE s.zone)::date, s.first_day), s.first_day), 1, -1, 0
-              FROM sub s JOIN canonical.subscription t ON t.id = s.id
-             WHERE s.status = 'paused' AND NOT EXISTS (SELECT FROM change c WHERE c.subscription_id = s.id AND c.kind = 'pause')
+            SELECT s.id, greatest(s.period_day, s.first_day), -1, 0 FROM sub s WHERE s.status = 'paused' AND s.paused IS NOT TRUE
             UNION ALL
-            SELECT s.id, greatest(s.end_day, s.first_day), 2, -1000, 0 FROM sub s WHERE s.end_day IS NOT NULL
+            SELECT s.id, greatest(s.end_day, s.first_day), -1000, 0 FROM sub s WHERE s.end_day IS NOT NULL
         ), daily AS (
             SELECT p.id, p.day, sum(p.switch) AS switch, sum(p.delta) AS delta FROM point p GROUP BY p.id, p.day
         )

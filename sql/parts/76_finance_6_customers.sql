@@ -70,6 +70,7 @@ RETURNS TABLE (entity text, customer text, customer_name text, currency text, re
                contribution numeric, mrr numeric, support_cases bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET enable_nestloop = off
 AS $$
 BEGIN
     PERFORM sync._check_period(period);
