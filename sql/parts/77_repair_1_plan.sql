@@ -137,7 +137,7 @@ BEGIN
     END IF;
     SELECT x.remote_id INTO bound FROM sync.external_id x WHERE x.system_id = r.system_id AND x.object_id = s.object_id AND x.record_id = s.record_id;
     lost := bound IS NOT NULL AND to_system IS NOT DISTINCT FROM sync._lacking(s);
-    RETURN CASE WHEN lost THEN jsonb_build_array(sync._act('unbind', to_system, format('remote record %s is gone there', bound), jsonb_build_object('remote_id', bound)))
+    RETURN CASE WHEN lost THEN jsonb_build_array(sync._act('unbind', to_system, format('remote record %s is gone there', bound), jsonb_build_object('remote_id', bound, 'gone', true)))
                 ELSE '[]' END
            || jsonb_build_array(sync._act('send', to_system, CASE WHEN lost THEN 'it is made anew there' WHEN bound IS NULL THEN 'it is made there' END,
                   jsonb_strip_nulls(jsonb_build_object('field', field, 'unbound', nullif(lost, false),

@@ -178,7 +178,8 @@ BEGIN
             RETURN 'call ' || sync.call(act ->> 'system', act ->> 'operation', jsonb_build_object('remote_id', remote));
         WHEN 'unbind' THEN
             DELETE FROM sync.external_id x WHERE x.system_id = the_system AND x.object_id = s.object_id AND x.remote_id = remote;
-            UPDATE sync.mirror m SET record_id = NULL, mapping = NULL
+            -- What is gone there is so in its mirror, too, or it would stand there bound to nothing.
+            UPDATE sync.mirror m SET record_id = NULL, mapping = NULL, deleted = m.deleted OR act ? 'gone'
              WHERE m.system_id = the_system AND m.object_id = s.object_id AND m.remote_id = remote;
             PERFORM sync._note_mirror(the_system, s.object_id, remote);
         WHEN 'bind' THEN

@@ -72,7 +72,7 @@ SELECT pg_temp.broken('missing_there', 'customer', 'C6') AS id \gset
 SELECT * FROM sync.repair(:id);
 SELECT action, detail FROM sync.repair(:id, dry_run => false, reason => 'lost over there');
 SELECT * FROM acts;
-SELECT record_id FROM sync.mirror WHERE remote_id = 'r6';
+SELECT record_id, deleted FROM sync.mirror WHERE remote_id = 'r6';
 
 -- Missing here: read by id.
 SELECT pg_temp.broken('missing_here', 'customer', NULL, remote => 'r9') AS id \gset
