@@ -91,6 +91,14 @@ BEGIN
             -- what backfill calls with its caller's rights
             ('sync_operator', ARRAY['backfill', '_backfill_start', '_identity_table', '_check_expression', '_condition_check', '_condition_sql', '_condition_type']),
             ('sync_worker', ARRAY['_jobs_step', '_job_end']),
+            -- rules
+            ('sync_admin', ARRAY['create_reconciliation_rule', 'drop_reconciliation_rule', 'set_rule_enabled', 'run_rules', '_rule_check', '_rules',
+                -- what shipped rules call with the rights of the tables' owner
+                '_wanted']),
+            ('sync_operator', ARRAY['run_rules', '_rules']),
+            ('sync_approver', ARRAY['_rules']),
+            ('sync_auditor', ARRAY['_rules']),
+            ('sync_analyst', ARRAY['create_reconciliation_rule', 'drop_reconciliation_rule', 'set_rule_enabled', 'run_rules', '_rule_check', '_rules']),
             -- replay, dead letters, repair
             ('sync_admin', ARRAY['replay', '_reads', '_replay_period', '_per_second', '_replay_route', '_replay_begin', '_replay_add', '_replay_go', '_replay_pieces',
                 '_replay_records', '_replay_merged', '_replay_filtered', '_replay_shown', '_replay_check', '_request_members', '_differing', '_preview_events']),
@@ -172,6 +180,9 @@ GRANT SELECT ON sync.approval, sync.task, sync.approval_policy, sync.guard, sync
 -- run_as is left out: the default says who inserted the row. So is state: a row is a proposal.
 GRANT INSERT (name, operation, object, min_amount, currency, condition, expires, approvers, reason) ON sync.approval_policy TO sync_admin;
 GRANT INSERT (name, object, kind, system, applies, condition, message, field, recheck, reason) ON sync.guard TO sync_admin;
+GRANT INSERT (name, query, description, remedy, severity) ON sync.reconciliation_rule TO sync_admin, sync_analyst;
+GRANT SELECT (id, name, shipped) ON sync.reconciliation_rule TO sync_analyst;
+GRANT SELECT ON sync.rule TO sync_analyst, sync_approver;
 GRANT INSERT (system_id, object_id, name, condition, operations, start_kind, start_at, cutover_date, max_lag)
     ON sync.route TO sync_admin;
 

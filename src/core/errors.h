@@ -26,6 +26,7 @@
 #define SE_ERRCODE_DECIDED			 MAKE_SQLSTATE('S', 'E', '0', '6', '7')
 #define SE_ERRCODE_NOT_OWNER		 MAKE_SQLSTATE('S', 'E', '0', '6', '0')
 #define SE_ERRCODE_CONFLICT			 MAKE_SQLSTATE('S', 'E', '0', '6', '2')
+#define SE_ERRCODE_RULE				 MAKE_SQLSTATE('S', 'E', '0', '8', '2')
 
 /*
  * Errors of the moment: the same thing may work a second later, so they are nobody's fault.
