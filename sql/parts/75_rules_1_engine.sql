@@ -55,8 +55,10 @@ AS $$
     UNION ALL
     SELECT r.id, s.name, sync._shipped_query(s.query, c.schema), s.severity, s.description, s.remedy, true, coalesce(r.enabled, true),
            (SELECT pg_get_userbyid(t.relowner) FROM pg_class t WHERE t.oid = to_regclass(format('%I.invoice', c.schema))),
-           (SELECT string_agg(DISTINCT format('%I.%I', c.schema, m[1]), ', ') FROM regexp_matches(s.query, '\mcanonical\.(\w+)\M(?!\()', 'g') m
-             WHERE to_regclass(format('%I.%I', c.schema, m[1])) IS NULL)
+           -- Every rule needs the model, if only to know whose rights it runs with.
+           (SELECT string_agg(DISTINCT format('%I.%I', c.schema, t), ', ')
+              FROM (SELECT 'invoice' UNION SELECT m[1] FROM regexp_matches(s.query, '\mcanonical\.(\w+)\M(?!\()', 'g') m) n (t)
+             WHERE to_regclass(format('%I.%I', c.schema, t)) IS NULL)
       FROM (SELECT sync._canonical_schema()) c (schema)
      CROSS JOIN sync._shipped_rules() s
       LEFT JOIN sync.reconciliation_rule r ON r.name = s.name AND r.shipped
@@ -98,6 +100,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     made integer;
+    said text;
 BEGIN
     IF $1 IS NULL OR $1 !~ '^[a-z][a-z0-9_]{0,62}$' THEN
         RAISE EXCEPTION 'invalid name "%" of a rule', $1
@@ -111,7 +114,13 @@ BEGIN
         RAISE EXCEPTION 'rule "%" exists already', $1
             USING ERRCODE = 'duplicate_object', HINT = 'Drop it first with sync.drop_reconciliation_rule(), or take another name.';
     END IF;
-    PERFORM sync._rule_check($2);
+    BEGIN
+        PERFORM sync._rule_check($2);
+    EXCEPTION WHEN undefined_table OR undefined_function OR undefined_object THEN
+        GET STACKED DIAGNOSTICS said = MESSAGE_TEXT;
+        RAISE EXCEPTION 'the query cannot be planned: %', said
+            USING ERRCODE = 'SE082', HINT = 'search_path is pg_catalog alone while a rule runs: write the schema before the name, also of functions, operators and types.';
+    END;
     INSERT INTO sync.reconciliation_rule AS r (name, query, description, remedy, severity) VALUES ($1, $2, $3, $4, $5) RETURNING r.id INTO made;
     RETURN made;
 END
@@ -128,10 +137,11 @@ AS $$
 DECLARE
     r sync.reconciliation_rule;
 BEGIN
-    IF EXISTS (SELECT FROM sync._rules() s WHERE s.name = $1 AND s.shipped AND s.id IS NULL) THEN
-        INSERT INTO sync.reconciliation_rule (name, shipped) VALUES ($1, true) ON CONFLICT DO NOTHING;
-    END IF;
     SELECT t.* INTO r FROM sync.reconciliation_rule t WHERE t.name = $1 FOR UPDATE;
+    IF NOT FOUND AND EXISTS (SELECT FROM sync._shipped_rules() s WHERE s.name = $1) THEN
+        INSERT INTO sync.reconciliation_rule (name, shipped) VALUES ($1, true) ON CONFLICT DO NOTHING;
+        SELECT t.* INTO r FROM sync.reconciliation_rule t WHERE t.name = $1 FOR UPDATE;
+    END IF;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no rule "%"', $1 USING ERRCODE = 'undefined_object', HINT = 'View sync.rule lists them.';
     END IF;
@@ -149,7 +159,7 @@ BEGIN
     IF NOT pg_has_role(session_user, 'sync_admin', 'MEMBER')
        AND (r.shipped OR NOT EXISTS (SELECT FROM pg_roles g WHERE g.rolname = r.run_as AND pg_has_role(session_user, g.oid, 'MEMBER'))) THEN
         RAISE EXCEPTION 'rule "%" is not yours', r.name
-            USING ERRCODE = 'insufficient_privilege', DETAIL = format('It runs as "%s".', r.run_as),
+            USING ERRCODE = 'insufficient_privilege', DETAIL = CASE WHEN r.shipped THEN 'It comes with the extension.' ELSE format('It runs as "%s".', r.run_as) END,
                   HINT = 'Who defined it may change it, and members of sync_admin.';
     END IF;
 END
@@ -280,7 +290,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     r record;
-    run sync.reconciliation;
+    run bigint;
     wrong text;
 BEGIN
     IF isempty($1) THEN
@@ -301,13 +311,8 @@ BEGIN
     FOR r IN SELECT s.* FROM sync._rules() s
               WHERE s.enabled AND s.lacks IS NULL AND ($2 IS NULL OR s.name = ANY ($2)) ORDER BY s.name COLLATE "C"
     LOOP
-        rule := r.name;
-        reconciliation := sync._rule_run(r, $1, $3);
-        SELECT u.* INTO run FROM sync.reconciliation u WHERE u.id = run_rules.reconciliation;
-        found := run.found;
-        opened := run.opened;
-        error := run.error;
-        RETURN NEXT;
+        run := sync._rule_run(r, $1, $3);
+        RETURN QUERY SELECT r.name, u.id, u.found, u.opened, u.error FROM sync.reconciliation u WHERE u.id = run;
     END LOOP;
 END
 $$;

@@ -97,7 +97,7 @@ SELECT '%1$s' AS object, w.record_id, w.number AS record_number, w.system, w.rem
   LEFT JOIN sync.period_move p ON w.field = 'accounting_period' AND p.object_id = w.object_id AND p.record_id = w.record_id
         AND to_jsonb(date_trunc('month', p.posted_date::timestamp)::date) = w.theirs
  WHERE w.remote_id IS NOT NULL OR sync._wanted(w.route_id, w.record_id)
-$query$, tbl, amount, due, entity, day, final, same_period)
+$query$, tbl, amount, due, entity, day, final, same_period::text)
 $$;
 COMMENT ON FUNCTION sync._ledger_query(text, text, text, text, text, text, boolean) IS 'Query of a rule that compares documents with the mirror of the ERP';
 

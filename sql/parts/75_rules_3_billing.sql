@@ -19,22 +19,23 @@ VALUES
      'Every period of a subscription that has ended was billed: the days from its start, or the end of its trial, to the running period are covered by invoices that were issued and not voided',
      'Bill the period in the billing system, or correct the subscription''s start there; where it was free on purpose, explain the break.',
      $query$
-WITH need AS (
+WITH step AS (
+    SELECT i.subscription_id, min(r.interval_count * ('1 ' || r.billing_interval)::interval) AS step
+      FROM canonical.subscription_item i JOIN canonical.price r ON r.id = i.price_id
+     WHERE r.billing_interval IS NOT NULL GROUP BY i.subscription_id
+), span AS (
     SELECT s.id, s.number, s.currency, s.mrr, c.number AS customer, e.code AS entity, p.step,
-           daterange(greatest(s.start_date, (s.trial_end AT TIME ZONE z.zone)::date),
-                     least((now() AT TIME ZONE z.zone)::date - 1, (s.current_period_start AT TIME ZONE z.zone)::date,
-                           (CASE WHEN s.status IN ('canceled', 'expired') THEN s.canceled_at END AT TIME ZONE z.zone)::date)) AS days
+           greatest(s.start_date, (s.trial_end AT TIME ZONE z.zone)::date) AS first,
+           least((now() AT TIME ZONE z.zone)::date - 1, (s.current_period_start AT TIME ZONE z.zone)::date,
+                 (CASE WHEN s.status IN ('canceled', 'expired') THEN s.canceled_at END AT TIME ZONE z.zone)::date) AS ends
       FROM canonical.subscription s
+      JOIN step p ON p.subscription_id = s.id
       JOIN canonical.customer c ON c.id = s.customer_id
       LEFT JOIN canonical.legal_entity e ON e.id = coalesce(s.legal_entity_id, c.legal_entity_id)
      CROSS JOIN LATERAL (SELECT coalesce(e.timezone, 'UTC')) z (zone)
-     CROSS JOIN LATERAL (SELECT min(r.interval_count * ('1 ' || r.billing_interval)::interval) AS step
-                           FROM canonical.subscription_item i JOIN canonical.price r ON r.id = i.price_id
-                          WHERE i.subscription_id = s.id AND r.billing_interval IS NOT NULL) p
-     WHERE s.status IN ('active', 'past_due', 'canceled', 'expired') AND p.step IS NOT NULL
-       AND greatest(s.start_date, (s.trial_end AT TIME ZONE z.zone)::date)
-           < least((now() AT TIME ZONE z.zone)::date - 1, (s.current_period_start AT TIME ZONE z.zone)::date,
-                   (CASE WHEN s.status IN ('canceled', 'expired') THEN s.canceled_at END AT TIME ZONE z.zone)::date)
+     WHERE s.status IN ('active', 'past_due', 'canceled', 'expired')
+), need AS MATERIALIZED (
+    SELECT s.*, daterange(s.first, s.ends) AS days FROM span s WHERE s.first < s.ends
 ), part AS (
     SELECT i.subscription_id, i.service_start AS first, i.service_end AS last
       FROM canonical.invoice i WHERE i.subscription_id IS NOT NULL AND i.type = 'standard' AND i.status NOT IN ('draft', 'void')

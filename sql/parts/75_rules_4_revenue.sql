@@ -156,6 +156,7 @@ SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, v.fiel
        i.issue_date AS period, c.number AS customer, v.detail, CASE WHEN v.young THEN 'timing' ELSE 'break' END AS class
   FROM canonical.invoice i
   LEFT JOIN tax t ON t.invoice_id = i.id
+  LEFT JOIN entity n ON n.legal_entity_id = i.legal_entity_id
  CROSS JOIN LATERAL (
        SELECT 'currency' AS field, to_jsonb(i.currency) AS ours, to_jsonb(t.currency) AS theirs, NULL::numeric AS difference, abs(i.tax_amount) AS at_risk,
               'tax is committed in another currency' AS detail, false AS young
@@ -169,7 +170,7 @@ SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, v.fiel
        UNION ALL
        SELECT 'status', to_jsonb(i.tax_amount), NULL, -i.tax_amount, abs(i.tax_amount), 'its tax is not committed', i.issue_date >= current_date - 1
         WHERE i.status NOT IN ('draft', 'void') AND i.tax_amount <> 0 AND t.invoice_id IS NULL
-          AND EXISTS (SELECT FROM entity n WHERE n.legal_entity_id IS NOT DISTINCT FROM i.legal_entity_id)) v
+          AND n.legal_entity_id IS NOT NULL) v
   JOIN canonical.customer c ON c.id = i.customer_id
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id)
  WHERE i.type = 'standard'

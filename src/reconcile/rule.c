@@ -206,6 +206,14 @@ se_rule_check(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Until se_role_restore(). */
+static void
+set(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+							 false);
+}
+
 static void
 rearm(TimestampTz outer)
 {
@@ -270,11 +278,11 @@ se_rule_rows(PG_FUNCTION_ARGS)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
 	se_role_become(role, &saved);
-	(void) set_config_option("transaction_read_only", "on", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	set("transaction_read_only", "on");
+	/* Compiling a rule takes longer than running it. */
+	set("jit", "off");
 	if (PG_GETARG_BOOL(2))
-		(void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-								 true, 0, false);
+		set("row_security", "off");
 	run_within(sql, PG_GETARG_INT32(3));
 	if (SPI_processed > MOST_FINDINGS)
 		refuse(errmsg("the rule finds more than %d records", MOST_FINDINGS),
