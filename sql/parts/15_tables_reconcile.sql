@@ -227,6 +227,25 @@ CREATE TABLE sync.break_note (
 CREATE INDEX break_note_break_idx ON sync.break_note (break_id);
 COMMENT ON TABLE sync.break_note IS 'What people wrote about breaks, and what became of them';
 
+CREATE TABLE sync.reconciliation_schedule (
+    name            text PRIMARY KEY,
+    schedule        text NOT NULL,
+    system_id       integer REFERENCES sync.system,
+    object_id       integer REFERENCES sync.object,
+    mode            text NOT NULL,
+    months          integer,
+    last_run_at     timestamptz,
+    created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    created_by      name NOT NULL DEFAULT session_user
+);
+CREATE INDEX reconciliation_schedule_system_idx ON sync.reconciliation_schedule (system_id);
+CREATE INDEX reconciliation_schedule_object_idx ON sync.reconciliation_schedule (object_id);
+COMMENT ON TABLE sync.reconciliation_schedule IS 'Reconciliations that pg_cron starts; made by sync.schedule_reconciliation()';
+COMMENT ON COLUMN sync.reconciliation_schedule.schedule IS 'Line of cron';
+COMMENT ON COLUMN sync.reconciliation_schedule.system_id IS 'NULL: everything, with all rules';
+COMMENT ON COLUMN sync.reconciliation_schedule.months IS 'How many months it looks at, this one included; NULL: all';
+COMMENT ON COLUMN sync.reconciliation_schedule.last_run_at IS 'When it was done last';
+
 -- Per run, so that a summary is true as of it. An amount without currency is none.
 CREATE TABLE sync.reconciliation_total (
     reconciliation_id bigint NOT NULL REFERENCES sync.reconciliation ON DELETE CASCADE,

@@ -145,6 +145,7 @@ AS $$
                 WHEN operation = 'repair' AND call ->> 'makes' = 'true' THEN 'a document that corrects the books'
                 WHEN operation = 'repair' AND call ->> 'removes' = 'true' AND financial THEN 'a financial record taken away'
                 WHEN operation = 'repair' AND call ->> 'binds' = 'true' AND financial THEN 'the identity of a financial record'
+                WHEN operation = 'accept_break' THEN 'acceptance of a break'
                 WHEN operation = 'mass_delete' THEN 'many deletes at once'
                 WHEN operation = 'drop_approval_policy' THEN 'removal of an approval policy'
                 WHEN operation = 'set_approval_policy' AND call ->> 'loosens' = 'true' THEN 'loosening of an approval policy' END

@@ -99,6 +99,13 @@ BEGIN
             ('sync_approver', ARRAY['_rules']),
             ('sync_auditor', ARRAY['_rules']),
             ('sync_analyst', ARRAY['create_reconciliation_rule', 'drop_reconciliation_rule', 'set_rule_enabled', 'run_rules', '_rule_check', '_rules']),
+            -- breaks
+            ('sync_admin', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all', 'schedule_reconciliation',
+                'unschedule_reconciliation']),
+            ('sync_operator', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all']),
+            ('sync_approver', ARRAY['note_break', 'reopen_break']),
+            ('sync_auditor', ARRAY['note_break']),
+            ('sync_analyst', ARRAY['assign_break', 'note_break']),
             -- replay, dead letters, repair
             ('sync_admin', ARRAY['replay', '_reads', '_replay_period', '_per_second', '_replay_route', '_replay_begin', '_replay_add', '_replay_go', '_replay_pieces',
                 '_replay_records', '_replay_merged', '_replay_filtered', '_replay_shown', '_replay_check', '_request_members', '_differing', '_preview_events']),

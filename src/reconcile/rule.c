@@ -47,26 +47,11 @@ static const struct
 	const char *name;
 	Kind kind;
 } columns[] = {
-	{"kind", WORD},
-	{"object", WORD},
-	{"record_id", WORD},
-	{"record_number", WORD},
-	{"system", WORD},
-	{"other_system", WORD},
-	{"remote_id", WORD},
-	{"field", WORD},
-	{"ours", VALUE},
-	{"theirs", VALUE},
-	{"difference", AMOUNT},
-	{"currency", WORD},
-	{"at_risk", AMOUNT},
-	{"entity", WORD},
-	{"period", DAY},
-	{"customer", WORD},
-	{"severity", WORD},
-	{"class", WORD},
-	{"explanation", WORD},
-	{"delivery", WORD},
+	{"kind", WORD},		 {"object", WORD},		 {"record_id", WORD},	 {"record_number", WORD},
+	{"system", WORD},	 {"other_system", WORD}, {"remote_id", WORD},	 {"field", WORD},
+	{"ours", VALUE},	 {"theirs", VALUE},		 {"difference", AMOUNT}, {"currency", WORD},
+	{"at_risk", AMOUNT}, {"entity", WORD},		 {"period", DAY},		 {"customer", WORD},
+	{"severity", WORD},	 {"class", WORD},		 {"explanation", WORD},	 {"delivery", WORD},
 	{"detail", WORD},
 };
 
