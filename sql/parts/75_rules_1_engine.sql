@@ -275,6 +275,9 @@ BEGIN
         PERFORM sync._settle_breaks(run);
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS said = MESSAGE_TEXT, more = PG_EXCEPTION_DETAIL;
+        IF SQLSTATE = '42501' AND rule.shipped THEN
+            more := format('It runs as role "%s", the owner of the canonical tables, which has to read schema sync, too: GRANT sync_admin.', rule.run_as);
+        END IF;
         UPDATE sync.reconciliation r
            SET state = 'failed', finished_at = clock_timestamp(), error = said || coalesce(E'\n' || nullif(more, ''), '') WHERE r.id = run;
     END;

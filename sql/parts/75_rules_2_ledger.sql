@@ -40,7 +40,7 @@ COMMENT ON FUNCTION sync._wanted(integer, text) IS 'Whether a route''s condition
 
 -- The query for one kind of document: its table, what is due in the ERP, its day where the ERP's period
 -- has to be that day's, and what the ERP calls final.
-CREATE FUNCTION sync._ledger_query(tbl text, amount text, due text, entity text, day text, final text, same_period boolean)
+CREATE FUNCTION sync._ledger_query(tbl text, amount text, due text, entity text, day text, final text, same_period boolean, number text DEFAULT 'd.number')
 RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -52,7 +52,7 @@ WITH flying AS MATERIALIZED (
      WHERE u.object_id IN (SELECT l.object_id FROM sync._ledger l WHERE l.table_oid = 'canonical.%1$s'::regclass)
      ORDER BY u.system_id, u.record_id, u.seq
 ), due AS (
-    SELECT d.id::text COLLATE "C" AS record_id, to_jsonb(d) ->> 'number' AS number, d.currency::text AS currency, d.%2$s AS amount,
+    SELECT d.id::text COLLATE "C" AS record_id, %8$s AS number, d.currency::text AS currency, d.%2$s AS amount,
            e.code AS entity, c.number AS customer, %5$s AS day
       FROM canonical.%1$s d
       LEFT JOIN canonical.customer c ON c.id = d.customer_id
@@ -97,9 +97,9 @@ SELECT '%1$s' AS object, w.record_id, w.number AS record_number, w.system, w.rem
   LEFT JOIN sync.period_move p ON w.field = 'accounting_period' AND p.object_id = w.object_id AND p.record_id = w.record_id
         AND to_jsonb(date_trunc('month', p.posted_date::timestamp)::date) = w.theirs
  WHERE w.remote_id IS NOT NULL OR sync._wanted(w.route_id, w.record_id)
-$query$, tbl, amount, due, entity, day, final, same_period::text)
+$query$, tbl, amount, due, entity, day, final, same_period::text, number)
 $$;
-COMMENT ON FUNCTION sync._ledger_query(text, text, text, text, text, text, boolean) IS 'Query of a rule that compares documents with the mirror of the ERP';
+COMMENT ON FUNCTION sync._ledger_query(text, text, text, text, text, text, boolean, text) IS 'Query of a rule that compares documents with the mirror of the ERP';
 
 CREATE FUNCTION sync._rules_ledger()
 RETURNS TABLE (name text, severity text, description text, remedy text, query text)
@@ -123,6 +123,6 @@ VALUES
      'Missing: push it (sync.repair). Another amount: correct it there, by a payment of the difference or by reversal and a new one.',
      sync._ledger_query('payment', 'amount', $q$d.status = 'succeeded' AND d.kind <> 'credit' AND d.amount <> 0$q$,
                         'coalesce(d.legal_entity_id, c.legal_entity_id)',
-                        $q$(coalesce(d.settled_at, d.attempted_at, d.created_at) AT TIME ZONE coalesce(e.timezone, 'UTC'))::date$q$, '{posted}', false))
+                        $q$(coalesce(d.settled_at, d.attempted_at, d.created_at) AT TIME ZONE coalesce(e.timezone, 'UTC'))::date$q$, '{posted}', false, 'd.processor_ref'))
 $$;
 COMMENT ON FUNCTION sync._rules_ledger() IS 'Rules about the ERP';

@@ -38,22 +38,28 @@ WITH step AS (
     SELECT s.*, daterange(s.first, s.ends) AS days FROM span s WHERE s.first < s.ends
 ), part AS (
     SELECT i.subscription_id, i.service_start AS first, i.service_end AS last
-      FROM canonical.invoice i WHERE i.subscription_id IS NOT NULL AND i.type = 'standard' AND i.status NOT IN ('draft', 'void')
+      FROM canonical.invoice i
+     WHERE i.subscription_id IS NOT NULL AND i.type = 'standard' AND i.status NOT IN ('draft', 'void')
+       -- One that only exchanges a part of a period, a credit for a charge, bills no period.
+       AND NOT coalesce((SELECT bool_and(l.proration) AND bool_or(l.net_amount < 0) FROM canonical.invoice_line l WHERE l.invoice_id = i.id), false)
     UNION ALL
     SELECT t.subscription_id, l.service_start, l.service_end
       FROM canonical.invoice_line l JOIN canonical.invoice i ON i.id = l.invoice_id JOIN canonical.subscription_item t ON t.id = l.subscription_item_id
-     WHERE l.net_amount >= 0 AND i.type = 'standard' AND i.status NOT IN ('draft', 'void')
+     WHERE l.net_amount >= 0 AND NOT l.proration AND i.type = 'standard' AND i.status NOT IN ('draft', 'void')
 ), billed AS (
     SELECT p.subscription_id, range_agg(daterange(p.first, p.last, '[]')) AS days FROM part p WHERE p.first <= p.last GROUP BY p.subscription_id
 )
 SELECT 'subscription' AS object, n.id AS record_id, n.number AS record_number, 'service from ' || g.first AS field, to_jsonb(g.first) AS ours,
-       n.currency, round(n.mrr * (extract(year FROM n.step) * 12 + extract(month FROM n.step) + extract(day FROM n.step) / 30), 2) AS at_risk,
+       n.currency, round(n.mrr * g.share, canonical.minor_units(n.currency)) AS at_risk,
        n.entity, g.first AS period, n.customer,
        format('%s to %s was not billed', g.first, g.last) AS detail
   FROM need n
   LEFT JOIN billed b ON b.subscription_id = n.id
  CROSS JOIN LATERAL unnest(datemultirange(n.days) - coalesce(b.days, '{}')) gap
- CROSS JOIN LATERAL (SELECT d::date AS first, least((d + n.step)::date, upper(gap)) - 1 AS last
+ CROSS JOIN LATERAL (SELECT d::date AS first, least((d + n.step)::date, upper(gap)) - 1 AS last,
+                            -- In months; of a period that is billed in part, the days that are not.
+                            (extract(year FROM n.step) * 12 + extract(month FROM n.step) + extract(day FROM n.step) / 30)
+                                * (least((d + n.step)::date, upper(gap)) - d::date) / ((d + n.step)::date - d::date) AS share
                        FROM generate_series(lower(gap)::timestamp, upper(gap)::timestamp - interval '1 day', n.step) d) g
 $query$),
     ('billed_once', 'error',
@@ -120,15 +126,16 @@ $query$),
      'Read the allocations again from billing (sync.repair), or take back the one that is too much.',
      $query$
 SELECT v.object, v.id AS record_id, v.number AS record_number, 'amount' AS field, to_jsonb(v.available) AS ours, to_jsonb(v.used) AS theirs,
-       v.used - v.available AS difference, v.currency, v.used - v.available AS at_risk, e.code AS entity, v.day AS period, c.number AS customer, v.detail
+       v.used - v.available AS difference, v.currency, v.used - v.available AS at_risk, e.code AS entity,
+       coalesce(v.day, (v.at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date) AS period, c.number AS customer, v.detail
   FROM (SELECT 'payment' AS object, p.id, p.processor_ref AS number, p.currency, CASE WHEN p.status IN ('failed', 'canceled') THEN 0 ELSE p.amount END AS available, a.used,
-               coalesce(p.settled_at, p.attempted_at, p.created_at)::date AS day, p.legal_entity_id, p.customer_id,
+               NULL::date AS day, coalesce(p.settled_at, p.attempted_at, p.created_at) AS at, p.legal_entity_id, p.customer_id,
                CASE WHEN p.status IN ('failed', 'canceled') THEN 'invoices are settled by a payment that ' || CASE p.status WHEN 'failed' THEN 'failed' ELSE 'was canceled' END
                     ELSE 'more is allocated than was paid' END AS detail
           FROM canonical.payment p
           JOIN (SELECT l.payment_id, sum(l.amount) AS used FROM canonical.payment_allocation l GROUP BY l.payment_id) a ON a.payment_id = p.id
         UNION ALL
-        SELECT 'credit_note', n.id, n.number, n.currency, CASE WHEN n.status IN ('draft', 'void') THEN 0 ELSE n.total_amount END, a.used, n.issue_date, i.legal_entity_id, n.customer_id,
+        SELECT 'credit_note', n.id, n.number, n.currency, CASE WHEN n.status IN ('draft', 'void') THEN 0 ELSE n.total_amount END, a.used, n.issue_date, NULL, i.legal_entity_id, n.customer_id,
                CASE WHEN n.status IN ('draft', 'void') THEN 'invoices are settled by a credit note that does not count' ELSE 'more is allocated than was credited' END
           FROM canonical.credit_note n
           JOIN (SELECT l.credit_note_id, sum(l.amount) AS used FROM canonical.payment_allocation l WHERE l.payment_id IS NULL GROUP BY l.credit_note_id) a ON a.credit_note_id = n.id
@@ -195,10 +202,11 @@ $query$),
      'Claim back what was given too much; correct the record where it is one only.',
      $query$
 SELECT 'payment' AS object, p.id AS record_id, p.processor_ref AS record_number, 'amount' AS field, to_jsonb(p.amount) AS ours, to_jsonb(r.amount) AS theirs,
-       r.amount - p.amount AS difference, p.currency, r.amount - p.amount AS at_risk, e.code AS entity, r.day AS period, c.number AS customer,
+       r.amount - p.amount AS difference, p.currency, r.amount - p.amount AS at_risk, e.code AS entity, (r.at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date AS period,
+       c.number AS customer,
        CASE WHEN r.foreign THEN 'was given back in another currency' ELSE 'more was given back than was paid' END AS detail
   FROM (SELECT b.original_payment_id, sum(b.amount) AS amount, bool_or(b.currency <> o.currency) AS foreign,
-               max(coalesce(b.settled_at, b.attempted_at, b.created_at))::date AS day
+               max(coalesce(b.settled_at, b.attempted_at, b.created_at)) AS at
           FROM canonical.payment b JOIN canonical.payment o ON o.id = b.original_payment_id
          WHERE b.kind IN ('refund', 'chargeback') AND b.status = 'succeeded' GROUP BY b.original_payment_id) r
   JOIN canonical.payment p ON p.id = r.original_payment_id
@@ -216,7 +224,7 @@ WITH moved AS (
 )
 SELECT 'payout' AS object, p.id AS record_id, p.number AS record_number, CASE WHEN m.foreign THEN 'currency' ELSE 'amount' END AS field, to_jsonb(p.amount) AS ours,
        to_jsonb(m.net) AS theirs, coalesce(m.net, 0) - p.amount AS difference, p.currency, CASE WHEN m.foreign THEN abs(p.amount) ELSE abs(coalesce(m.net, 0) - p.amount) END AS at_risk,
-       e.code AS entity, coalesce(p.arrival_date, p.created_at::date) AS period,
+       e.code AS entity, coalesce(p.arrival_date, (p.created_at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date) AS period,
        CASE WHEN m.foreign THEN 'has movements in another currency' WHEN m.n IS NULL THEN 'has no movements' ELSE 'its ' || m.n || ' movements make another amount' END AS detail,
        CASE WHEN EXISTS (SELECT FROM sync.external_id x JOIN sync.object o ON o.id = x.object_id AND o.table_oid = 'canonical.payout'::regclass
                            JOIN sync._read_until r ON r.system_id = x.system_id AND r.table_oid = 'canonical.balance_transaction'::regclass
@@ -256,7 +264,7 @@ $query$),
      $query$
 SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, m.system, m.remote_id, 'posting_status' AS field, to_jsonb(i.status) AS ours, to_jsonb('posted'::text) AS theirs,
        i.currency, i.total_amount AS at_risk, e.code AS entity, coalesce(i.posting_date, i.issue_date) AS period, c.number AS customer,
-       'was voided in billing on ' || coalesce(i.voided_at::date::text, 'a day unknown') || ' and stands posted in the ERP' AS detail
+       'was voided in billing on ' || coalesce((i.voided_at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date::text, 'a day unknown') || ' and stands posted in the ERP' AS detail
   FROM canonical.invoice i
   JOIN canonical.customer c ON c.id = i.customer_id
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id)

@@ -88,7 +88,7 @@ SELECT 'gl_entry', l.id, l.number, 'amount', to_jsonb(l.recognized), to_jsonb(l.
  WHERE l.posted <> l.recognized OR l.currency <> l.schedules
 UNION ALL
 SELECT 'revenue_schedule', s.id, i.number, 'gl_entry_id', to_jsonb(sum(p.amount)), NULL, -sum(p.amount), s.currency, abs(sum(p.amount)), e.code, coalesce(i.issue_date, s.start_date), c.number,
-       format('%s months are recognized without a posted journal, from %s', count(*), to_char(min(p.period), 'YYYY-MM'))
+       'recognized without a posted journal: ' || string_agg(to_char(p.period, 'YYYY-MM'), ', ' ORDER BY p.period)
   FROM canonical.revenue_schedule_line p
   JOIN canonical.revenue_schedule s ON s.id = p.schedule_id
   LEFT JOIN canonical.gl_entry g ON g.id = p.gl_entry_id

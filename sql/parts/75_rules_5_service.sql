@@ -60,7 +60,7 @@ WITH owed AS (
      GROUP BY i.subscription_id
 )
 SELECT 'entitlement' AS object, n.id AS record_id, s.number || ' ' || n.feature_code AS record_number, 'status' AS field, to_jsonb(n.status) AS ours, to_jsonb(s.status) AS theirs, s.currency,
-       coalesce(o.amount, s.mrr) AS at_risk, e.code AS entity, coalesce(o.since, current_date) AS period, c.number AS customer,
+       coalesce(o.amount, s.mrr) AS at_risk, e.code AS entity, coalesce(o.since, (s.current_period_start AT TIME ZONE coalesce(e.timezone, 'UTC'))::date, current_date) AS period, c.number AS customer,
        CASE WHEN o.numbers IS NOT NULL THEN 'is active, and overdue since ' || o.since || ': ' || o.numbers ELSE 'is active, its subscription is ' || s.status END AS detail
   FROM canonical.entitlement n
   JOIN canonical.subscription s ON s.id = n.subscription_id
@@ -70,20 +70,21 @@ SELECT 'entitlement' AS object, n.id AS record_id, s.number || ' ' || n.feature_
  WHERE n.status = 'active' AND coalesce(n.valid_from, '-infinity') <= now() AND coalesce(n.valid_to, 'infinity') > now()
    -- One of a subscription that has ended is canceled_revoked's.
    AND (s.status IN ('draft', 'past_due') OR s.status IN ('active', 'paused') AND o.subscription_id IS NOT NULL)
-   AND NOT coalesce(n.attrs ->> 'allowed_until' >= current_date::text, false)
+   AND NOT coalesce(n.attrs ->> 'allowed_until' >= to_char(current_date, 'YYYY-MM-DD'), false)
 $query$),
     ('canceled_revoked', 'error',
      'When a subscription has ended, its rights of use are revoked or over within an hour',
      'Revoke the right; where the subscription goes on, correct it in billing.',
      $query$
 SELECT 'entitlement' AS object, n.id AS record_id, s.number || ' ' || n.feature_code AS record_number, 'status' AS field, to_jsonb(n.status) AS ours, to_jsonb('revoked'::text) AS theirs,
-       s.currency, s.mrr AS at_risk, e.code AS entity, coalesce(s.canceled_at, s.updated_at)::date AS period, c.number AS customer,
-       format('is %s, its subscription was %s on %s', n.status, s.status, coalesce(s.canceled_at, s.updated_at)::date) AS detail,
+       s.currency, s.mrr AS at_risk, e.code AS entity, z.day AS period, c.number AS customer,
+       format('is %s, its subscription was %s on %s', n.status, s.status, z.day) AS detail,
        CASE WHEN coalesce(s.canceled_at, s.updated_at) > now() - interval '1 hour' THEN 'timing' ELSE 'break' END AS class
   FROM canonical.entitlement n
   JOIN canonical.subscription s ON s.id = n.subscription_id
   JOIN canonical.customer c ON c.id = n.customer_id
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(s.legal_entity_id, c.legal_entity_id)
+ CROSS JOIN LATERAL (SELECT (coalesce(s.canceled_at, s.updated_at) AT TIME ZONE coalesce(e.timezone, 'UTC'))::date) z (day)
  WHERE n.status <> 'revoked' AND coalesce(n.valid_to, 'infinity') > now()
    AND s.status IN ('canceled', 'expired') AND coalesce(s.canceled_at, '-infinity') <= now()
 $query$),
@@ -92,7 +93,7 @@ $query$),
      'Open a collection case for the payment, closed at once where it is settled.',
      $query$
 SELECT 'payment' AS object, p.id AS record_id, p.processor_ref AS record_number, to_jsonb(p.failure_code) AS theirs, p.currency, p.amount AS at_risk, e.code AS entity,
-       coalesce(p.attempted_at, p.created_at)::date AS period, c.number AS customer, 'failed, and no collection case was opened' AS detail,
+       (coalesce(p.attempted_at, p.created_at) AT TIME ZONE coalesce(e.timezone, 'UTC'))::date AS period, c.number AS customer, 'failed, and no collection case was opened' AS detail,
        CASE WHEN coalesce(p.attempted_at, p.created_at) > now() - interval '1 day' THEN 'timing' ELSE 'break' END AS class
   FROM canonical.payment p
   LEFT JOIN canonical.customer c ON c.id = p.customer_id
@@ -117,14 +118,15 @@ WITH flying AS MATERIALIZED (
      WHERE o.table_oid = 'canonical.subscription'::regclass GROUP BY x.record_id
 )
 SELECT 'amendment' AS object, a.id AS record_id, s.number || ' ' || a.kind AS record_number, a.before AS ours, a.after AS theirs, s.currency, abs(a.delta_mrr) AS at_risk,
-       e.code AS entity, a.effective_at::date AS period, c.number AS customer,
-       format('%s of %s is in force since %s, and billing does not know', a.kind, s.number, a.effective_at::date)
+       e.code AS entity, z.day AS period, c.number AS customer,
+       format('%s of %s is in force since %s, and billing does not know', a.kind, s.number, z.day)
            || CASE f.state WHEN 'dead' THEN '; the delivery of the subscription failed' WHEN 'conflict' THEN '; the delivery of the subscription is in conflict' ELSE '' END AS detail,
        CASE WHEN f.state NOT IN ('dead', 'conflict') THEN 'in_transit' ELSE 'break' END AS class, f.delivery
   FROM canonical.amendment a
   JOIN canonical.subscription s ON s.id = a.subscription_id
   JOIN canonical.customer c ON c.id = s.customer_id
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(s.legal_entity_id, c.legal_entity_id)
+ CROSS JOIN LATERAL (SELECT (a.effective_at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date) z (day)
   LEFT JOIN sent t ON t.record_id = s.id::text COLLATE "C"
   LEFT JOIN flying f ON f.record_id = s.id::text COLLATE "C"
  WHERE a.status IN ('applied', 'approved') AND a.effective_at <= now() AND a.kind <> 'cancel'
@@ -133,28 +135,31 @@ SELECT 'amendment' AS object, a.id AS record_id, s.number || ' ' || a.kind AS re
    AND NOT coalesce(t.at >= a.created_at, false)
    AND NOT EXISTS (SELECT FROM canonical.invoice i JOIN canonical.invoice_line l ON l.invoice_id = i.id
                     WHERE i.subscription_id = s.id AND i.status NOT IN ('draft', 'void') AND l.proration
-                      AND i.issue_date >= (a.effective_at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date)
+                      AND i.issue_date >= z.day)
 $query$),
     ('bound_once', 'error',
      'No remote record is bound to two records of ours and none of ours to two of a system: not by id where two systems are one account, nor by document number, nor in the mirror',
      'Find out which is right, then unbind the other (sync.repair, remedy unbind).',
      $query$
-SELECT o.name AS object, v.record_id, v.system, v.remote_id, v.field, v.ours, v.theirs, v.detail
-  FROM (SELECT x.object_id, x.record_id, y.name AS system, x.remote_id, 'remote_number' AS field, to_jsonb(x.remote_number) AS ours, to_jsonb(x.others) AS theirs,
+SELECT o.name AS object, v.record_id, coalesce(r.fields ->> 'number', v.number) AS record_number, v.system, v.remote_id, v.field, v.ours, v.theirs,
+       r.fields ->> 'currency' AS currency, (coalesce(r.fields ->> 'total_amount', r.fields ->> 'amount'))::numeric AS at_risk,
+       coalesce(r.fields ->> 'issue_date', r.fields ->> 'posting_date')::date AS period, v.detail
+  FROM (SELECT x.object_id, x.system_id, x.record_id, x.remote_number AS number, y.name AS system, x.remote_id, 'remote_number' AS field, to_jsonb(x.remote_number) AS ours, to_jsonb(x.others) AS theirs,
                'shares remote number ' || x.remote_number || ' with ' || x.others AS detail
           FROM (SELECT t.object_id, t.system_id, t.record_id, t.remote_id, t.remote_number, count(*) OVER w AS n,
                        string_agg(t.remote_id, ', ') OVER w AS others
-                  FROM sync.external_id t WHERE t.remote_number IS NOT NULL WINDOW w AS (PARTITION BY t.system_id, t.object_id, t.remote_number)) x
+                  FROM sync.external_id t WHERE t.remote_number IS NOT NULL
+                WINDOW w AS (PARTITION BY t.system_id, t.object_id, t.remote_number ORDER BY t.remote_id ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)) x
           JOIN sync.system y ON y.id = x.system_id
          WHERE x.n > 1
         UNION ALL
-        SELECT x.object_id, x.record_id, y.name, x.remote_id, 'record_id', to_jsonb(x.record_id), to_jsonb(m.record_id), 'the mirror has it as another record of ours'
+        SELECT x.object_id, x.system_id, x.record_id, x.remote_number, y.name, x.remote_id, 'record_id', to_jsonb(x.record_id), to_jsonb(m.record_id), 'the mirror has it as another record of ours'
           FROM sync.external_id x
           JOIN sync.mirror m ON m.system_id = x.system_id AND m.object_id = x.object_id AND m.remote_id = x.remote_id
           JOIN sync.system y ON y.id = x.system_id
          WHERE m.record_id <> x.record_id AND NOT m.deleted
         UNION ALL
-        SELECT x.object_id, x.record_id, s.name, x.remote_id, 'remote_id', to_jsonb(x.record_id), to_jsonb(z.record_id), 'systems ' || s.name || ' and ' || t.name || ' are one account, and bind it to two records'
+        SELECT x.object_id, x.system_id, x.record_id, x.remote_number, s.name, x.remote_id, 'remote_id', to_jsonb(x.record_id), to_jsonb(z.record_id), 'systems ' || s.name || ' and ' || t.name || ' are one account, and bind it to two records'
           FROM sync._server s
           JOIN sync._server t ON t.name > s.name AND t.options ->> 'connector' = s.options ->> 'connector' AND t.options ->> 'base_url' = s.options ->> 'base_url'
                              AND t.options - 'legal_entity' - 'mode' = s.options - 'legal_entity' - 'mode'
@@ -164,6 +169,7 @@ SELECT o.name AS object, v.record_id, v.system, v.remote_id, v.field, v.ours, v.
           JOIN sync.external_id z ON z.system_id = yt.id AND z.object_id = x.object_id AND z.remote_id = x.remote_id
          WHERE z.record_id <> x.record_id) v
   JOIN sync.object o ON o.id = v.object_id
+  LEFT JOIN sync.mirror r ON r.system_id = v.system_id AND r.object_id = v.object_id AND r.remote_id = v.remote_id
 $query$),
     ('no_orphans', 'error',
      'Every binding has a record of ours, and every remote document that is mirrored has a binding',
