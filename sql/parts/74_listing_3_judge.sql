@@ -257,6 +257,14 @@ BEGIN
             PERFORM sync._read_suspects(job);
             RETURN interval '1 h';
         WHEN 'read' THEN
+            -- What the system has told since its stream looked is news and no break: before the verdict it looks once more.
+            UPDATE sync.job j SET cursor = j.cursor - 'asked_at' WHERE j.id = job.id;
+            PERFORM sync._listing_phase(job.id, 'looking_again', NULL);
+            RETURN '0';
+        WHEN 'looking_again' THEN
+            IF NOT sync._catch_up(job) THEN
+                RETURN interval '200 ms';
+            END IF;
             PERFORM sync._listing_phase(job.id, 'judging', (SELECT count(*) FROM sync.listed_suspect s WHERE s.job_id = job.id AND NOT s.judged));
             RETURN '0';
         WHEN 'judging' THEN

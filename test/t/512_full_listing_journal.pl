@@ -49,6 +49,19 @@ tamper($id[0], set => { name => 'Customer 1' });
 is(scalar(grep { /^field/ } @{ run_full() }), 0, 'a break that occurs no longer is closed');
 is($hub->value(q(SELECT status FROM sync.break_entry WHERE kind = 'field_differs')), 'resolved', 'by itself');
 
+# What is told while a suspect is read again is news and no break, though the stream looks once an hour.
+$hub->sql(q(SELECT sync.drop_stream('billing', 'customer'); SELECT sync.create_stream('billing', 'customer', '1 hour')));
+$hub->poll_until('SELECT finished_at IS NOT NULL FROM sync.stream_status');
+my $slow = '/v1/customers/' . remote_id($id[3]);
+tamper($id[3], set => { name => 'Never told' });
+$sandbox->fault(kind => 'latency', ms => 2000, match => { method => 'GET', path => $slow });
+my $run = $hub->value(q(SELECT sync.reconcile('billing', 'customer', mode => 'full')));
+$hub->poll_until("SELECT phase = 'reading' FROM sync.job ORDER BY id DESC LIMIT 1");
+$sandbox->stripe(POST => $slow, { name => 'Told meanwhile' });
+$hub->poll_until("SELECT state <> 'running' FROM sync.reconciliation WHERE id = $run");
+is($hub->value("SELECT found || ' ' || opened FROM sync.reconciliation WHERE id = $run"), '2 0', 'news that comes while a suspect is read is no break');
+is($hub->value("SELECT name FROM app.customer WHERE id = '$id[3]'"), 'Told meanwhile', 'it has been pulled');
+
 # So many that reading each by id would take longer than to list everything once more: 600 that somebody
 # made while the stream does not look.
 $hub->sql(q(UPDATE sync.stream SET every = NULL));

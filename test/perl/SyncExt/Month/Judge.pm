@@ -19,21 +19,18 @@ sub new
 # Looking
 #----------------------------------------------------------------------
 
-# All that reconciliation has: each object of each system as it is known and as it is listed now,
-# billing beside the ERP, and every rule.
+# All that reconciliation has: each object of each system as it is known and (unless quickly) as it is
+# listed now, billing beside the ERP, and every rule. Returns the run before the first.
 sub look
 {
-	my ($self) = @_;
+	my ($self, %option) = @_;
 	my $month = $self->{month};
 	my $first = $month->psql('SELECT coalesce(max(id), 0) FROM sync.reconciliation;');
 
 	$month->timed('against what is known of each system', sub {
 		$month->psql("SELECT sync.reconcile(s.system, s.object) FROM sync.stream_status s ORDER BY 1;");
 	});
-	$month->timed('against what each system lists now', sub {
-		$month->psql("SELECT sync.reconcile(s.system, s.object, NULL, 'full') FROM sync.stream_status s ORDER BY 1;");
-		$month->eventually('listings are at their end', 0, "SELECT count(*) FROM sync.reconciliation WHERE id > $first AND state = 'running'");
-	});
+	$self->look_at_listings($first) if !$option{quickly};
 	$month->timed('billing beside the ERP', sub {
 		$month->psql("SELECT sync.reconcile('billing_' || lower(code), 'invoice', NULL, 'mirror', 'erp_' || lower(code)) FROM canonical.legal_entity ORDER BY code;");
 	});
@@ -44,6 +41,18 @@ sub look
 	my $failed = $month->rows("SELECT source, state, error FROM sync.reconciliation WHERE id > $first AND state <> 'done'");
 	$month->check(!@$failed, 'every run is done', join "\n", map { "$_->{source} $_->{state}: " . ($_->{error} // '') } @$failed);
 	return $first;
+}
+
+sub look_at_listings
+{
+	my ($self, $first) = @_;
+	my $month = $self->{month};
+
+	$month->timed('against what each system lists now', sub {
+		$month->psql("SELECT sync.reconcile(s.system, s.object, NULL, 'full') FROM sync.stream_status s ORDER BY 1;");
+		$month->eventually('listings are at their end', 0, "SELECT count(*) FROM sync.reconciliation WHERE id > $first AND state = 'running'");
+	});
+	return;
 }
 
 # What is open, each with the name by which the table of faults knows its kind.
@@ -152,8 +161,8 @@ sub table
 # Repair
 #----------------------------------------------------------------------
 
-# First what the hub can do, as the person who knows the case chooses, until nothing of that is left (what
-# comes back may lack what another system says of it); then what only a person can do.
+# First what the hub can do, as the person who knows the case chooses, then what only a person can do. What
+# comes back may lack what another system says of it: that is a second round.
 sub repair
 {
 	my ($self) = @_;
@@ -167,10 +176,10 @@ sub repair
 		$self->repair_some($round, @chosen);
 		$self->approve;
 		$month->settle;
-		$self->look;
+		$self->by_hand(@fault) if $round == 1;
+		$self->look(quickly => 1);
 		$self->assign(@fault);
 	}
-	$self->by_hand(@fault);
 	return;
 }
 
@@ -213,13 +222,11 @@ sub repair_some
 sub by_hand
 {
 	my ($self, @fault) = @_;
-	my $month = $self->{month};
-	my @left = grep { @{ $_->{seen} } } @fault;
-	my @helpless = grep { !$_->{remedy} } @left;
+	my @remedied = grep { $_->{remedy} } @fault;
 
-	$_->{remedy}->($_->{row}) foreach grep { $_->{remedy} } @left;
-	$month->tell('   by hand, as their remedy says: ' . (@left - @helpless) . ' faults');
-	$month->check(!@helpless, 'for every fault there is a remedy', join "\n", map { my $fault = $_; map { "left: $fault->{name}: " . words($_) } @{ $fault->{seen} } } @helpless);
+	$_->{remedy}->($_->{row}) foreach @remedied;
+	$self->{month}->tell('   by hand, as the remedy says: ' . @remedied . ' faults');
+	$self->{month}->settle;
 	return;
 }
 

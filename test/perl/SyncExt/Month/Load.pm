@@ -151,17 +151,46 @@ sub catalogue
 	return;
 }
 
+# For each entity at once. What it returns is summed.
+sub each_entity
+{
+	my ($self, $work) = @_;
+	my ($sum, %child) = (0);
+
+	foreach my $entity (sort keys %{ $self->{month}{billing} })
+	{
+		pipe my $from, my $to or croak "pipe: $!";
+		my $pid = fork // croak "fork: $!";
+		if ($pid == 0)
+		{
+			# Systems that others started are theirs to end.
+			my $count = eval { $work->($entity) };
+			print STDERR $@ if !defined $count;
+			syswrite $to, $count // '';
+			POSIX::_exit(defined $count ? 0 : 1);
+		}
+		close $to;
+		$child{$pid} = $from;
+	}
+	foreach my $pid (sort keys %child)
+	{
+		$sum += readline($child{$pid}) // croak 'a system could not be loaded';
+		waitpid $pid, 0;
+	}
+	return $sum;
+}
+
 sub billing
 {
 	my ($self) = @_;
 	my $month = $self->{month};
 
-	foreach my $entity (sort keys %{ $month->{billing} })
-	{
+	$self->{objects} = $self->each_entity(sub {
+		my ($entity) = @_;
 		my @objects = split /\n/, $month->psql("SELECT json FROM month.billing WHERE entity = '$entity' ORDER BY place;");
 		utf8::encode($_) foreach @objects;
-		$self->{objects} += $month->{billing}{$entity}->load(\@objects);
-	}
+		return $month->{billing}{$entity}->load(\@objects);
+	});
 	return;
 }
 
@@ -190,14 +219,14 @@ sub erp
 
 	$month->script('05_erp');
 	my @years = split /\n/, $month->psql("SELECT DISTINCT to_char(issue_date, 'YYYY') FROM canonical.invoice UNION SELECT to_char(now(), 'YYYY');");
-	foreach my $entity (sort keys %{ $month->{erp} })
-	{
+	$self->{records} = $self->each_entity(sub {
+		my ($entity) = @_;
 		my @records = split /\n/, $month->psql("SELECT json FROM month.erp WHERE entity = '$entity' ORDER BY place;");
 		utf8::encode($_) foreach @records;
 		$month->{erp}{$entity}->load(\@records);
-		$self->{records} += @records;
 		$month->{erp}{$entity}->number_by_month($_) foreach @years;
-	}
+		return scalar @records;
+	});
 	return;
 }
 

@@ -96,8 +96,8 @@ sub kinds
 			repair => { 'customer.field_differs' => 'pull_again', 'customer.stale' => 'pull_again' },
 			plant => sub { $erp->($_[0], "UPDATE party_party SET name = name || ' & Co' WHERE id = $_[0]{erp};") } },
 
-		{ name => 'voided in billing after it was posted', from => "$ANY_INVOICE AND t.status = 'open'", found => [qw(invoice_in_erp invoice.field_differs)],
-			also => [qw(voided_after_posting invoice.amount_differs invoice.missing_there invoice.missing_here committed_tax)],
+		{ name => 'voided in billing after it was posted', from => "$ANY_INVOICE AND t.status = 'open'", found => [qw(voided_after_posting)],
+			also => [qw(committed_tax recognized_plus_deferred invoice_in_erp invoice.field_differs invoice.amount_differs invoice.missing_there invoice.missing_here)],
 			plant => sub { $billing->($_[0], invoice => $_[0]{billing}, set => { status => 'void', 'status_transitions.voided_at' => time }, event => 'voided') },
 			remedy => sub { $billing->($_[0], invoice => $_[0]{billing}, set => { status => 'open', 'status_transitions.voided_at' => undef }) } },
 		{ name => 'one cent off in billing, and never told', from => $ANY_INVOICE, found => [qw(invoice.amount_differs)], also => [qw(line_sums invoice_in_erp invoice.stale)],
