@@ -38,7 +38,7 @@ SELECT b.id, b.kind, b.severity, b.status, b.object, b.record_id, b.record_numbe
        (SELECT count(*) FROM sync.break_note n WHERE n.break_id = b.id) AS notes, b.source
   FROM sync.break_entry b
   LEFT JOIN sync.object o ON o.name = b.object
-  LEFT JOIN sync.reconciliation_rule q ON b.source = 'rule:' || q.name;
+  LEFT JOIN sync._rules() q ON b.source = 'rule:' || q.name;
 COMMENT ON VIEW sync.reconciliation_break IS 'Differences that reconciliations found, open and settled, with age, amount at risk and what to do';
 
 -- Of each comparison the newest run that has totals.
