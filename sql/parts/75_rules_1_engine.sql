@@ -41,7 +41,7 @@ RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT regexp_replace(query, '\mcanonical\.', replace(quote_ident(schema_name), '\', '\\') || '.', 'g')
+    SELECT replace(query, 'canonical.', quote_ident(schema_name) || '.')
 $$;
 COMMENT ON FUNCTION sync._shipped_query(text, name) IS 'A shipped rule''s query for a schema of the model';
 
@@ -57,7 +57,7 @@ AS $$
            (SELECT pg_get_userbyid(t.relowner) FROM pg_class t WHERE t.oid = to_regclass(format('%I.invoice', c.schema))),
            -- Every rule needs the model, if only to know whose rights it runs with.
            (SELECT string_agg(DISTINCT format('%I.%I', c.schema, t), ', ')
-              FROM (SELECT 'invoice' UNION SELECT m[1] FROM regexp_matches(s.query, '\mcanonical\.(\w+)\M(?!\()', 'g') m) n (t)
+              FROM (SELECT 'invoice' UNION SELECT m[1] FROM regexp_matches(s.query, 'canonical\.([a-z_]+)[^a-z_(]', 'g') m) n (t)
              WHERE to_regclass(format('%I.%I', c.schema, t)) IS NULL)
       FROM (SELECT sync._canonical_schema()) c (schema)
      CROSS JOIN sync._shipped_rules() s
@@ -173,16 +173,18 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    r sync.reconciliation_rule := sync._rule_of($1);
+    r sync.reconciliation_rule;
     closed bigint;
 BEGIN
     PERFORM sync._check_reason($2);
+    -- In the order in which a run locks: else the two would wait for each other.
+    PERFORM pg_advisory_xact_lock(hashtext('sync_ext breaks'), hashtext('rule:' || $1));
+    r := sync._rule_of($1);
     PERFORM sync._check_rule_rights(r);
     IF r.shipped THEN
         RAISE EXCEPTION 'rule "%" comes with the extension', r.name
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = format('Switch it off: SELECT sync.set_rule_enabled(%L, false, ''reason'').', r.name);
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtext('sync_ext breaks'), hashtext('rule:' || r.name));
     WITH gone AS (
         UPDATE sync.break_entry b SET status = 'resolved', resolved_at = clock_timestamp(), resolved_by = session_user
          WHERE b.source = 'rule:' || r.name AND b.status <> 'resolved' RETURNING b.id),
@@ -255,6 +257,28 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._rule_findings(bigint, text, text, text, name, boolean, interval) IS 'Runs a rule''s query for a run of it';
 
+-- What makes it the same break in the next run must tell it from the others of this one, or one would
+-- hide the other.
+CREATE FUNCTION sync._check_findings(run bigint)
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    twice record;
+BEGIN
+    SELECT f.kind, concat_ws(' ', f.object, coalesce(f.record_number, f.record_id, f.remote_id), f.system, f.field) AS what, count(*) AS n INTO twice
+      FROM sync.finding f WHERE f.reconciliation_id = run AND f.class <> 'timing'
+     GROUP BY f.kind, f.object, f.record_id, f.record_number, f.system, f.other_system, f.remote_id, f.field, f.currency HAVING count(*) > 1 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the rule returned "%" % times', twice.what, twice.n
+            USING ERRCODE = 'SE082', DETAIL = 'A break is known again by kind, object, record, remote record, systems, field and currency.',
+                  HINT = 'Group the rows, or give each a field of its own.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._check_findings(bigint) IS 'An error when two findings of a run would be one break';
+
 -- One run of one rule. Runs of the same rule come one after the other, each with a view of the data that
 -- is younger than the end of the one before. What fails leaves a failed run, and breaks as they were.
 CREATE FUNCTION sync._rule_run(rule record, period daterange, timeout interval)
@@ -272,6 +296,7 @@ BEGIN
     VALUES ('rule:' || rule.name, 'rule', (sync._rule_of(rule.name)).id, $2) RETURNING r.id INTO run;
     BEGIN
         PERFORM sync._rule_findings(run, rule.name, rule.query, rule.severity, rule.run_as, rule.shipped, timeout);
+        PERFORM sync._check_findings(run);
         PERFORM sync._settle_breaks(run);
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS said = MESSAGE_TEXT, more = PG_EXCEPTION_DETAIL;
@@ -329,6 +354,14 @@ SELECT r.name AS rule, r.enabled, r.shipped, r.severity, r.description, r.remedy
   FROM sync._rules() r
   LEFT JOIN LATERAL (SELECT u.* FROM sync.reconciliation u WHERE u.source = 'rule:' || r.name ORDER BY u.id DESC LIMIT 1) u ON true;
 COMMENT ON VIEW sync.rule IS 'The rule catalogue: what each rule looks for, what to do about what it finds, and how it ran last';
+COMMENT ON COLUMN sync.rule.rule IS 'Name of the rule';
+COMMENT ON COLUMN sync.rule.enabled IS 'Whether run_rules() runs it';
+COMMENT ON COLUMN sync.rule.shipped IS 'Whether it came with the extension';
+COMMENT ON COLUMN sync.rule.description IS 'What has to be true';
+COMMENT ON COLUMN sync.rule.remedy IS 'What a person does about a break of it';
+COMMENT ON COLUMN sync.rule.query IS 'The query as it is run';
+COMMENT ON COLUMN sync.rule.last_run_at IS 'When it ran last';
+COMMENT ON COLUMN sync.rule.last_state IS 'How that ended: done or failed';
 COMMENT ON COLUMN sync.rule.run_as IS 'Role whose rights its query runs with';
 COMMENT ON COLUMN sync.rule.lacks IS 'Tables that it needs and that are not there: it is not run';
 COMMENT ON COLUMN sync.rule.open_breaks IS 'Breaks of it that are open';

@@ -2,7 +2,7 @@
 
 -- An ERP is a system that tells how documents are posted: what its connector reads has posting_status.
 CREATE VIEW sync._ledger AS
-SELECT y.id AS system_id, y.name AS system, o.id AS object_id, o.table_oid, s.options ->> 'legal_entity' AS entity, r.id AS route_id
+SELECT y.id AS system_id, y.name AS system, o.id AS object_id, o.table_oid, s.options ->> 'legal_entity' AS entity, r.id AS route_id, r.cutover_date
   FROM sync._server s
   JOIN sync.system y ON y.name = s.name
   JOIN sync.connector c ON c.name = s.options ->> 'connector' AND c.current
@@ -10,7 +10,17 @@ SELECT y.id AS system_id, y.name AS system, o.id AS object_id, o.table_oid, s.op
   LEFT JOIN sync.route r ON r.system_id = y.id AND r.object_id = o.id AND r.state <> 'dropped'
  WHERE pg_catalog.jsonb_path_exists(c.manifest, '$.objects.*.pull.fields.posting_status')
    AND (r.id IS NOT NULL OR EXISTS (SELECT FROM sync.stream t WHERE t.system_id = y.id AND t.object_id = o.id AND t.state = 'active'));
+COMMENT ON COLUMN sync._ledger.cutover_date IS 'Cut-over date of its route';
 COMMENT ON VIEW sync._ledger IS 'ERPs and the objects that they get or give; entity: code of the legal entity whose books they keep, NULL: of all';
+
+-- Since when a stream has read everything: what is younger may have parts that are not here yet.
+CREATE VIEW sync._read_until AS
+SELECT t.system_id, t.object_id, o.table_oid, CASE WHEN k.finished_at >= k.started_at THEN k.started_at ELSE k.finished_at END AS at
+  FROM sync.stream t
+  JOIN sync.object o ON o.id = t.object_id
+  LEFT JOIN sync.stream_cursor k ON k.stream_id = t.id
+ WHERE t.state = 'active';
+COMMENT ON VIEW sync._read_until IS 'Up to when each stream has read what its system held; NULL: it has not read yet';
 
 -- Whether the route would send the record as it is now. What cannot be told counts as wanted, and so
 -- does what comes by other ways than ours.
@@ -47,7 +57,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format($query$
 WITH flying AS MATERIALIZED (
-    SELECT DISTINCT ON (u.system_id, u.record_id) u.system_id, u.record_id, u.route_id || '/' || u.seq AS delivery, u.state
+    SELECT DISTINCT ON (u.system_id, u.record_id) u.system_id, u.record_id, u.route_id || '/' || u.seq AS delivery,
+           u.state NOT IN ('dead', 'conflict') AND u.event_at > now() - interval '7 days' AS moves, u.state, u.event_at
       FROM sync._unfinished u
      WHERE u.object_id IN (SELECT l.object_id FROM sync._ledger l WHERE l.table_oid = 'canonical.%1$s'::regclass)
      ORDER BY u.system_id, u.record_id, u.seq
@@ -59,12 +70,14 @@ WITH flying AS MATERIALIZED (
       LEFT JOIN canonical.legal_entity e ON e.id = %4$s
      WHERE %3$s
 ), seen AS (
-    SELECT d.*, l.system, l.system_id, l.object_id, l.route_id, x.remote_id, coalesce(m.deleted, false) AS deleted, m.fields,
+    SELECT d.*, l.system, l.system_id, l.object_id, l.route_id, l.cutover_date, x.remote_id, coalesce(m.deleted, false) AS deleted, m.fields,
+           coalesce(m.pushed_at, x.bound_at) AS known_at, q.at AS read_until, q.system_id IS NOT NULL AS read,
            coalesce(m.fields ->> 'posting_status', m.fields ->> 'status') AS status
       FROM due d
       JOIN sync._ledger l ON l.table_oid = 'canonical.%1$s'::regclass AND (l.entity IS NULL OR l.entity = d.entity)
       LEFT JOIN sync.external_id x ON x.object_id = l.object_id AND x.record_id = d.record_id AND x.system_id = l.system_id
       LEFT JOIN sync.mirror m ON m.system_id = x.system_id AND m.object_id = x.object_id AND m.remote_id = x.remote_id
+      LEFT JOIN sync._read_until q ON q.system_id = l.system_id AND q.object_id = l.object_id
 ), wrong AS (
     SELECT s.*, v.*
       FROM seen s
@@ -72,6 +85,10 @@ WITH flying AS MATERIALIZED (
            SELECT NULL AS field, to_jsonb(s.amount) AS ours, NULL::jsonb AS theirs, NULL::numeric AS difference, s.amount AS at_risk,
                   CASE WHEN s.deleted THEN 'was deleted in the ERP' ELSE 'does not stand in the ERP' END AS detail
             WHERE s.remote_id IS NULL OR s.deleted
+           UNION ALL
+           -- Bound, and what it is there was never read. Where nothing is ever read, there is nothing to wait for.
+           SELECT 'unknown', to_jsonb(s.amount), NULL, NULL, s.amount, 'what it is in the ERP is not known'
+            WHERE s.read AND s.remote_id IS NOT NULL AND NOT s.deleted AND NOT coalesce(s.fields ?& '{%2$s,currency}', false)
            UNION ALL
            SELECT '%2$s', to_jsonb(s.amount), s.fields -> '%2$s', (s.fields ->> '%2$s')::numeric - s.amount, (s.fields ->> '%2$s')::numeric - s.amount,
                   'has another amount in the ERP'
@@ -89,14 +106,18 @@ WITH flying AS MATERIALIZED (
               AND date_trunc('month', (s.fields ->> 'posting_date')::timestamp) <> date_trunc('month', s.day::timestamp)) v
 )
 SELECT '%1$s' AS object, w.record_id, w.number AS record_number, w.system, w.remote_id, w.field, w.ours, w.theirs, w.difference, w.currency, w.at_risk,
-       w.entity, w.day AS period, w.customer, w.detail || CASE f.state WHEN 'dead' THEN '; its delivery failed' WHEN 'conflict' THEN '; its delivery is in conflict' ELSE '' END AS detail,
-       CASE WHEN f.state NOT IN ('dead', 'conflict') THEN 'in_transit' WHEN p.id IS NOT NULL THEN 'explained' ELSE 'break' END AS class,
-       CASE WHEN p.id IS NOT NULL THEN 'its period was closed; moved by approval ' || p.approval_id END AS explanation, f.delivery
+       w.entity, w.day AS period, w.customer, w.detail || CASE WHEN f.state = 'dead' THEN '; its delivery failed' WHEN f.state = 'conflict' THEN '; its delivery is in conflict'
+                                                                    WHEN NOT f.moves THEN '; it is on its way since ' || f.event_at::date ELSE '' END AS detail,
+       CASE WHEN f.moves THEN 'in_transit' WHEN w.field = 'unknown' AND (w.read_until IS NULL OR w.read_until < w.known_at) THEN 'timing'
+            WHEN p.approval_id IS NOT NULL THEN 'explained' ELSE 'break' END AS class,
+       CASE w.field WHEN 'unknown' THEN 'warning' END AS severity,
+       'its period was closed; moved by approval ' || p.approval_id AS explanation, f.delivery
   FROM wrong w
   LEFT JOIN flying f ON f.system_id = w.system_id AND f.record_id = w.record_id
-  LEFT JOIN sync.period_move p ON w.field = 'accounting_period' AND p.object_id = w.object_id AND p.record_id = w.record_id
-        AND to_jsonb(date_trunc('month', p.posted_date::timestamp)::date) = w.theirs
- WHERE w.remote_id IS NOT NULL OR sync._wanted(w.route_id, w.record_id)
+  LEFT JOIN LATERAL (SELECT max(v.approval_id) AS approval_id FROM sync.period_move v
+                      WHERE w.field = 'accounting_period' AND v.object_id = w.object_id AND v.record_id = w.record_id
+                        AND to_jsonb(date_trunc('month', v.posted_date::timestamp)::date) = w.theirs) p ON true
+ WHERE CASE WHEN w.remote_id IS NOT NULL THEN true WHEN w.day < w.cutover_date THEN false ELSE sync._wanted(w.route_id, w.record_id) END
 $query$, tbl, amount, due, entity, day, final, same_period::text, number)
 $$;
 COMMENT ON FUNCTION sync._ledger_query(text, text, text, text, text, text, boolean, text) IS 'Query of a rule that compares documents with the mirror of the ERP';

@@ -1,14 +1,5 @@
 -- Rules about what is billed and paid, over the hub's own tables.
 
--- Since when a stream has read everything: what is younger may have parts that are not here yet.
-CREATE VIEW sync._read_until AS
-SELECT t.system_id, t.object_id, o.table_oid, CASE WHEN k.finished_at >= k.started_at THEN k.started_at ELSE k.finished_at END AS at
-  FROM sync.stream t
-  JOIN sync.object o ON o.id = t.object_id
-  LEFT JOIN sync.stream_cursor k ON k.stream_id = t.id
- WHERE t.state = 'active';
-COMMENT ON VIEW sync._read_until IS 'Up to when each stream has read what its system held; NULL: it has not read yet';
-
 CREATE FUNCTION sync._rules_billing()
 RETURNS TABLE (name text, severity text, description text, remedy text, query text)
 LANGUAGE sql IMMUTABLE
@@ -23,19 +14,33 @@ WITH step AS (
     SELECT i.subscription_id, min(r.interval_count * ('1 ' || r.billing_interval)::interval) AS step
       FROM canonical.subscription_item i JOIN canonical.price r ON r.id = i.price_id
      WHERE r.billing_interval IS NOT NULL GROUP BY i.subscription_id
+), known AS (
+    -- What was before the first bill that the hub knows of is not its history.
+    SELECT coalesce(i.legal_entity_id, c.legal_entity_id) AS entity, min(i.service_start) AS since
+      FROM canonical.invoice i JOIN canonical.customer c ON c.id = i.customer_id
+     WHERE i.type = 'standard' AND i.status NOT IN ('draft', 'void') GROUP BY 1
+), rest AS (
+    -- From a pause to the resume that follows it nothing is due.
+    SELECT p.subscription_id, range_agg(tstzrange(p.effective_at, p.until)) AS paused
+      FROM (SELECT a.subscription_id, a.kind, a.effective_at, lead(a.effective_at) OVER (PARTITION BY a.subscription_id ORDER BY a.effective_at, a.id) AS until
+              FROM canonical.amendment a WHERE a.status = 'applied' AND a.kind IN ('pause', 'resume') AND a.effective_at IS NOT NULL) p
+     WHERE p.kind = 'pause' GROUP BY p.subscription_id
 ), span AS (
-    SELECT s.id, s.number, s.currency, s.mrr, c.number AS customer, e.code AS entity, p.step,
-           greatest(s.start_date, (s.trial_end AT TIME ZONE z.zone)::date) AS first,
+    SELECT s.id, s.number, s.currency, s.mrr, c.number AS customer, e.code AS entity, z.zone, p.step,
+           greatest(s.start_date, (s.trial_end AT TIME ZONE z.zone)::date, k.since) AS first,
            least((now() AT TIME ZONE z.zone)::date - 1, (s.current_period_start AT TIME ZONE z.zone)::date,
                  (CASE WHEN s.status IN ('canceled', 'expired') THEN s.canceled_at END AT TIME ZONE z.zone)::date) AS ends
       FROM canonical.subscription s
       JOIN step p ON p.subscription_id = s.id
       JOIN canonical.customer c ON c.id = s.customer_id
-      LEFT JOIN canonical.legal_entity e ON e.id = coalesce(s.legal_entity_id, c.legal_entity_id)
+      JOIN known k ON k.entity IS NOT DISTINCT FROM coalesce(s.legal_entity_id, c.legal_entity_id)
+      LEFT JOIN canonical.legal_entity e ON e.id = k.entity
      CROSS JOIN LATERAL (SELECT coalesce(e.timezone, 'UTC')) z (zone)
      WHERE s.status IN ('active', 'past_due', 'canceled', 'expired')
 ), need AS MATERIALIZED (
-    SELECT s.*, daterange(s.first, s.ends) AS days FROM span s WHERE s.first < s.ends
+    SELECT s.*, datemultirange(daterange(s.first, s.ends))
+                - coalesce((SELECT range_agg(daterange((lower(r) AT TIME ZONE s.zone)::date, (upper(r) AT TIME ZONE s.zone)::date)) FROM unnest(t.paused) r), '{}') AS days
+      FROM span s LEFT JOIN rest t ON t.subscription_id = s.id WHERE s.first < s.ends
 ), part AS (
     SELECT i.subscription_id, i.service_start AS first, i.service_end AS last
       FROM canonical.invoice i
@@ -55,7 +60,7 @@ SELECT 'subscription' AS object, n.id AS record_id, n.number AS record_number, '
        format('%s to %s was not billed', g.first, g.last) AS detail
   FROM need n
   LEFT JOIN billed b ON b.subscription_id = n.id
- CROSS JOIN LATERAL unnest(datemultirange(n.days) - coalesce(b.days, '{}')) gap
+ CROSS JOIN LATERAL unnest(n.days - coalesce(b.days, '{}')) gap
  CROSS JOIN LATERAL (SELECT d::date AS first, least((d + n.step)::date, upper(gap)) - 1 AS last,
                             -- In months; of a period that is billed in part, the days that are not.
                             (extract(year FROM n.step) * 12 + extract(month FROM n.step) + extract(day FROM n.step) / 30)
@@ -74,20 +79,22 @@ WITH line AS (
       JOIN canonical.invoice_line l ON l.invoice_id = i.id
       LEFT JOIN canonical.subscription_item t ON t.id = l.subscription_item_id
      WHERE i.type = 'standard' AND i.status NOT IN ('draft', 'void') AND NOT l.proration AND l.net_amount > 0 AND l.service_end > l.service_start
+       -- One that was credited in full made room for another.
+       AND i.total_amount > (SELECT coalesce(sum(n.total_amount), 0) FROM canonical.credit_note n WHERE n.invoice_id = i.id AND n.status IN ('posted', 'applied'))
 ), again AS (
     SELECT l.*, first_value(l.number) OVER w AS before, first_value(l.id) OVER w AS before_id
       FROM line l WHERE l.subscription IS NOT NULL AND l.item IS NOT NULL
     WINDOW w AS (PARTITION BY l.subscription, l.item, l.service_start, l.service_end ORDER BY l.issue_date, l.created_at, l.id)
 )
-SELECT 'invoice' AS object, a.id AS record_id, a.number AS record_number, to_jsonb(a.number) AS ours, to_jsonb(a.before) AS theirs, a.currency,
+SELECT 'invoice' AS object, a.id AS record_id, a.number AS record_number, to_jsonb(a.number) AS ours, to_jsonb(string_agg(DISTINCT a.before, ', ')) AS theirs, a.currency,
        sum(a.net_amount) AS at_risk, e.code AS entity, a.issue_date AS period, c.number AS customer,
-       format('subscription %s was billed for %s to %s by %s already', s.number, a.service_start, a.service_end, a.before) AS detail
+       string_agg(DISTINCT format('subscription %s was billed for %s to %s by %s already', s.number, a.service_start, a.service_end, a.before), '; ') AS detail
   FROM again a
   JOIN canonical.subscription s ON s.id = a.subscription
   JOIN canonical.customer c ON c.id = a.customer_id
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(a.legal_entity_id, c.legal_entity_id)
  WHERE a.id <> a.before_id
- GROUP BY a.id, a.number, a.before, a.currency, e.code, a.issue_date, c.number, s.number, a.service_start, a.service_end
+ GROUP BY a.id, a.number, a.currency, e.code, a.issue_date, c.number
 $query$),
     ('line_sums', 'error',
      'The lines of each issued invoice and posted credit note sum to its header: net, tax where lines have any, and net + tax = total',
@@ -239,24 +246,25 @@ $query$),
      'A payment and the invoice it settles, an invoice and its subscription, a schedule and its invoice have one currency',
      'Find out which side was changed, and read it again from its owner (sync.repair).',
      $query$
-SELECT v.object, v.id AS record_id, v.number AS record_number, 'currency' AS field, to_jsonb(v.ours) AS ours, to_jsonb(v.theirs) AS theirs, v.ours AS currency,
-       v.amount AS at_risk, e.code AS entity, v.day AS period, c.number AS customer, v.detail
-  FROM (SELECT 'invoice' AS object, i.id, i.number, i.currency AS ours, p.currency AS theirs, a.amount, coalesce(i.posting_date, i.issue_date) AS day, i.legal_entity_id, i.customer_id,
+SELECT v.object, v.id AS record_id, v.number AS record_number, v.field, to_jsonb(v.ours) AS ours, to_jsonb(string_agg(DISTINCT v.theirs::text, ', ')) AS theirs, v.ours AS currency,
+       sum(v.amount) AS at_risk, e.code AS entity, v.day AS period, c.number AS customer, v.detail
+  FROM (SELECT 'invoice' AS object, 'payments' AS field, i.id, i.number, i.currency AS ours, p.currency AS theirs, a.amount, coalesce(i.posting_date, i.issue_date) AS day, i.legal_entity_id, i.customer_id,
                'was paid in another currency' AS detail
           FROM canonical.payment_allocation a JOIN canonical.payment p ON p.id = a.payment_id JOIN canonical.invoice i ON i.id = a.invoice_id WHERE p.currency <> i.currency
         UNION ALL
-        SELECT 'invoice', i.id, i.number, i.currency, n.currency, n.total_amount, n.issue_date, i.legal_entity_id, i.customer_id, 'was credited in another currency'
+        SELECT 'invoice', 'credit_notes', i.id, i.number, i.currency, n.currency, n.total_amount, n.issue_date, i.legal_entity_id, i.customer_id, 'was credited in another currency'
           FROM canonical.credit_note n JOIN canonical.invoice i ON i.id = n.invoice_id WHERE n.status <> 'void' AND n.currency <> i.currency
         UNION ALL
-        SELECT 'invoice', i.id, i.number, i.currency, s.currency, i.total_amount, coalesce(i.posting_date, i.issue_date), i.legal_entity_id, i.customer_id,
+        SELECT 'invoice', 'subscription_id', i.id, i.number, i.currency, s.currency, i.total_amount, coalesce(i.posting_date, i.issue_date), i.legal_entity_id, i.customer_id,
                'its subscription ' || coalesce(s.number, s.id::text) || ' has another currency'
           FROM canonical.invoice i JOIN canonical.subscription s ON s.id = i.subscription_id WHERE i.status NOT IN ('draft', 'void') AND i.currency <> s.currency
         UNION ALL
-        SELECT 'revenue_schedule', r.id, i.number, r.currency, i.currency, r.total_amount, r.start_date, r.legal_entity_id, i.customer_id, 'invoice ' || i.number || ' has another currency'
+        SELECT 'revenue_schedule', 'currency', r.id, i.number, r.currency, i.currency, r.total_amount, r.start_date, r.legal_entity_id, i.customer_id, 'invoice ' || i.number || ' has another currency'
           FROM canonical.revenue_schedule r JOIN canonical.invoice_line l ON l.id = r.invoice_line_id JOIN canonical.invoice i ON i.id = l.invoice_id
          WHERE r.status <> 'canceled' AND r.currency <> i.currency) v
   LEFT JOIN canonical.customer c ON c.id = v.customer_id
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(v.legal_entity_id, c.legal_entity_id)
+ GROUP BY v.object, v.id, v.number, v.field, v.ours, e.code, v.day, c.number, v.detail
 $query$),
     ('voided_after_posting', 'error',
      'An invoice that billing voided does not go on standing posted in the ERP, unless credit notes took all of it back',
@@ -264,14 +272,18 @@ $query$),
      $query$
 SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, m.system, m.remote_id, 'posting_status' AS field, to_jsonb(i.status) AS ours, to_jsonb('posted'::text) AS theirs,
        i.currency, i.total_amount AS at_risk, e.code AS entity, coalesce(i.posting_date, i.issue_date) AS period, c.number AS customer,
-       'was voided in billing on ' || coalesce((i.voided_at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date::text, 'a day unknown') || ' and stands posted in the ERP' AS detail
+       'was voided in billing on ' || coalesce((i.voided_at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date::text, 'a day unknown') || ' and stands posted in the ERP'
+           || CASE f.state WHEN 'dead' THEN '; its delivery failed' WHEN 'conflict' THEN '; its delivery is in conflict' ELSE '' END AS detail,
+       CASE WHEN f.state NOT IN ('dead', 'conflict') AND f.event_at > now() - interval '7 days' THEN 'in_transit' ELSE 'break' END AS class, f.delivery
   FROM canonical.invoice i
   JOIN canonical.customer c ON c.id = i.customer_id
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id)
-  LEFT JOIN (SELECT x.record_id, y.system, x.remote_id, r.fields ->> 'posting_status' AS status
+  LEFT JOIN (SELECT x.record_id, y.system, y.system_id, y.object_id, x.remote_id, r.fields ->> 'posting_status' AS status
                FROM sync._ledger y JOIN sync.external_id x ON x.system_id = y.system_id AND x.object_id = y.object_id
                JOIN sync.mirror r ON r.system_id = x.system_id AND r.object_id = x.object_id AND r.remote_id = x.remote_id AND NOT r.deleted
               WHERE y.table_oid = 'canonical.invoice'::regclass) m ON m.record_id = i.id::text
+  LEFT JOIN LATERAL (SELECT u.route_id || '/' || u.seq AS delivery, u.state, u.event_at FROM sync._unfinished u
+                      WHERE u.system_id = m.system_id AND u.object_id = m.object_id AND u.record_id = m.record_id ORDER BY u.seq LIMIT 1) f ON true
  WHERE i.type = 'standard' AND i.status = 'void' AND i.total_amount <> 0 AND coalesce(m.status, i.posting_status) = 'posted'
    AND i.total_amount > (SELECT coalesce(sum(n.total_amount), 0) FROM canonical.credit_note n WHERE n.invoice_id = i.id AND n.status IN ('posted', 'applied'))
 $query$),

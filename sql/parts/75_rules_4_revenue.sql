@@ -11,7 +11,8 @@ VALUES
      'Make the schedule, or correct it in the system that owns it.',
      $query$
 WITH line AS (
-    SELECT l.id, l.line_no, l.net_amount, i.number, i.currency, i.issue_date, i.legal_entity_id, i.customer_id
+    SELECT l.id, l.line_no, l.net_amount, i.number, i.currency, i.issue_date, i.legal_entity_id, i.customer_id,
+           i.total_amount <= (SELECT coalesce(sum(n.total_amount), 0) FROM canonical.credit_note n WHERE n.invoice_id = i.id AND n.status IN ('posted', 'applied')) AS credited
       FROM canonical.invoice_line l
       JOIN canonical.invoice i ON i.id = l.invoice_id
      WHERE i.type = 'standard' AND i.status NOT IN ('draft', 'void')
@@ -19,15 +20,16 @@ WITH line AS (
 ), part AS (
     SELECT p.schedule_id, sum(p.amount) AS amount FROM canonical.revenue_schedule_line p GROUP BY p.schedule_id
 ), schedule AS (
-    SELECT s.invoice_line_id, sum(s.total_amount) AS total, count(*) AS n
-      FROM canonical.revenue_schedule s WHERE s.status <> 'canceled' AND s.invoice_line_id IS NOT NULL GROUP BY s.invoice_line_id
+    -- The books of each standard stand on their own.
+    SELECT s.invoice_line_id, s.standard, sum(s.total_amount) AS total
+      FROM canonical.revenue_schedule s WHERE s.status <> 'canceled' AND s.invoice_line_id IS NOT NULL GROUP BY s.invoice_line_id, s.standard
 ), wrong AS (
-    SELECT 'invoice_line' AS object, l.id, l.number, l.line_no, NULL AS field, round(l.net_amount, canonical.minor_units(l.currency)) AS ours, s.total AS theirs, l.currency,
-           l.issue_date AS day, l.legal_entity_id, l.customer_id, s.n IS NULL AND l.issue_date >= current_date - 1 AS young,
-           CASE WHEN s.n IS NULL THEN 'has no schedule' ELSE 'its schedule is of another amount' END AS detail
+    SELECT 'invoice_line' AS object, l.id, l.number, l.line_no, s.standard AS field, round(l.net_amount, canonical.minor_units(l.currency)) AS ours, s.total AS theirs, l.currency,
+           l.issue_date AS day, l.legal_entity_id, l.customer_id, s.standard IS NULL AND l.issue_date >= current_date - 1 AS young,
+           CASE WHEN s.standard IS NULL THEN 'has no schedule' ELSE 'its schedule is of another amount' END AS detail
       FROM line l
       LEFT JOIN schedule s ON s.invoice_line_id = l.id
-     WHERE s.total IS DISTINCT FROM round(l.net_amount, canonical.minor_units(l.currency))
+     WHERE s.total IS DISTINCT FROM round(l.net_amount, canonical.minor_units(l.currency)) AND NOT (l.credited AND s.standard IS NULL)
     UNION ALL
     SELECT 'revenue_schedule', s.id, i.number, l.line_no, 'total_amount', s.total_amount, p.amount, s.currency, coalesce(i.issue_date, s.start_date), s.legal_entity_id,
            i.customer_id, false, CASE WHEN p.amount IS NULL THEN 'the schedule has no lines' ELSE 'the schedule''s lines have another sum' END
@@ -49,16 +51,16 @@ $query$),
      'Correct the schedule; post or reverse the difference in the ledger.',
      $query$
 WITH part AS (
-    SELECT s.invoice_line_id, sum(p.amount) FILTER (WHERE p.status <> 'planned') AS recognized, sum(p.amount) FILTER (WHERE p.status = 'planned' AND s.status <> 'canceled') AS deferred
+    SELECT s.invoice_line_id, s.standard, sum(p.amount) FILTER (WHERE p.status <> 'planned') AS recognized, sum(p.amount) FILTER (WHERE p.status = 'planned' AND s.status <> 'canceled') AS deferred
       FROM canonical.revenue_schedule s JOIN canonical.revenue_schedule_line p ON p.schedule_id = s.id
-     WHERE s.invoice_line_id IS NOT NULL GROUP BY s.invoice_line_id
+     WHERE s.invoice_line_id IS NOT NULL GROUP BY s.invoice_line_id, s.standard
 ), invoice AS (
-    SELECT l.invoice_id, sum(round(l.net_amount, canonical.minor_units(i.currency))) AS billed, sum(coalesce(p.recognized, 0)) AS recognized, sum(coalesce(p.deferred, 0)) AS deferred
+    SELECT l.invoice_id, p.standard, sum(round(l.net_amount, canonical.minor_units(i.currency))) AS billed, sum(coalesce(p.recognized, 0)) AS recognized, sum(coalesce(p.deferred, 0)) AS deferred
       FROM canonical.invoice i
       JOIN canonical.invoice_line l ON l.invoice_id = i.id
       JOIN part p ON p.invoice_line_id = l.id
      WHERE i.type = 'standard' AND i.status <> 'draft'
-     GROUP BY l.invoice_id
+     GROUP BY l.invoice_id, p.standard
 ), journal AS (
     SELECT p.gl_entry_id, s.currency, sum(p.amount) AS recognized
       FROM canonical.revenue_schedule_line p JOIN canonical.revenue_schedule s ON s.id = p.schedule_id
@@ -71,7 +73,7 @@ WITH part AS (
       JOIN canonical.gl_account a ON a.code = l.account_code AND a.class = 'revenue'
      GROUP BY g.id, j.recognized, j.currency
 )
-SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, 'net_amount' AS field, to_jsonb(v.billed) AS ours, to_jsonb(n.recognized + n.deferred) AS theirs,
+SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, n.standard AS field, to_jsonb(v.billed) AS ours, to_jsonb(n.recognized + n.deferred) AS theirs,
        n.recognized + n.deferred - v.billed AS difference, i.currency, abs(n.recognized + n.deferred - v.billed) AS at_risk, e.code AS entity, i.issue_date AS period, c.number AS customer,
        format('recognized %s, deferred %s, billed %s', n.recognized, n.deferred, v.billed) AS detail
   FROM invoice n
@@ -80,8 +82,10 @@ SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, 'net_a
   JOIN canonical.customer c ON c.id = i.customer_id
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id)
  WHERE n.recognized + n.deferred <> v.billed
+   -- Credited in full, the rest of it may have been taken back.
+   AND NOT (n.recognized + n.deferred = 0 AND i.total_amount <= (SELECT coalesce(sum(k.total_amount), 0) FROM canonical.credit_note k WHERE k.invoice_id = i.id AND k.status IN ('posted', 'applied')))
 UNION ALL
-SELECT 'gl_entry', l.id, l.number, 'amount', to_jsonb(l.recognized), to_jsonb(l.posted), l.posted - l.recognized, l.currency, abs(l.posted - l.recognized), e.code, l.posting_date, NULL,
+SELECT 'gl_entry', l.id, l.number, 'revenue in ' || l.schedules, to_jsonb(l.recognized), to_jsonb(l.posted), l.posted - l.recognized, l.currency, abs(l.posted - l.recognized), e.code, l.posting_date, NULL,
        format('schedules say that it recognizes %s %s, its revenue is %s %s', l.recognized, l.schedules, l.posted, l.currency)
   FROM ledger l
   LEFT JOIN canonical.legal_entity e ON e.id = l.legal_entity_id
@@ -115,7 +119,8 @@ SELECT 'revenue_schedule' AS object, s.id AS record_id, i.number AS record_numbe
   LEFT JOIN canonical.customer c ON c.id = i.customer_id
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(s.legal_entity_id, i.legal_entity_id)
   LEFT JOIN canonical.gl_entry g ON g.id = p.gl_entry_id
-  LEFT JOIN canonical.accounting_period a ON a.legal_entity_id = g.legal_entity_id AND g.posting_date BETWEEN a.start_date AND a.end_date AND a.status = 'closed'
+  LEFT JOIN canonical.accounting_period a ON a.legal_entity_id = coalesce(g.legal_entity_id, e.id) AND coalesce(g.posting_date, p.period) BETWEEN a.start_date AND a.end_date
+        AND a.status = 'closed'
  CROSS JOIN LATERAL (SELECT (p.recognized_at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date) t (day)
  CROSS JOIN LATERAL (
        SELECT 'start_date' AS field, s.start_date AS allowed, least(t.day, (p.period + interval '1 month')::date - 1) AS done, 'recognized before the service began' AS detail
@@ -124,7 +129,7 @@ SELECT 'revenue_schedule' AS object, s.id AS record_id, i.number AS record_numbe
        SELECT 'period', p.period, least(t.day, current_date), 'recognized before its month'
         WHERE NOT (t.day < s.start_date) AND (t.day < p.period OR p.period > current_date)
        UNION ALL
-       SELECT 'accounting_period', a.end_date, g.posting_date, 'recognized in a period that was closed already'
+       SELECT 'accounting_period', a.end_date, coalesce(g.posting_date, p.period), 'recognized in a period that was closed already'
         WHERE coalesce(g.posted_at, p.recognized_at) > a.updated_at) v
  WHERE p.status = 'recognized'
  GROUP BY s.id, i.number, v.field, v.detail, e.code, c.number

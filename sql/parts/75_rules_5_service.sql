@@ -61,7 +61,8 @@ WITH owed AS (
 )
 SELECT 'entitlement' AS object, n.id AS record_id, s.number || ' ' || n.feature_code AS record_number, 'status' AS field, to_jsonb(n.status) AS ours, to_jsonb(s.status) AS theirs, s.currency,
        coalesce(o.amount, s.mrr) AS at_risk, e.code AS entity, coalesce(o.since, (s.current_period_start AT TIME ZONE coalesce(e.timezone, 'UTC'))::date, current_date) AS period, c.number AS customer,
-       CASE WHEN o.numbers IS NOT NULL THEN 'is active, and overdue since ' || o.since || ': ' || o.numbers ELSE 'is active, its subscription is ' || s.status END AS detail
+       CASE WHEN o.numbers IS NOT NULL THEN 'is active, and overdue since ' || o.since || ': ' || o.numbers ELSE 'is active, its subscription is ' || s.status END AS detail,
+       CASE WHEN o.subscription_id IS NULL AND s.updated_at > now() - interval '1 hour' AND s.current_period_start > now() - interval '1 day' THEN 'timing' ELSE 'break' END AS class
   FROM canonical.entitlement n
   JOIN canonical.subscription s ON s.id = n.subscription_id
   JOIN canonical.customer c ON c.id = n.customer_id
@@ -108,20 +109,23 @@ $query$),
      'Push the subscription again (sync.repair), or make the change in billing.',
      $query$
 WITH flying AS MATERIALIZED (
-    SELECT DISTINCT ON (u.record_id) u.record_id, u.route_id || '/' || u.seq AS delivery, u.state
+    SELECT DISTINCT ON (u.record_id) u.record_id, u.route_id || '/' || u.seq AS delivery, u.state, u.event_at
       FROM sync._unfinished u JOIN sync.object o ON o.id = u.object_id AND o.table_oid = 'canonical.subscription'::regclass
      ORDER BY u.record_id, u.seq
 ), sent AS (
     SELECT x.record_id, max(m.pushed_at) AS at
       FROM sync.object o JOIN sync.external_id x ON x.object_id = o.id
       JOIN sync.mirror m ON m.system_id = x.system_id AND m.object_id = x.object_id AND m.remote_id = x.remote_id
-     WHERE o.table_oid = 'canonical.subscription'::regclass GROUP BY x.record_id
+      -- To those that bill, not to whoever else gets subscriptions.
+      JOIN sync._read_until b ON b.system_id = x.system_id AND b.table_oid = 'canonical.invoice'::regclass
+     WHERE o.table_oid = 'canonical.subscription'::regclass AND NOT EXISTS (SELECT FROM sync._ledger l WHERE l.system_id = x.system_id)
+     GROUP BY x.record_id
 )
 SELECT 'amendment' AS object, a.id AS record_id, s.number || ' ' || a.kind AS record_number, a.before AS ours, a.after AS theirs, s.currency, abs(a.delta_mrr) AS at_risk,
        e.code AS entity, z.day AS period, c.number AS customer,
        format('%s of %s is in force since %s, and billing does not know', a.kind, s.number, z.day)
            || CASE f.state WHEN 'dead' THEN '; the delivery of the subscription failed' WHEN 'conflict' THEN '; the delivery of the subscription is in conflict' ELSE '' END AS detail,
-       CASE WHEN f.state NOT IN ('dead', 'conflict') THEN 'in_transit' ELSE 'break' END AS class, f.delivery
+       CASE WHEN f.state NOT IN ('dead', 'conflict') AND f.event_at > now() - interval '7 days' THEN 'in_transit' ELSE 'break' END AS class, f.delivery
   FROM canonical.amendment a
   JOIN canonical.subscription s ON s.id = a.subscription_id
   JOIN canonical.customer c ON c.id = s.customer_id
@@ -159,7 +163,7 @@ SELECT o.name AS object, v.record_id, coalesce(r.fields ->> 'number', v.number) 
           JOIN sync.system y ON y.id = x.system_id
          WHERE m.record_id <> x.record_id AND NOT m.deleted
         UNION ALL
-        SELECT x.object_id, x.system_id, x.record_id, x.remote_number, s.name, x.remote_id, 'remote_id', to_jsonb(x.record_id), to_jsonb(z.record_id), 'systems ' || s.name || ' and ' || t.name || ' are one account, and bind it to two records'
+        SELECT x.object_id, x.system_id, x.record_id, x.remote_number, s.name, x.remote_id, 'remote_id in ' || t.name, to_jsonb(x.record_id), to_jsonb(z.record_id), 'systems ' || s.name || ' and ' || t.name || ' are one account, and bind it to two records'
           FROM sync._server s
           JOIN sync._server t ON t.name > s.name AND t.options ->> 'connector' = s.options ->> 'connector' AND t.options ->> 'base_url' = s.options ->> 'base_url'
                              AND t.options - 'legal_entity' - 'mode' = s.options - 'legal_entity' - 'mode'

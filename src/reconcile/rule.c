@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/tupdesc.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -19,6 +20,7 @@
 #include "parser/parser.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/plancache.h"
@@ -112,6 +114,9 @@ check_columns(TupleDesc desc)
 {
 	bool seen[lengthof(columns)] = {false};
 
+	if (desc->natts == 0)
+		refuse(errmsg("a rule returns no columns"),
+			   errhint("Return what tells one finding from another, for example record_id."));
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
@@ -152,8 +157,8 @@ only_statement(const char *query)
 }
 
 /* Plans it as whoever is current, and refuses what is no rule. */
-static void
-check_plan(const char *sql)
+static SPIPlanPtr
+plan_rule(const char *sql)
 {
 	SPIPlanPtr plan = SPI_prepare(sql, 0, NULL);
 	CachedPlanSource *source;
@@ -169,7 +174,7 @@ check_plan(const char *sql)
 			   errdetail("The query writes or locks, or makes a table."),
 			   errhint("Leave out INTO, FOR UPDATE, and INSERT, UPDATE or DELETE in WITH."));
 	check_columns(source->resultDesc);
-	SPI_freeplan(plan);
+	return plan;
 }
 
 /* sync._rule_check(query): an error unless the caller could define a rule with it. */
@@ -182,7 +187,7 @@ se_rule_check(PG_FUNCTION_ARGS)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
 	se_role_become(GetUserId(), &saved);
-	check_plan(sql);
+	(void) plan_rule(sql);
 	/* Rights on tables are looked at when it starts; that is enough to see them. */
 	if (SPI_execute(psprintf("SELECT FROM (%s\n) q LIMIT 0", sql), true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "unexpected result of: %s", sql);
@@ -207,12 +212,33 @@ rearm(TimestampTz outer)
 		enable_timeout_at(STATEMENT_TIMEOUT, outer);
 }
 
+/* Still as that role: how values are shown is their types' business, too. */
+static void
+keep_rows(ReturnSetInfo *result)
+{
+	TupleDesc desc = BlessTupleDesc(SPI_tuptable->tupdesc);
+
+	if (SPI_processed > MOST_FINDINGS)
+		refuse(errmsg("the rule finds more than %d records", MOST_FINDINGS),
+			   errdetail("None of it was kept; its breaks stay as they are."),
+			   errhint("A rule returns what is wrong, not what is right; narrow it down."));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool null = false;
+		Datum row = heap_copy_tuple_as_datum(SPI_tuptable->vals[i], desc);
+
+		row = DirectFunctionCall1(row_to_json, row);
+		row = DirectFunctionCall1(jsonb_in, CStringGetDatum(TextDatumGetCString(row)));
+		tuplestore_putvalues(result->setResult, result->setDesc, &row, &null);
+	}
+}
+
 /*
  * Plans and runs it. The deadline is ours unless the session's own comes first, and the session's goes
  * on afterwards. Our own is told from a cancel by its time: the message may be translated.
  */
 static void
-run_within(const char *sql, int milliseconds)
+run_within(const char *sql, int milliseconds, ReturnSetInfo *result)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	TimestampTz outer = get_timeout_active(STATEMENT_TIMEOUT)
@@ -223,10 +249,9 @@ run_within(const char *sql, int milliseconds)
 	PG_TRY();
 	{
 		enable_timeout_at(STATEMENT_TIMEOUT, Min(ours, outer));
-		check_plan(sql);
-		if (SPI_execute(psprintf("SELECT pg_catalog.to_jsonb(q) FROM (%s\n) q", sql), true,
-						MOST_FINDINGS + 1) != SPI_OK_SELECT)
+		if (SPI_execute_plan(plan_rule(sql), NULL, NULL, true, MOST_FINDINGS + 1) != SPI_OK_SELECT)
 			elog(ERROR, "unexpected result of: %s", sql);
+		keep_rows(result);
 	}
 	PG_CATCH();
 	{
@@ -272,18 +297,7 @@ se_rule_rows(PG_FUNCTION_ARGS)
 	set("jit", "off");
 	if (PG_GETARG_BOOL(2))
 		set("row_security", "off");
-	run_within(sql, PG_GETARG_INT32(3));
-	if (SPI_processed > MOST_FINDINGS)
-		refuse(errmsg("the rule finds more than %d records", MOST_FINDINGS),
-			   errdetail("None of it was kept; its breaks stay as they are."),
-			   errhint("A rule returns what is wrong, not what is right; narrow it down."));
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		bool null;
-		Datum row = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &null);
-
-		tuplestore_putvalues(result->setResult, result->setDesc, &row, &null);
-	}
+	run_within(sql, PG_GETARG_INT32(3), result);
 	se_role_restore(&saved);
 	SPI_finish();
 	PG_RETURN_NULL();

@@ -70,6 +70,7 @@ SELECT sync.create_reconciliation_rule('bill_paid', 'SELECT 1 AS record_id', 'd'
 SELECT sync.create_reconciliation_rule('bad', 'SELECT 1 AS record_id; SELECT 2 AS record_id', 'd', 'r');
 \set VERBOSITY default
 SELECT sync.create_reconciliation_rule('bad', '', 'd', 'r');
+SELECT sync.create_reconciliation_rule('bad', 'SELECT FROM shop.bill', 'd', 'r');
 SELECT sync.create_reconciliation_rule('bad', 'DELETE FROM shop.bill', 'd', 'r');
 SELECT sync.create_reconciliation_rule('bad', 'EXPLAIN SELECT 1', 'd', 'r');
 SELECT sync.create_reconciliation_rule('bad', 'SELECT id AS record_id INTO shop.copy FROM shop.bill', 'd', 'r');
@@ -127,8 +128,8 @@ CREATE FUNCTION shop.free() RETURNS text LANGUAGE sql AS $$SELECT set_config('tr
 SELECT sync.create_reconciliation_rule(v.name, v.query, 'd', 'r') > 0 AS made
   FROM (VALUES ('a_fails', 'SELECT 1 / (b.id - 1) AS record_id FROM shop.bill b'), ('b_writes', 'SELECT shop.write() AS detail'), ('c_frees', 'SELECT shop.free() AS detail'),
                ('d_sleeps', 'SELECT pg_sleep(1000)::text AS detail'), ('e_floods', 'SELECT n AS record_id FROM generate_series(1, 1000000) n'),
-               ('f_words', $$SELECT 'sorry' AS class$$), ('g_words', $$SELECT 'fatal' AS severity$$), ('h_works', 'SELECT 1 AS record_id')) v (name, query);
-SELECT rule, found, opened, error FROM sync.run_rules(names => '{a_fails,b_writes,c_frees,d_sleeps,e_floods,f_words,g_words,h_works}', timeout => '500 ms');
+               ('f_words', $$SELECT 'sorry' AS class$$), ('g_words', $$SELECT 'fatal' AS severity$$), ('g_twice', $$SELECT 'B-1' AS record_number, n AS ours FROM generate_series(1, 2) n$$), ('h_works', 'SELECT 1 AS record_id')) v (name, query);
+SELECT rule, found, opened, error FROM sync.run_rules(names => '{a_fails,b_writes,c_frees,d_sleeps,e_floods,f_words,g_words,g_twice,h_works}', timeout => '500 ms');
 SELECT count(*) FROM shop.bill WHERE paid = 0;
 SELECT count(*) FROM sync.finding;
 SHOW transaction_read_only;

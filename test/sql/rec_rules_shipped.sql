@@ -139,12 +139,19 @@ $$;
 
 -- period_billed: a month in the middle and the end are missing; a month before the first; the trial counts for nothing.
 :plant DELETE FROM payment_allocation WHERE invoice_id = k('I-2'); UPDATE invoice SET status = 'void' WHERE number = 'I-2'; SELECT rule, number, field, currency, at_risk, entity, period, customer, detail FROM found() WHERE rule = 'period_billed'; ROLLBACK;
+:plant UPDATE invoice SET service_start = '2026-02-01' WHERE number = 'I-5'; UPDATE subscription SET start_date = '2026-02-15' WHERE number = 'S-1'; :look
 :plant UPDATE subscription SET start_date = '2026-02-15' WHERE number = 'S-1'; :look
-:plant UPDATE subscription SET start_date = '2026-02-15', trial_end = '2026-05-01 Europe/Berlin' WHERE number = 'S-1'; :look
--- billed_once
+:plant UPDATE invoice SET service_start = '2026-02-01' WHERE number = 'I-5'; UPDATE subscription SET start_date = '2026-02-15', trial_end = '2026-05-01 Europe/Berlin' WHERE number = 'S-1'; :look
+-- Nothing is due while it rests, nor for what was before the first bill that is known.
+:plant DELETE FROM payment_allocation WHERE invoice_id IN (k('I-2'), k('I-4')); DELETE FROM invoice_line WHERE invoice_id IN (k('I-2'), k('I-4')); DELETE FROM invoice WHERE number IN ('I-2', 'I-4');
+INSERT INTO amendment (subscription_id, kind, effective_at, status, attrs) VALUES (k('S-1'), 'pause', '2026-06-01 00:00 Europe/Berlin', 'applied', '{"origin": "billing"}'), (k('S-1'), 'resume', '2026-06-21 00:00 Europe/Berlin', 'applied', '{"origin": "billing"}');
+SELECT rule, number, field, at_risk, detail FROM found() WHERE rule = 'period_billed'; ROLLBACK;
+-- billed_once, unless the first was credited in full.
 :plant INSERT INTO invoice SELECT (jsonb_populate_record(i, '{"id": "00000000-0000-0000-0000-000000000001", "number": "I-2B", "issue_date": "2026-06-03"}')).* FROM invoice i WHERE i.number = 'I-2';
 INSERT INTO invoice_line SELECT (jsonb_populate_record(l, '{"id": "00000000-0000-0000-0000-000000000002", "invoice_id": "00000000-0000-0000-0000-000000000001"}')).* FROM invoice_line l WHERE l.id = k('line I-2');
-SELECT rule, number, ours, theirs, currency, at_risk, entity, period, customer, detail FROM found() WHERE rule = 'billed_once'; ROLLBACK;
+SELECT rule, number, ours, theirs, currency, at_risk, entity, period, customer, detail FROM found() WHERE rule = 'billed_once';
+UPDATE credit_note SET total_amount = 119 WHERE number = 'N-1';
+SELECT count(*) FROM found() WHERE rule = 'billed_once'; ROLLBACK;
 -- line_sums: net, tax, total, no lines at all; yen have no cents; of a credit note, too.
 :plant UPDATE invoice_line SET net_amount = net_amount + 0.01 WHERE id = k('line I-2'); :look
 :plant UPDATE invoice_line SET net_amount = net_amount + 0.004 WHERE id = k('line I-6'); :look
@@ -183,6 +190,9 @@ SELECT rule, number, system, remote, field, ours, theirs, currency, at_risk, ent
 :plant UPDATE sync.mirror SET fields = fields || '{"currency": "USD"}' WHERE remote_id = 'iI-1'; :look
 :plant UPDATE sync.mirror SET fields = fields || '{"posting_status": "draft", "posting_date": null}' WHERE remote_id = 'iI-1'; :look
 :plant UPDATE sync.mirror SET fields = fields || '{"posting_date": "2026-06-02"}' WHERE remote_id = 'iI-1'; :look
+-- Bound, and never read; read up to before that, it may come.
+:plant UPDATE sync.mirror SET fields = '{}' WHERE remote_id = 'iI-1'; UPDATE sync.stream_cursor SET started_at = clock_timestamp(), finished_at = clock_timestamp(); :look
+:plant UPDATE sync.mirror SET fields = '{}' WHERE remote_id = 'iI-1'; :look
 -- A move that was approved explains it, and nothing else.
 :plant UPDATE sync.mirror SET fields = fields || '{"posting_date": "2026-06-02", "total_amount": 120}' WHERE remote_id = 'iI-1';
 INSERT INTO sync.period_move (object_id, record_id, original_date, original_period, posted_date, posted_period, approval_id)
@@ -204,6 +214,13 @@ SELECT field, status, explanation FROM sync.break_entry WHERE kind = 'invoice_in
 :plant UPDATE revenue_schedule_line SET recognized_at = '2026-06-20', status = 'recognized', gl_entry_id = k('R-5') WHERE id = k('part I-3'); UPDATE gl_entry_line SET debit = debit * 2, credit = credit * 2 WHERE gl_entry_id = k('R-5'); :look
 :plant UPDATE revenue_schedule_line SET period = '2026-07-01' WHERE id = k('part I-1'); :look
 :plant UPDATE gl_entry SET posted_at = '2026-07-20' WHERE id = k('R-6'); :look
+:plant UPDATE revenue_schedule_line SET gl_entry_id = NULL, recognized_at = '2026-07-20' WHERE id = k('part I-2'); SELECT rule, number, field, period, detail FROM found() WHERE rule = 'recognized_in_time'; ROLLBACK;
+-- Two standards are two books; credited in full, a schedule may be gone.
+:plant INSERT INTO revenue_schedule SELECT (jsonb_populate_record(s, '{"id": "00000000-0000-0000-0000-000000000003", "standard": "ASC606"}')).* FROM revenue_schedule s WHERE s.id = k('plan I-3');
+INSERT INTO revenue_schedule_line (schedule_id, period, amount) VALUES ('00000000-0000-0000-0000-000000000003', '2026-07-01', 200); SELECT * FROM found();
+UPDATE revenue_schedule_line SET amount = 150 WHERE schedule_id = '00000000-0000-0000-0000-000000000003'; :look
+:plant INSERT INTO credit_note (invoice_id, customer_id, number, status, issue_date, currency, net_amount, tax_amount, total_amount) VALUES (k('I-3'), k('C-1'), 'N-3', 'posted', '2026-07-02', 'EUR', 200, 38, 238);
+UPDATE revenue_schedule SET status = 'canceled' WHERE id = k('plan I-3'); SELECT rule, object, number FROM found(); ROLLBACK;
 -- journals_balance
 :plant UPDATE gl_entry_line SET debit = debit + 5 WHERE gl_entry_id = k('R-5') AND line_no = 1; :look
 -- committed_tax: another amount, none, voided and committed.
