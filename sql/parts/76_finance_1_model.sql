@@ -59,6 +59,7 @@ CREATE FUNCTION sync._rate(from_currency text, to_currency text, day date)
 RETURNS numeric
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET enable_nestloop = on -- reports that do without loops call it row by row
 AS $$
 DECLARE
     found numeric;

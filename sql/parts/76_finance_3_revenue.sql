@@ -8,6 +8,7 @@
 -- billed at: the balance stays at that (it is not monetary), and what differs is fx.
 --
 -- All of it is read, and the planner knows little of how many rows a step leaves: loops within loops would take hours.
+-- Rates are looked up here and not by _rate(), whose own queries would have to do without loops, too: 50 ms a line.
 CREATE FUNCTION sync._deferred_moves(before date, standard text)
 RETURNS TABLE (entity text, currency text, functional text, account text, day date, kind text, amount numeric, rate numeric, booked numeric)
 LANGUAGE plpgsql STABLE
@@ -24,7 +25,7 @@ BEGIN
         ), line AS MATERIALIZED (
             SELECT l.id, e.code AS entity, e.timezone, i.currency::text, e.functional_currency::text AS functional, p.deferred_account AS account, i.status, i.voided_at,
                    coalesce(i.posting_date, i.issue_date) AS day, l.net_amount,
-                   coalesce(i.fx_rate, CASE WHEN i.currency = e.functional_currency THEN 1 ELSE sync._rate(i.currency, e.functional_currency, i.issue_date) END) AS rate
+                   coalesce(i.fx_rate, CASE WHEN i.currency = e.functional_currency THEN 1 ELSE (SELECT x.rate FROM canonical.fx_rate x WHERE x.from_currency = i.currency AND x.to_currency = e.functional_currency AND x.rate_date <= i.issue_date ORDER BY x.rate_date DESC, x.source LIMIT 1) END) AS rate
               FROM canonical.invoice_line l
               JOIN canonical.invoice i ON i.id = l.invoice_id AND i.type = 'standard' AND i.status <> 'draft' AND i.issue_date IS NOT NULL
               JOIN canonical.customer c ON c.id = i.customer_id
@@ -53,7 +54,7 @@ BEGIN
           LEFT JOIN canonical.invoice i ON i.id = n.invoice_id
           JOIN canonical.legal_entity e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id)
          CROSS JOIN LATERAL (SELECT coalesce(i.fx_rate, CASE WHEN n.currency = e.functional_currency THEN 1
-                                                             ELSE sync._rate(n.currency, e.functional_currency, n.issue_date) END) AS rate) r
+                                                             ELSE (SELECT x.rate FROM canonical.fx_rate x WHERE x.from_currency = n.currency AND x.to_currency = e.functional_currency AND x.rate_date <= n.issue_date ORDER BY x.rate_date DESC, x.source LIMIT 1) END) AS rate) r
          WHERE l.account_code IN (SELECT p.deferred_account FROM canonical.product p WHERE p.deferred_account IS NOT NULL) $q$)
     USING before, standard;
 END
