@@ -36,7 +36,9 @@ $$;
 COMMENT ON FUNCTION sync._write_totals(sync.reconciliation, text, text) IS 'Writes counts and amounts of both sides of a run, and what of the difference is on its way or explained';
 
 -- Of the differences that findings are about, only the record's amount counts, not each of its parts.
--- Records that only the hub has and that were never sent stand on our side, too: they are missing there.
+-- Records that only the hub has and that were never sent stand on our side, too: they are missing there. Of
+-- two systems, what only one has counts only as a difference: a document that was never meant for the
+-- other, such as one voided before it was sent, is on neither side of the comparison.
 CREATE FUNCTION sync._explain_totals(reconciliation bigint)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -45,8 +47,10 @@ AS $$
 BEGIN
     CREATE TEMPORARY TABLE _sync_moved ON COMMIT DROP AS
     SELECT f.object, f.entity, f.period, f.currency,
-           count(*) FILTER (WHERE f.kind = 'missing_there' AND f.remote_id IS NULL) AS unsent_count,
-           - sum(f.difference) FILTER (WHERE f.kind = 'missing_there' AND f.remote_id IS NULL) AS unsent_amount,
+           count(*) FILTER (WHERE f.kind = 'missing_there' AND (f.remote_id IS NULL OR f.other_system IS NOT NULL)) AS unsent_count,
+           - sum(f.difference) FILTER (WHERE f.kind = 'missing_there' AND (f.remote_id IS NULL OR f.other_system IS NOT NULL)) AS unsent_amount,
+           count(*) FILTER (WHERE f.kind = 'missing_here' AND f.other_system IS NOT NULL) AS unknown_count,
+           sum(f.difference) FILTER (WHERE f.kind = 'missing_here' AND f.other_system IS NOT NULL) AS unknown_amount,
            count(*) FILTER (WHERE f.class IN ('in_transit', 'timing')) AS transit_count,
            sum(f.difference) FILTER (WHERE f.class IN ('in_transit', 'timing')) AS transit_amount,
            count(*) FILTER (WHERE f.class = 'explained') AS explained_count,
@@ -62,6 +66,8 @@ BEGIN
                         WHERE t.reconciliation_id = $1 AND (t.entity, t.period, t.currency) IS NOT DISTINCT FROM (m.entity, m.period, m.currency));
     UPDATE sync.reconciliation_total t
        SET our_count = t.our_count + m.unsent_count, our_amount = CASE WHEN m.unsent_amount IS NULL THEN t.our_amount ELSE coalesce(t.our_amount, 0) + m.unsent_amount END,
+           their_count = t.their_count + m.unknown_count,
+           their_amount = CASE WHEN m.unknown_amount IS NULL THEN t.their_amount ELSE coalesce(t.their_amount, 0) + m.unknown_amount END,
            in_transit_count = m.transit_count, in_transit_amount = m.transit_amount,
            explained_count = m.explained_count, explained_amount = m.explained_amount, unexplained_count = m.break_count
       FROM pg_temp._sync_moved m
@@ -96,8 +102,8 @@ BEGIN
     END IF;
     RETURN format('(SELECT a.record_id, coalesce(a.fields ->> ''legal_entity_id'', h.entity) AS entity, coalesce(sync._day(a.fields), h.day) AS day,
                            coalesce(a.fields ->> ''currency'', h.currency) AS currency, sync._signed_amount(a.fields) AS amount, true AS counted
-                      FROM %s a LEFT JOIN %s h ON h.record_id = a.record_id WHERE NOT a.deleted)',
-                  sync._mirror_sql(run.system_id, run.object_id, run.as_of), hub);
+                      FROM %s a JOIN %s b ON b.record_id = a.record_id AND NOT b.deleted LEFT JOIN %s h ON h.record_id = a.record_id WHERE NOT a.deleted)',
+                  sync._mirror_sql(run.system_id, run.object_id, run.as_of), sync._mirror_sql(run.other_system_id, run.object_id, run.as_of), hub);
 END
 $$;
 COMMENT ON FUNCTION sync._ours_sql(sync.reconciliation) IS 'The first side of a run, for its totals';
@@ -107,8 +113,10 @@ RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('(SELECT m.remote_id, m.record_id, m.fields FROM %s m WHERE NOT m.deleted%s)',
+    SELECT format('(SELECT m.remote_id, m.record_id, m.fields FROM %s m%s WHERE NOT m.deleted%s)',
                   sync._mirror_sql(coalesce(run.other_system_id, run.system_id), run.object_id, run.as_of),
+                  CASE WHEN run.other_system_id IS NOT NULL
+                       THEN format(' JOIN %s a ON a.record_id = m.record_id AND NOT a.deleted', sync._mirror_sql(run.system_id, run.object_id, run.as_of)) ELSE '' END,
                   CASE WHEN run.other_system_id IS NULL AND run.as_of IS NULL THEN format('
                     UNION ALL SELECT i.remote_id, NULL, i.mapped FROM sync.inbox i WHERE i.system_id = %s AND i.object_id = %s
                        AND NOT EXISTS (SELECT FROM sync.mirror m WHERE m.system_id = i.system_id AND m.object_id = i.object_id AND m.remote_id = i.remote_id)

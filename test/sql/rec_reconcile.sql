@@ -170,6 +170,14 @@ SELECT sync.reconcile('billing', 'invoice', mode => 'quick');
 SELECT sync.reconcile('billing', 'invoice', 'empty');
 SELECT sync.reconcile('billing', 'invoice', other => 'billing');
 SELECT sync.reconcile('billing', 'invoice', mode => 'delta', other => 'erp');
+-- ---- what was never meant for the other system is on neither side: the route began after C-4 ----
+SELECT sync.create_stream('erp', 'customer') > 0 AS stream;
+INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT y.id, o.id, '4', 'x4' FROM sync.system y, sync.object o WHERE y.name = 'erp' AND o.name = 'customer';
+INSERT INTO sync.mirror (system_id, object_id, remote_id, record_id, fields)
+SELECT y.id, o.id, 'x4', '4', '{"name": "Dan"}' FROM sync.system y, sync.object o WHERE y.name = 'erp' AND o.name = 'customer';
+SELECT rec.run('customer', other => 'billing', system => 'erp');
+SELECT kind, number, detail FROM rec.breaks WHERE system = 'erp' AND other = 'billing';
+SELECT entity, our_count, their_count, unexplained_count FROM sync.reconciliation_summary WHERE system = 'erp' AND object = 'customer' ORDER BY 1;
 \c - rec_analyst
 SELECT sync.reconcile('billing', 'invoice', mode => 'full');
 SELECT sync.reconcile('billing', 'invoice') > 0 AS run;
