@@ -204,6 +204,14 @@ key_endpoint(const char *name)
 	return key && key->endpoint ? key->endpoint : "";
 }
 
+int64_t
+key_since(const char *name)
+{
+	const Key *key = map_get(&keys, name);
+
+	return key ? key->since_ms : 0;
+}
+
 void
 key_store(const Request *req, const char *name, const Reply *reply)
 {

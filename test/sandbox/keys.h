@@ -21,6 +21,7 @@ extern KeyState key_begin(const Request *req, const char *key, Reply *reply);
 extern void key_finish(const char *key, const Reply *reply);
 extern void key_abandon(const char *key);
 extern const char *key_endpoint(const char *key);
+extern int64_t key_since(const char *key); /* when its life began; 0: nobody honours it */
 
 /* Makes this answer the stored one, as if an execution had ended with it. */
 extern void key_store(const Request *req, const char *key, const Reply *reply);

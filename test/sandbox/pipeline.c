@@ -167,6 +167,8 @@ note_effect(const Request *req, const char *key, json_t *effect)
 
 	if (actor != NULL)
 		json_object_set_new(effect, "actor", json_string(actor));
+	if (key != NULL)
+		json_object_set_new(effect, "key_since_ms", json_integer(key_since(key)));
 	journal_effect(req->method, req->path, key, req->id, effect);
 	if (key != NULL)
 		key_count_effect(key, id ? id : "");

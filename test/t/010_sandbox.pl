@@ -121,6 +121,17 @@ subtest 'idempotency' => sub {
 	$sandbox->clock(advance => 2);
 	create('k5');
 	is($sandbox->key('k5')->{executions}, 2, 'until its time is over');
+
+	# The life begins with the use, the effect comes later: two of them may be nearer than a life is long.
+	$sandbox->fault(kind => 'slow_effect', ms => 1500, match => { body_contains => 'late' });
+	create('k6', name => 'late');
+	my $began = $sandbox->key('k6')->{since_ms};
+	$sandbox->clock(advance => 3599);
+	create('k6', name => 'late');
+	my @effects = grep { $_->{idempotency_key} eq 'k6' } @{ $sandbox->effects('customer') };
+	cmp_ok($effects[1]{time_ms} - $effects[0]{time_ms}, '<', 3600_000, 'effects of two lives may be nearer than that');
+	is($effects[0]{key_since_ms}, $began, 'each says in which life it was');
+	cmp_ok($effects[1]{key_since_ms} - $began, '>=', 3600_000, 'and lives do not overlap');
 };
 
 subtest 'a key in use' => sub {

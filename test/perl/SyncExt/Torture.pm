@@ -28,7 +28,7 @@ our $KEY_TTL = 11;		  # as the vendor keeps it: requests may be under way for a 
 sub new
 {
 	my ($class, %option) = @_;
-	my $self = bless { writers => 4, promotions => 0, say => sub { }, %option, processes => {}, later => [], acts => {} }, $class;
+	my $self = bless { writers => 4, promotions => 0, say => sub { }, %option, processes => {}, later => [], acts => {}, took_over => [] }, $class;
 
 	$self->{dir} = PostgreSQL::Test::Utils::tempdir('torture');
 	$self->{sandbox} = SyncExt::Sandbox->start(seed => $self->{seed}, idempotency_ttl => $KEY_TTL);
@@ -277,6 +277,7 @@ sub promote
 	$standby->stop('immediate');
 	$standby->cut_wal($replayed);
 	$standby->start;
+	push @{ $self->{took_over} }, int(time * 1000);
 	$standby->promote;
 	$self->{hub}{node} = $standby;
 	$self->hub->wait_up;

@@ -1,0 +1,50 @@
+# What the judge of the torture test lets pass, and what not, from effects that are made up.
+use strict;
+use warnings;
+
+use SyncExt::Torture::Judge;
+use Test::More;
+
+# Effects by their words: '3' is change 3 a moment later, '|' stands for the standby that took over.
+sub judged
+{
+	my ($told, %record) = @_;
+	my ($at, @took_over, @effects) = (1000);
+
+	foreach my $word (split / /, $told)
+	{
+		$at += 10;
+		push @took_over, $at if $word eq '|';
+		push @effects, { kind => @effects ? 'update' : 'create', n => $word, at => $at, key => "k$word" } if $word =~ /^\d+$/;
+		push @effects, { kind => 'delete', at => $at } if $word eq 'delete';
+	}
+	my $r = { object => 'customer', versions => [ 1 .. 6 ], %record };
+	return join '; ', map { s/^crm: \w+ id: //r =~ s/ \(wrote .*//r } SyncExt::Torture::Judge::wrong_record('crm', 'id', $r, \@took_over, @effects);
+}
+
+is(judged('1 2 3 4 5 6'), '', 'once and in order');
+is(judged('1 4 6'), '', 'merged');
+is(judged('1 5 6 5 6'), 'change 5 after change 6', 'an earlier change again');
+is(judged('1 5 6 | 5 6'), '', 'a standby that took over repeats what sets a state, in order');
+is(judged('1 5 6 | 6'), '', 'or the newest of it');
+is(judged('1 5 6 | 6 5'), 'change 5 after change 6; ends with change 5 of 6', 'not out of order');
+is(judged('1 5 6 | 5'), 'ends with change 5 of 6', 'not up to a state of before');
+is(judged('1 4 6 | 5 6'), '', 'also what the lost server had merged into the newest');
+like(judged('1 2 3 4 6 | 5 6', object => 'subscription'), qr/change 5, which is no repetition, after change 6/, 'but documents are never merged');
+is(judged('1 4 5 | 5 6 5 6'), 'change 5 after change 6', 'once');
+is(judged('1 3 5 | 3 5 | 3 5 6'), '', 'each that takes over');
+is(judged('1 5 6 delete | 6', gone => 1), 'update after its delete', 'never what is deleted');
+is(judged('1 7'), 'change 7 was never committed; ends with change 7 of 6', 'what was never written');
+is(judged('1 2 3 5 6', object => 'subscription'), 'change 4 was never sent', 'documents: each change');
+
+sub keys_judged
+{
+	my (@effects) = @_;
+	return join '; ', SyncExt::Torture::Judge::wrong_keys([ { key => 'k', mismatches => 0 } ],
+		[ map { { idempotency_key => 'k', path => '/v1/customers/c', time_ms => $_->[1], key_since_ms => $_->[0] } } @effects ]);
+}
+
+is(keys_judged([ 1000, 1010 ]), '', 'a key that was used once');
+is(keys_judged([ 1000, 1700 ], [ 12_050, 12_060 ]), '', 'a key that was used again when its life was over, its first effect having come late');
+like(keys_judged([ 1000, 1010 ], [ 1000, 1020 ]), qr/executed twice in one life, within 10 ms/, 'a key that was executed twice while it lived');
+done_testing();
