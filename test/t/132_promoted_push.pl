@@ -1,0 +1,59 @@
+# A standby that lags is promoted after the lost server has sent several changes of a record: it does not
+# know that they were sent. What makes a record is looked up; what sets a state is repeated in order, which has no
+# effect where keys are honoured, and ends with the newest state where they are not.
+use strict;
+use warnings;
+
+use SyncExt::Cluster;
+use SyncExt::Hub;
+use Test::More;
+
+my $hub = SyncExt::Hub->new('first', conf => "wal_keep_size = 256MB\n");
+my ($first, $sandbox) = ($hub->node, $hub->sandbox);
+my $standby = SyncExt::Cluster->new('second', bare => 1, database => 'hub');
+
+my $id = $hub->write('Ada 1');
+$hub->wait_idle;
+$first->backup('base');
+$standby->init_from_backup($first, 'base', has_streaming => 1);
+$standby->append_conf('postgresql.conf', "hot_standby = on\n");
+$standby->start;
+
+$hub->sql("SELECT sync.pause('crm'), sync.pause('billing')");
+$hub->rename($id, "Ada $_") foreach 2 .. 4;
+my $new = $hub->write('Bob 1');
+$hub->rename($new, 'Bob 2');
+$first->wait_for_catchup($standby, 'replay');
+$standby->safe_psql('hub', 'SELECT pg_wal_replay_pause()');
+$hub->sql("SELECT sync.resume('crm'), sync.resume('billing')");
+$hub->wait_idle;
+is_deeply([ $hub->broken ], [], 'the lost server sent them all');
+$hub->power_off;
+$standby->append_conf('postgresql.conf', "primary_conninfo = ''\n");
+$standby->reload;
+$standby->poll_query_until('hub', 'SELECT count(*) = 0 FROM pg_stat_wal_receiver');
+my $replayed = $standby->safe_psql('hub', 'SELECT pg_last_wal_replay_lsn()');
+$standby->stop('immediate');
+$standby->cut_wal($replayed);
+$standby->start;
+$standby->promote;
+$hub->{node} = $standby;
+$hub->poll_until("SELECT EXISTS (SELECT FROM sync.worker WHERE database = 'hub' AND state = 'running')");
+$hub->sql("SELECT sync.resume('crm'), sync.resume('billing')");
+$hub->wait_idle(120);
+
+sub names { my ($system, $id) = @_; return join ', ', map { $_->{name} } @{ $hub->effects_of($system)->{$id} } }
+
+is(names(billing => $id), 'Ada 1, Ada 2, Ada 3, Ada 4', 'nothing takes effect twice under the keys of before');
+is(names(crm => $id), 'Ada 1, Ada 2, Ada 3, Ada 4, Ada 2, Ada 3, Ada 4', 'a system without keys is told all states again, in order, and the newest last');
+foreach my $system (qw(billing crm))
+{
+	my @made = grep { $_->{name} eq 'Bob 1' } @{ $hub->effects_of($system)->{$new} };
+
+	is(scalar(@made), 1, "$system: what was made is found, and not made again");
+	like(names($system, $new), qr/Bob 2$/, "$system: it ends with its newest state");
+}
+is_deeply([ $hub->broken(systems => ['billing']) ], [], 'all keys were executed once, and nothing is left');
+
+$hub->node->stop;
+done_testing();
