@@ -246,7 +246,8 @@ sub make_standby
 	return;
 }
 
-# The standby has every change that was committed, and lags in what the hub did about them.
+# The standby has every change that was committed, and lags in what the hub did about them. (A commit that an
+# asynchronous standby never got cannot be taken back at the systems.)
 sub promote
 {
 	my ($self) = @_;
@@ -267,6 +268,9 @@ sub promote
 	$self->try("SET lock_timeout = '300 ms'; SELECT app.put_subscription(s, 'line', s, NULL) FROM generate_series(1, 40) s");
 	$node->wait_for_catchup($standby, 'replay');
 	$standby->safe_psql('hub', 'SELECT pg_wal_replay_pause()');
+	# Vendors' changes that this server pulled now would be lost with it, and what it had sent on of them not. The
+	# standby will not hear of this, and pull them.
+	$self->hub->sql('UPDATE sync.stream SET every = NULL; SELECT sync._change()');
 	$self->try("SELECT sync.resume('billing'), sync.resume('crm')");
 	sleep 0.2 + rand 4;
 	$self->hub->power_off;
