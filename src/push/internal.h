@@ -148,6 +148,7 @@ struct SeRecord
 	SeRecordKey key;
 	dlist_head queue; /* SeDelivery, by seq; the head may be in flight */
 	bool in_flight;
+	bool midway;	/* its head has taken some steps of its plan, and others follow */
 	bool blocked;	/* has rows in sync.pending; a person may have taken them away since */
 	bool followed;	/* a row was put behind those since the last change by a person */
 	bool ambiguous; /* one of those may have taken effect */

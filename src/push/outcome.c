@@ -301,6 +301,8 @@ move_on(SeDelivery *d)
 	SeSystem *system = d->route->system;
 
 	record->in_flight = false;
+	record->midway = !d->discarded &&
+					 (d->ending == SE_END_STEP || (d->ending == SE_END_AGAIN && record->midway));
 	d->route->ended_at = GetCurrentTimestamp();
 	if (!d->discarded && (d->ending == SE_END_STEP || d->ending == SE_END_AGAIN))
 	{

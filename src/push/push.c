@@ -184,7 +184,8 @@ se_push_in_flight(int system_id, int object_id, const char *record_id)
 		if (route->system->id != system_id || route->object_id != object_id)
 			continue;
 		record = se_record_get(route->id, record_id, false);
-		if (record != NULL && (record->in_flight || record->ambiguous))
+		/* Between two steps of a plan, too: a document that is read while it is a draft is none yet. */
+		if (record != NULL && (record->in_flight || record->midway || record->ambiguous))
 			return true;
 		if (is_suspect(route, record))
 			return true;

@@ -125,7 +125,7 @@ se_record_get(int route_id, const char *record_id, bool make)
 	record->key.record_id = MemoryContextStrdup(queue_cxt, record_id);
 	dlist_init(&record->queue);
 	record->behind = NULL;
-	record->in_flight = record->blocked = record->followed = false;
+	record->in_flight = record->midway = record->blocked = record->followed = false;
 	record->ambiguous = record->suspect = record->ready = false;
 	return record;
 }

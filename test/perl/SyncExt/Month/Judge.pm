@@ -88,7 +88,55 @@ sub silent
 	my ($self, $what) = @_;
 	$self->look;
 	$self->none("$what has no break");
+	$self->statements($what, show => 1);
+	$self->certify;
 	return;
+}
+
+#----------------------------------------------------------------------
+# What a month end needs
+#----------------------------------------------------------------------
+
+my $PERIOD = "daterange((date_trunc('month', month.today()) - interval '1 month')::date, date_trunc('month', month.today())::date)";
+
+# Each statement of the month, with what differs in it.
+my %STATEMENT = (
+	'receivables and the ERP' => 'SELECT entity, currency, total, erp_amount, difference, erp_unknown FROM sync.ar_aging_tie_out(month.today())',
+	'deferred revenue and the ledger' => "SELECT entity, currency, opening, billed, recognized, reversed, closing, ledger_balance, difference FROM sync.deferred_rollforward($PERIOD)",
+	'payouts and their movements' => "SELECT entity, currency, count(*) AS payouts, sum(gross) AS gross, sum(refunds) AS refunds, sum(disputes) AS disputes, sum(fees) AS fees,
+		sum(amount) AS amount, sum(abs(difference)) AS difference FROM sync.payout_reconciliation($PERIOD) GROUP BY 1, 2 ORDER BY 1, 2",
+);
+
+sub statements
+{
+	my ($self, $when, %option) = @_;
+	my $month = $self->{month};
+
+	foreach my $name (sort keys %STATEMENT)
+	{
+		my $differing = $month->timed($name, sub { $month->rows("SELECT s.* FROM ($STATEMENT{$name}) s WHERE s.difference IS DISTINCT FROM 0") });
+		$month->show($name, $STATEMENT{$name}) if $option{show};
+		$month->check(!@$differing, "$when: $name agree", join "\n", map { my $row = $_; join ' ', map { "$_ " . ($row->{$_} // '-') } sort keys %$row } @$differing);
+	}
+	return;
+}
+
+sub certify
+{
+	my ($self) = @_;
+	my $month = $self->{month};
+	my $made = $month->timed('the month is certified', sub {
+		$month->psql("SELECT count(sync.certify($PERIOD, code, '$REASON')) FROM canonical.legal_entity;");
+	});
+	$month->is($made, 2, 'the month is certified for both entities');
+	return;
+}
+
+# Figures that are not as they were certified.
+sub drift
+{
+	my ($self) = @_;
+	return $self->{month}->rows('SELECT entity, object, figure, currency, account, certified, now FROM sync.period_drift WHERE difference <> 0');
 }
 
 #----------------------------------------------------------------------
@@ -135,6 +183,7 @@ sub found
 		  . (@{ $fault->{seen} } ? ', seen only: ' . join(' ', map { $_->{kind} } @{ $fault->{seen} }) : '')
 	} @missed);
 	$month->check(!@false, 'nothing else is reported', join "\n", map { 'false: ' . words($_->[0]) . ($_->[1] ? " (planted here: $_->[1]{name})" : '') } @false);
+	$month->check(scalar @{ $self->drift }, 'the certified month is told to have drifted', 'sync.period_drift shows no difference');
 	return;
 }
 
@@ -259,6 +308,9 @@ sub nothing_left
 		 WHERE r.id > $first AND (t.our_count <> t.their_count OR t.our_amount IS DISTINCT FROM t.their_amount)");
 	$month->check(!@$totals, 'all totals agree: by entity, object, period and currency',
 		join "\n", map { my $total = $_; join ' ', map { $_ // '-' } @$total{qw(source entity object period currency our_count our_amount their_count their_amount)} } @$totals);
+	$self->statements('after the repair');
+	my $drift = [ grep { $_->{figure} !~ /^records / } @{ $self->drift } ];
+	$month->check(!@$drift, 'no figure of the certified month has changed', join "\n", map { my $row = $_; join ' ', map { $_ // '-' } @$row{qw(entity object figure currency account certified now)} } @$drift);
 	$first = $self->look;
 	my $again = $month->rows("SELECT source, found, opened, closed FROM sync.reconciliation WHERE id > $first AND (found > 0 OR opened > 0 OR closed > 0)");
 	$month->check(!@$again, 'a second run is silent', join "\n", map { "$_->{source}: found $_->{found}, opened $_->{opened}, closed $_->{closed}" } @$again);
