@@ -153,6 +153,7 @@ RETURNS TABLE (record_id text, remote_id text, other_remote_id text, remote_numb
                deleted boolean, agreed jsonb, delivery text, way text, problem text, sums jsonb)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET random_page_cost = 1.1 -- what changed of late is looked up in memory, and not by reading all of a table
 AS $$
 DECLARE
     side record := sync._side(run.object_id);

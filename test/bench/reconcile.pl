@@ -36,7 +36,7 @@ $node->sql(q{SELECT sync.register_connector($json$ {
 	SELECT sync.create_route('billing', 'invoice', start => 'all', cutover_date => '2026-01-01')});
 $node->sql(qq{SET session_replication_role = replica;
 	INSERT INTO bench.invoice
-		SELECT md5(n::text)::uuid, 'INV-' || n, 'Customer ' || n / 8, date '2026-01-01' + n % 300, (ARRAY['EUR', 'USD', 'JPY'])[1 + n % 3],
+		SELECT md5(n::text)::uuid, 'INV-' || n, 'Customer ' || n / 8, date '2026-01-01' + n % 300, (ARRAY['EUR', 'USD', 'GBP'])[1 + n % 3],
 			(n % 100000) / 100.0, n % 4 > 0, CASE WHEN n % 4 > 0 THEN timestamptz '2026-01-01 08:00:00Z' + n * interval '1 s' END
 		  FROM generate_series(1, $records) n;
 	CREATE TABLE bench.theirs (LIKE bench.invoice, remote_id text);
