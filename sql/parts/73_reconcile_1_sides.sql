@@ -7,6 +7,16 @@ AS 'MODULE_PATHNAME', 'se_row_agrees';
 COMMENT ON FUNCTION sync._row_agrees(record, jsonb) IS
     'Whether each member of fields is the row''s column of that name, to the letter; false also where that cannot be told without a closer look';
 
+CREATE FUNCTION sync._uuid(text)
+RETURNS uuid
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'se_uuid';
+COMMENT ON FUNCTION sync._uuid(text) IS 'A uuid as the server writes it; NULL: it is none';
+
+-- Those of PostgreSQL 15 that collect are not for parallel workers.
+CREATE AGGREGATE sync._texts(text) (SFUNC = array_append, STYPE = text[], COMBINEFUNC = array_cat, PARALLEL = SAFE);
+COMMENT ON AGGREGATE sync._texts(text) IS 'As array_agg(), in parallel workers, too';
+
 -- How much two amounts may differ and still be the same: what rounding explains.
 CREATE TABLE sync.tolerance (
     system_id       integer NOT NULL REFERENCES sync.system ON DELETE CASCADE,
@@ -66,7 +76,7 @@ $$;
 COMMENT ON FUNCTION sync._in_place(oid) IS 'Whether a table can be read with the rights of the extension''s owner without running anybody''s code';
 
 CREATE FUNCTION sync._side(object_id integer, OUT relation regclass, OUT in_place boolean, OUT record_sql text, OUT found_sql text, OUT key_sql text,
-                           OUT amount_key text, OUT amount_sql text, OUT currency_sql text, OUT entity_sql text, OUT day_sql text, OUT made_sql text)
+                           OUT amount_sql text, OUT told_sql text, OUT currency_sql text, OUT entity_sql text, OUT day_sql text, OUT made_sql text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -81,8 +91,9 @@ AS $$
         SELECT u.k, u.n, cardinality(o.key_columns) AS keys, col.type
           FROM sync.object o CROSS JOIN LATERAL unnest(o.key_columns) WITH ORDINALITY u (k, n) JOIN col ON col.name = u.k WHERE o.id = $1),
     money AS (
-        SELECT u.name FROM unnest(ARRAY['total_amount', 'amount', 'total_value', 'gross_amount']) WITH ORDINALITY u (name, n)
-          JOIN col ON col.name = u.name AND col.type = 'numeric' ORDER BY u.n LIMIT 1),
+        SELECT string_agg('c.' || u.name, ', ' ORDER BY u.n) AS sql, string_agg(format('CASE WHEN m.fields ? %L THEN c.%s END', u.name, u.name), ', ' ORDER BY u.n) AS told
+          FROM unnest(ARRAY['total_amount', 'amount', 'total_value', 'gross_amount']) WITH ORDINALITY u (name, n)
+          JOIN col ON col.name = u.name AND col.type = 'numeric'),
     day AS (
         SELECT string_agg(CASE u.name WHEN 'settled_at' THEN '(c.settled_at AT TIME ZONE ''UTC'')::date' ELSE 'c.' || u.name END, ', ' ORDER BY u.n) AS sql
           FROM unnest(ARRAY['posting_date', 'issue_date', 'settled_at']) WITH ORDINALITY u (name, n)
@@ -90,10 +101,11 @@ AS $$
     SELECT o.table_oid, o.table_oid IS NOT NULL AND sync._in_place(o.table_oid) AND (o.line_oid IS NULL OR sync._in_place(o.line_oid)),
            (SELECT CASE WHEN max(k.keys) = 1 THEN format('c.%I::text COLLATE "C"', max(k.k))
                         ELSE 'jsonb_build_array(' || string_agg(format('c.%I::text', k.k), ', ' ORDER BY k.n) || ')::text COLLATE "C"' END FROM key k),
-           (SELECT string_agg(format('c.%I = CAST(%s AS %s)', k.k, CASE WHEN k.keys = 1 THEN '%1$s' ELSE format('(%%1$s::jsonb ->> %s)', k.n - 1) END, k.type),
+           (SELECT string_agg(format(CASE k.type WHEN 'uuid' THEN 'c.%I = sync._uuid(%s)' ELSE 'c.%I = CAST(%s AS %s)' END, k.k, CASE WHEN k.keys = 1 THEN '%1$s' ELSE format('(%%1$s::jsonb ->> %s)', k.n - 1) END, k.type),
                               ' AND ' ORDER BY k.n) FROM key k),
            (SELECT format('c.%I', k.k) FROM key k WHERE k.n = 1),
-           (SELECT m.name FROM money m), coalesce((SELECT 'c.' || m.name FROM money m), 'NULL::numeric'),
+           coalesce((SELECT 'coalesce(' || m.sql || ')' FROM money m WHERE m.sql IS NOT NULL), 'NULL::numeric'),
+           coalesce((SELECT 'coalesce(' || m.told || ')' FROM money m WHERE m.sql IS NOT NULL), 'NULL::numeric'),
            coalesce((SELECT 'c.currency::text' FROM col WHERE name = 'currency'), 'NULL::text'),
            coalesce((SELECT 'c.legal_entity_id::text' FROM col WHERE name = 'legal_entity_id'), 'NULL::text'),
            coalesce((SELECT 'coalesce(' || d.sql || ')' FROM day d WHERE d.sql IS NOT NULL), 'NULL::date'),
@@ -101,4 +113,4 @@ AS $$
       FROM sync.object o WHERE o.id = $1
 $$;
 COMMENT ON FUNCTION sync._side(integer) IS
-    'The table of an object, and its record id, amount, currency, entity, day and time of creation as expressions over alias c; found_sql is a format of how a record is found by id';
+    'The table of an object, and its record id, amount, currency, entity, day and time of creation as expressions over alias c; found_sql is a format of how a record is found by id; told_sql: the amount of a record that agrees with mirror m, as far as that has it';

@@ -30,10 +30,42 @@ BEGIN
         SELECT %5$s, n.code, %6$L, s.period, s.currency, s.our_count, s.our_amount, s.their_count, s.their_amount
           FROM summed s LEFT JOIN named n ON n.id IS NOT DISTINCT FROM s.entity
     $sql$, ours_sql, theirs_sql, run.period, o.schema_name, run.id, o.name);
-    PERFORM sync._explain_totals(run.id);
 END
 $$;
-COMMENT ON FUNCTION sync._write_totals(sync.reconciliation, text, text) IS 'Writes counts and amounts of both sides of a run, and what of the difference is on its way or explained';
+COMMENT ON FUNCTION sync._write_totals(sync.reconciliation, text, text) IS 'Writes counts and amounts of both sides of a run';
+
+-- Of the hub against a system as it is now: what agreed is summed already, the suspects are added one by one.
+-- Each side counts by its own fields; what they do not have is taken from the other's.
+CREATE FUNCTION sync._write_hub_totals(run sync.reconciliation, sums jsonb)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH side AS (
+        SELECT g.entity, g.period, g.currency, g.n AS our_count, g.amount AS our_amount, g.n AS their_count, g.told AS their_amount
+          FROM jsonb_to_recordset(sums) g (entity text, period date, currency text, n bigint, amount numeric, told numeric)
+        UNION ALL
+        SELECT v.entity, date_trunc('month', v.day)::date, v.currency, v.ours, v.our_amount, 1 - v.ours, v.their_amount
+          FROM pg_temp._sync_suspect s
+         CROSS JOIN LATERAL (
+               SELECT s.body ->> 'legal_entity_id', sync._day(s.body), s.body ->> 'currency', 1, sync._signed_amount(s.body), NULL::numeric
+                WHERE s.bound AND s.body IS NOT NULL
+               UNION ALL
+               SELECT coalesce(s.fields ->> 'legal_entity_id', s.body ->> 'legal_entity_id'), coalesce(sync._day(s.fields), sync._day(s.body)),
+                      coalesce(s.fields ->> 'currency', s.body ->> 'currency'), 0, NULL, sync._signed_amount(s.fields)
+                WHERE (s.mirrored OR NOT s.bound) AND s.remote_id IS NOT NULL AND NOT s.deleted) v (entity, day, currency, ours, our_amount, their_amount)
+         WHERE run.period IS NULL OR v.day IS NULL OR v.day <@ run.period),
+    summed AS (
+        SELECT s.entity, s.period, s.currency, sum(s.our_count) AS our_count, sum(s.our_amount) AS our_amount, sum(s.their_count) AS their_count, sum(s.their_amount) AS their_amount
+          FROM side s GROUP BY 1, 2, 3),
+    named AS (
+        SELECT e.entity AS id, sync._look_up(o.schema_name, 'legal_entity', 'code', e.entity) AS code
+          FROM (SELECT DISTINCT s.entity FROM summed s) e JOIN sync.object o ON o.id = run.object_id)
+    INSERT INTO sync.reconciliation_total (reconciliation_id, entity, object, period, currency, our_count, our_amount, their_count, their_amount)
+    SELECT run.id, n.code, o.name, s.period, s.currency, s.our_count, s.our_amount, s.their_count, s.their_amount
+      FROM summed s JOIN sync.object o ON o.id = run.object_id LEFT JOIN named n ON n.id IS NOT DISTINCT FROM s.entity
+$$;
+COMMENT ON FUNCTION sync._write_hub_totals(sync.reconciliation, jsonb) IS 'Writes counts and amounts of the hub and a system: of what agreed, and of the suspects';
 
 -- Of the differences that findings are about, only the record's amount counts, not each of its parts.
 -- Records that only the hub has and that were never sent stand on our side, too: they are missing there. Of

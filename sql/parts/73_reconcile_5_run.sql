@@ -141,7 +141,10 @@ BEGIN
     END IF;
     PERFORM sync._judge_suspects(run);
     IF looked IS NULL THEN
-        PERFORM sync._write_totals(run, sync._ours_sql(run), sync._theirs_sql(run));
+        IF run.other_system_id IS NOT NULL OR run.as_of IS NOT NULL THEN
+            PERFORM sync._write_totals(run, sync._ours_sql(run), sync._theirs_sql(run));
+        END IF;
+        PERFORM sync._explain_totals(run.id);
     END IF;
     UPDATE sync.reconciliation r
        SET checked = coalesce(cardinality(records), (SELECT sum(greatest(t.our_count, t.their_count)) FROM sync.reconciliation_total t WHERE t.reconciliation_id = r.id), 0),
