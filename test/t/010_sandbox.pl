@@ -128,7 +128,7 @@ subtest 'idempotency' => sub {
 	my $began = $sandbox->key('k6')->{since_ms};
 	$sandbox->clock(advance => 3599);
 	create('k6', name => 'late');
-	my @effects = grep { $_->{idempotency_key} eq 'k6' } @{ $sandbox->effects('customer') };
+	my @effects = grep { ($_->{idempotency_key} // '') eq 'k6' } @{ $sandbox->effects('customer') };
 	cmp_ok($effects[1]{time_ms} - $effects[0]{time_ms}, '<', 3600_000, 'effects of two lives may be nearer than that');
 	is($effects[0]{key_since_ms}, $began, 'each says in which life it was');
 	cmp_ok($effects[1]{key_since_ms} - $began, '>=', 3600_000, 'and lives do not overlap');
