@@ -35,6 +35,7 @@ typedef struct Key
 	int64_t replays;
 	int64_t conflicts;
 	int64_t mismatches;
+	json_t *refused; /* of each mismatch: [when the key's life began, when it was] */
 	int64_t abandoned;
 	json_t *objects;
 } Key;
@@ -54,6 +55,7 @@ key_entry(const char *name)
 	key = xcalloc(1, sizeof(*key));
 	key->name = xstrdup(name);
 	key->objects = json_array();
+	key->refused = json_array();
 	map_put(&keys, name, key);
 	if (count == cap)
 	{
@@ -146,6 +148,8 @@ key_begin(const Request *req, const char *name, Reply *reply)
 		if (endpoint_differs || key->fingerprint != fingerprint(req))
 		{
 			key->mismatches++;
+			json_array_append_new(key->refused, json_pack("[I, I]", (json_int_t) key->since_ms,
+														  (json_int_t) clock_ms()));
 			stats.key_mismatches++;
 			return endpoint_differs ? KEY_OTHER_ENDPOINT : KEY_OTHER_PARAMETERS;
 		}
@@ -234,8 +238,8 @@ key_count_effect(const char *name, const char *object_id)
 static json_t *
 key_report(const Key *key)
 {
-	return json_pack("{s:s, s:s?, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "key", key->name,
-					 "endpoint", key->endpoint, "state",
+	return json_pack("{s:s, s:s?, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:O, s:O}", "key",
+					 key->name, "endpoint", key->endpoint, "state",
 					 key->running  ? "running"
 					 : key->stored ? "stored"
 								   : "free",
@@ -243,7 +247,7 @@ key_report(const Key *key)
 					 (json_int_t) key->since_ms, "executions", (json_int_t) key->executions,
 					 "replays", (json_int_t) key->replays, "conflicts", (json_int_t) key->conflicts,
 					 "mismatches", (json_int_t) key->mismatches, "not_executed",
-					 (json_int_t) key->abandoned, "objects", key->objects);
+					 (json_int_t) key->abandoned, "objects", key->objects, "refused", key->refused);
 }
 
 json_t *
@@ -274,6 +278,7 @@ free_key(void *value)
 	buf_free(&key->body);
 	json_decref(key->headers);
 	json_decref(key->objects);
+	json_decref(key->refused);
 	free(key);
 }
 

@@ -40,11 +40,17 @@ is(judged('1 2 3 5 6', object => 'subscription'), 'change 4 was never sent', 'do
 sub keys_judged
 {
 	my (@effects) = @_;
-	return join '; ', SyncExt::Torture::Judge::wrong_keys([ { key => 'k', mismatches => 0 } ],
-		[ map { { idempotency_key => 'k', path => '/v1/customers/c', time_ms => $_->[1], key_since_ms => $_->[0] } } @effects ]);
+	return join '; ', SyncExt::Torture::Judge::wrong_keys([ { key => 'k', refused => [] } ],
+		[ map { { idempotency_key => 'k', path => '/v1/customers/c', time_ms => $_->[1], key_since_ms => $_->[0] } } @effects ], []);
 }
 
 is(keys_judged([ 1000, 1010 ]), '', 'a key that was used once');
 is(keys_judged([ 1000, 1700 ], [ 12_050, 12_060 ]), '', 'a key that was used again when its life was over, its first effect having come late');
 like(keys_judged([ 1000, 1010 ], [ 1000, 1020 ]), qr/executed twice in one life, within 10 ms/, 'a key that was executed twice while it lived');
+
+sub refused { my (@times) = @_; return join '; ', SyncExt::Torture::Judge::wrong_keys([ { key => 'k', refused => [ [@times] ] } ], [], [5000]) }
+
+is(refused(4000, 6000), '', 'a key that a lost server had spent on another request');
+is(refused(4000, 4500), 'key k stood for two requests', 'before that a key is one request');
+is(refused(6000, 6500), 'key k stood for two requests', 'and afterwards, too');
 done_testing();

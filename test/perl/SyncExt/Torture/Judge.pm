@@ -123,7 +123,7 @@ sub wrong_record
 
 sub wrong_keys
 {
-	my ($keys, $effects) = @_;
+	my ($keys, $effects, $took_over) = @_;
 	my (%used, @wrong);
 
 	foreach my $e (grep { defined $_->{idempotency_key} } @$effects)
@@ -134,7 +134,13 @@ sub wrong_keys
 	{
 		my @effects = @{ $used{ $key->{key} } // [] };
 
-		push @wrong, "key $key->{key} stood for two requests" if $key->{mismatches};
+		# The server that was lost may have made the request of more, or of less, than the one that took over knows:
+		# it is refused, and sent under another key.
+		foreach my $refused (@{ $key->{refused} })
+		{
+			my ($since, $at) = @$refused;
+			push @wrong, "key $key->{key} stood for two requests" if !grep { $since < $_ && $_ <= $at } @$took_over;
+		}
 		foreach my $i (1 .. $#effects)
 		{
 			# What sets a state is sent again when its key is over. Its life began when the vendor took it, and the
@@ -234,7 +240,7 @@ sub wrong
 		}
 		push @wrong, map { "$system: $_ was never committed (" . telling(@{ $effects->{$system}{$_} }) . ')' } sort keys %{ $effects->{$system} };
 	}
-	push @wrong, wrong_keys($sandbox->keys, $sandbox->effects);
+	push @wrong, wrong_keys($sandbox->keys, $sandbox->effects, $self->{took_over});
 	push @wrong, wrong_states($hub, $sandbox);
 	push @wrong, map { "held: $_" } split /\n/, $hub->sql('SELECT delivery, object, record_id, state, code, message FROM sync.delivery d WHERE EXISTS (SELECT FROM sync._unfinished u WHERE u.seq = d.seq)');
 	push @wrong, map { "inbox: $_" } split /\n/, $hub->sql('SELECT system, object, remote_id, state, reason FROM sync.inbox_status');
