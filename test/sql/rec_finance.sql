@@ -240,6 +240,14 @@ SELECT count(*) AS exposed FROM sync.churn_exposure;
 SELECT count(*) AS customers FROM sync.customer_profitability('[2024-02-01,2024-03-01)');
 SELECT sync.build_revenue_schedules('[2024-02-01,2024-03-01)');
 SELECT sync.certify('[2024-02-01,2024-03-01)', 'DE', 'mine');
+SELECT count(*) > 0 AS told FROM sync._mirrored_invoices(NULL, now());
+-- where row security hides invoices, what the ERP said of them is hidden, too
+RESET ROLE;
+ALTER TABLE invoice ENABLE ROW LEVEL SECURITY;
+SET ROLE rec_finance_analyst;
+SELECT count(*) FROM sync._mirrored_invoices(NULL, now());
+RESET ROLE;
+ALTER TABLE invoice DISABLE ROW LEVEL SECURITY;
 SET ROLE rec_finance_nobody;
 SELECT count(*) FROM sync.ar_aging('2024-03-31');
 RESET ROLE;
