@@ -74,10 +74,11 @@ DECLARE
     bindings record;
     mirrors record;
 BEGIN
-    SELECT count(*) AS n, sum(hashtextextended(x.remote_id, hashtextextended(x.record_id, 0))) AS hash INTO bindings
-      FROM sync.external_id x WHERE x.system_id = $1 AND x.object_id = $2;
-    SELECT count(*) AS n, sum(hashtextextended(m.remote_id, hashtextextended(m.record_id, 0))) AS hash INTO mirrors
-      FROM sync.mirror m WHERE m.system_id = $1 AND m.object_id = $2 AND m.record_id IS NOT NULL;
+    -- EXECUTE, since SELECT INTO asks for one row, which no parallel worker gives.
+    EXECUTE 'SELECT count(*) AS n, sum(hashtextextended(x.remote_id, hashtextextended(x.record_id, 0))) AS hash
+               FROM sync.external_id x WHERE x.system_id = $1 AND x.object_id = $2' INTO bindings USING system_id, object_id;
+    EXECUTE 'SELECT count(*) AS n, sum(hashtextextended(m.remote_id, hashtextextended(m.record_id, 0))) AS hash
+               FROM sync.mirror m WHERE m.system_id = $1 AND m.object_id = $2 AND m.record_id IS NOT NULL' INTO mirrors USING system_id, object_id;
     IF bindings IS NOT DISTINCT FROM mirrors THEN
         RETURN '{}';
     END IF;
