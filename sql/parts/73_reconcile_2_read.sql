@@ -183,7 +183,7 @@ BEGIN
             UNION ALL
             SELECT %8$s, NULL, NULL, false, NULL, false, %4$s
               FROM unnest($1) k (id) JOIN %5$s c ON %9$s
-             WHERE %7$s AND NOT EXISTS (SELECT FROM sync.external_id x WHERE x.object_id = %2$s AND x.system_id = %1$s AND x.record_id = %8$s)
+             WHERE %7$s AND NOT EXISTS (SELECT FROM sync.external_id x WHERE x.object_id = %2$s AND x.system_id = %1$s AND x.record_id = k.id)
             UNION ALL
             SELECT x.record_id, x.remote_id, NULL, false, NULL, false, (SELECT %4$s FROM %5$s c WHERE %10$s)
               FROM sync.external_id x

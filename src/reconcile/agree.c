@@ -368,8 +368,8 @@ se_row_agrees(PG_FUNCTION_ARGS)
 }
 
 /*
- * sync._uuid(text): the uuid that is written so by the server, else NULL. A million of them are read in
- * a comparison, and the server's own function takes four times as long; it also fails on what is none.
+ * sync._uuid(text): the uuid that is written so by the server, else NULL. A comparison reads one for each
+ * mirror; the server's own function takes twice as long, and fails on what is none.
  */
 Datum
 se_uuid(PG_FUNCTION_ARGS)

@@ -3,7 +3,7 @@
 # bench: reconcile.full.vs_join
 # bench: reconcile.delta
 #
-# A user's table of 200 000 rows (a million under LONG=1) of eight columns with a uuid key, pushed to and pulled
+# A user's table of a million rows of eight columns with a uuid key, pushed to and pulled
 # from a system, with as many mirrors and external ids, in another order than the table, ten of which say
 # another amount. `reconcile.full.vs_join` is seconds of sync.reconcile() in mode mirror, which finds these ten
 # and writes counts and amounts by month and currency, ÷ seconds of a full join of that table and one of the
@@ -15,8 +15,8 @@ use warnings;
 
 use SyncExt::Bench;
 
-my $records = long() ? 1_000_000 : 200_000;
-my $changed = long() ? 1_000 : 200;
+my $records = 1_000_000;
+my $changed = 1_000;
 my $wrong = 10;
 my $node = bench_cluster('reconcile', conf => "autovacuum = off\nwork_mem = 64MB\nsynchronous_commit = off\nsync_ext.enabled = off\n");
 
