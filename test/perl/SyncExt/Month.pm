@@ -225,8 +225,9 @@ sub settle
 	{
 		my $since = $self->psql('SELECT clock_timestamp();');
 		$self->psql('SELECT sync.request_pull(system, object) FROM sync.stream_status;');
+		# A walk that had begun before may have passed by what changed since.
 		$self->eventually('streams have read what is new', 't',
-			"SELECT coalesce(bool_and(finished_at > '$since' AND state = 'idle'), true) FROM sync.stream_status");
+			"SELECT coalesce(bool_and(started_at >= '$since' AND finished_at >= started_at AND state = 'idle'), true) FROM sync.stream_status");
 		$self->psql("SELECT sync.wait_idle('120 s');");
 	}
 	return;
