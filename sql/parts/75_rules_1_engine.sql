@@ -23,17 +23,17 @@ COMMENT ON FUNCTION sync._rule_rows(name, text, boolean, integer) IS
 
 -- ---- where the canonical tables are ----
 
--- Of several models the one that the hub is told most about.
+-- Of several models the one that the hub is told most about; canonical while it is told of none.
 CREATE FUNCTION sync._canonical_schema()
 RETURNS name
-LANGUAGE sql STABLE
+LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce((SELECT o.schema_name FROM sync.object o
                       WHERE o.table_name IN (SELECT m.tbl FROM sync._canonical_columns() m WHERE m.col = '')
                       GROUP BY o.schema_name ORDER BY count(*) DESC, o.schema_name LIMIT 1), 'canonical')
 $$;
-COMMENT ON FUNCTION sync._canonical_schema() IS 'Schema of the canonical tables that rules look at';
+COMMENT ON FUNCTION sync._canonical_schema() IS 'Schema of the canonical tables that rules and reports look at';
 
 -- Rules are written with schema canonical.
 CREATE FUNCTION sync._shipped_query(query text, schema_name name)

@@ -3,18 +3,6 @@
 -- Reports read canonical tables with the rights of whoever asks: the tables are not the extension's, and
 -- row security of their owner holds here, too. What mirrors say comes from functions that return amounts alone.
 
--- The model that the hub is told most about; canonical while it is told of none.
-CREATE FUNCTION sync._model_schema()
-RETURNS name
-LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT coalesce((SELECT o.schema_name FROM sync.object o
-                      WHERE o.table_name IN (SELECT m.tbl FROM sync._canonical_columns() m WHERE m.col = '')
-                      GROUP BY o.schema_name ORDER BY count(*) DESC, o.schema_name LIMIT 1), 'canonical')
-$$;
-COMMENT ON FUNCTION sync._model_schema() IS 'Schema of the canonical tables that reports look at';
-
 -- Queries are written for schema canonical, and come out for the one where the model stands.
 CREATE FUNCTION sync._model_query(query text)
 RETURNS text
@@ -22,7 +10,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    stands name := sync._model_schema();
+    stands name := sync._canonical_schema();
     lacks text;
 BEGIN
     SELECT string_agg(DISTINCT format('%I.%I', stands, m[1]), ', ') INTO lacks

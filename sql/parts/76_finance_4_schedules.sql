@@ -51,6 +51,8 @@ BEGIN
     IF standard IS NULL OR standard NOT IN ('ASC606', 'IFRS15') THEN
         RAISE EXCEPTION 'invalid accounting standard "%"', standard USING ERRCODE = 'invalid_parameter_value', HINT = 'It is ASC606 or IFRS15.';
     END IF;
+    -- Who comes second finds them made.
+    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext(standard));
     EXECUTE sync._model_query($q$
         WITH todo AS MATERIALIZED (
             SELECT t.*, gen_random_uuid() AS schedule FROM sync._lines_to_schedule($1, $2) t
@@ -119,6 +121,11 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM sync._check_period(period);
+    -- One after the other, so that the last month of a schedule ends it; and the periods stay open until this has committed.
+    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext(standard));
+    EXECUTE sync._model_query($q$
+        SELECT FROM canonical.accounting_period p JOIN canonical.legal_entity e ON e.id = p.legal_entity_id
+         WHERE daterange(p.start_date, p.end_date, '[]') && $1 AND ($2 IS NULL OR e.code = $2) FOR SHARE OF p $q$) USING period, entity;
     PERFORM sync._check_open_periods(period, entity);
     IF upper(period) > current_date + 1 THEN
         RAISE EXCEPTION 'the period has not ended' USING ERRCODE = 'SE084', DETAIL = format('Its last day is %s.', upper(period) - 1),

@@ -193,7 +193,7 @@ AS $$
     SELECT o.name, x.record_id, x.body ->> o.number_column, CASE x.op WHEN 'D' THEN 'deleted' ELSE 'moved' END, x.at
       FROM sync._entity_of(entity) e
       JOIN sync.outbox x ON x.at >= since AND x.op IN ('D', 'U')
-      JOIN sync.object o ON o.id = x.object_id AND o.schema_name = sync._model_schema()
+      JOIN sync.object o ON o.id = x.object_id AND o.schema_name = sync._canonical_schema()
                         AND o.table_name IN ('invoice', 'credit_note', 'payment', 'payout', 'gl_entry')
      CROSS JOIN LATERAL (VALUES (x.body || coalesce(x.old, '{}'))) w (was)
      CROSS JOIN LATERAL (VALUES (sync._accounting_day(w.was, e.timezone), sync._accounting_day(x.body, e.timezone))) d (before, after)
@@ -290,6 +290,8 @@ DECLARE
 BEGIN
     -- Versions come one after the other.
     PERFORM pg_advisory_xact_lock(hashtext('sync_ext certificate'), hashtext(args ->> 'entity'));
+    -- Runs that are writing breaks end first, and those that come later wait: none opens between the look and the certificate.
+    LOCK TABLE sync.break_entry IN SHARE MODE;
     PERFORM sync._check_certifiable(certified, args ->> 'entity');
     SELECT c.* INTO before FROM sync.certificate c WHERE c.entity = args ->> 'entity' AND c.period = certified ORDER BY c.version DESC LIMIT 1;
     made.entity := args ->> 'entity';
