@@ -65,6 +65,12 @@ BEGIN
         IF cardinality(numbered) = 1 THEN
             RETURN numbered[1];
         END IF;
+    ELSE
+        -- Who may not read the table may read under which number the systems have the record.
+        SELECT array_agg(DISTINCT x.record_id) INTO numbered FROM sync.external_id x WHERE x.object_id = o.id AND x.remote_number = $2;
+        IF cardinality(numbered) = 1 THEN
+            RETURN numbered[1];
+        END IF;
     END IF;
     -- No row, or none that the caller may read; there may be a history all the same.
     IF EXISTS (SELECT FROM sync._lineage_entries(o.id, $2)) THEN
@@ -72,7 +78,7 @@ BEGIN
     END IF;
     RAISE EXCEPTION 'nothing is known of % "%"', $1, $2
         USING ERRCODE = 'SE087',
-              DETAIL = CASE WHEN cardinality(numbered) > 1 THEN 'Several records have that number.' ELSE 'No event, delivery or remote record of it is on record, and no row has that id or number.' END,
+              DETAIL = CASE WHEN cardinality(numbered) > 1 THEN 'Several records have that number.' ELSE 'No event, delivery or remote record of it is on record, and no row that you may read has that id or number.' END,
               HINT = format('SELECT * FROM sync.find(%L) looks for it by remote id and number, in all objects.', $2);
 END
 $$;
