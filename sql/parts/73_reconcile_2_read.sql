@@ -41,6 +41,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._ways(integer, integer) IS 'The first unfinished delivery of each record of an object to a system: what will settle a difference';
 
+-- An inbound record that is read again, or waits for another or for a decision, comes by itself; others need a person.
+CREATE FUNCTION sync._inbox_way(i sync.inbox)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'it waits in the inbox: ' || i.reason WHERE i.item = 'null' OR i.wait_remote_id IS NOT NULL OR i.sqlstate = 'SE063'
+$$;
+COMMENT ON FUNCTION sync._inbox_way(sync.inbox) IS 'What an inbound record is on its way by, in words; NULL: it is not';
+
 CREATE FUNCTION sync._route_of(system_id integer, object_id integer)
 RETURNS sync.route
 LANGUAGE sql STABLE
@@ -197,7 +207,7 @@ BEGIN
                AND NOT EXISTS (SELECT FROM sync.external_id x WHERE x.system_id = %1$s AND x.object_id = %2$s AND x.remote_id = i.remote_id))
         SELECT coalesce(x.record_id, p.record_id), p.remote_id, NULL::text, x.remote_number, x.record_id IS NOT NULL,
                p.body, p.fields, p.mirrored, p.deleted, p.agreed, w.delivery,
-               coalesce(w.way, 'it waits in the inbox: ' || CASE WHEN i.item = 'null' OR i.wait_remote_id IS NOT NULL OR i.sqlstate = 'SE063' THEN i.reason END),
+               coalesce(w.way, sync._inbox_way(i)),
                i.reason, NULL::jsonb
           FROM pair p
           LEFT JOIN sync.external_id x ON x.system_id = %1$s AND x.object_id = %2$s AND x.remote_id = p.remote_id

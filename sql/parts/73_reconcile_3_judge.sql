@@ -136,13 +136,11 @@ COMMENT ON FUNCTION sync._put_finding(sync.reconciliation, sync.object, text, te
     'Writes a finding of a run, unless its day is outside the run''s period';
 
 -- By the rules of a pull, what is not the same to the letter is mostly the same: 10.50 and 10.5, lines in another order.
-CREATE FUNCTION sync._drop_equal_suspects(run sync.reconciliation)
+CREATE FUNCTION sync._drop_equal_suspects(run sync.reconciliation, resolution bigint)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    resolution bigint := sync._resolution_ms(coalesce(run.other_system_id, run.system_id), run.object_id);
 BEGIN
     WITH both_sides AS (
         SELECT s.ctid AS place, s.body, s.fields, row_number() OVER () / 500 AS piece FROM pg_temp._sync_suspect s
@@ -154,7 +152,7 @@ BEGIN
      WHERE s.ctid = ANY (ARRAY(SELECT u.place FROM compared c CROSS JOIN LATERAL unnest(c.places, c.differs) u (place, differs) WHERE u.differs IS NULL));
 END
 $$;
-COMMENT ON FUNCTION sync._drop_equal_suspects(sync.reconciliation) IS 'Lets go of suspects that are the same by the rules of a pull';
+COMMENT ON FUNCTION sync._drop_equal_suspects(sync.reconciliation, bigint) IS 'Lets go of suspects that are the same by the rules of a pull';
 
 CREATE FUNCTION sync._resolution_ms(system_id integer, object_id integer)
 RETURNS bigint
@@ -171,7 +169,7 @@ $$;
 COMMENT ON FUNCTION sync._resolution_ms(integer, integer) IS 'How precisely a system tells instants of an object, in milliseconds';
 
 -- A suspect of the hub against a system becomes its findings.
-CREATE FUNCTION sync._judge_suspect(run sync.reconciliation, o sync.object, system text, route sync.route, s record)
+CREATE FUNCTION sync._judge_suspect(run sync.reconciliation, o sync.object, system text, route sync.route, resolution bigint, s record)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -198,7 +196,7 @@ BEGIN
     conflicts := ARRAY(SELECT c.field FROM sync.conflict_entry c
                         WHERE c.object_id = o.id AND c.system_id = run.system_id AND c.record_id = s.record_id AND c.resolved_at IS NULL);
     FOR d IN
-        SELECT * FROM sync._record_differs(o, sync._resolution_ms(run.system_id, o.id), CASE WHEN s.bound THEN s.record_id END, s.body, known, s.agreed, conflicts)
+        SELECT * FROM sync._record_differs(o, resolution, CASE WHEN s.bound THEN s.record_id END, s.body, known, s.agreed, conflicts)
          WHERE s.remote_id IS NOT NULL AND (s.mirrored OR NOT s.bound)
         UNION ALL
         SELECT 'missing_there', NULL, s.body, NULL, 'break', NULL, 'no record of the system is bound to it' WHERE s.remote_id IS NULL
@@ -213,10 +211,11 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync._judge_suspect(sync.reconciliation, sync.object, text, sync.route, record) IS 'Writes the findings about one suspect';
+COMMENT ON FUNCTION sync._judge_suspect(sync.reconciliation, sync.object, text, sync.route, bigint, record) IS 'Writes the findings about one suspect';
 
 -- A suspect of two systems. The record itself, if there is one, tells entity, period and customer.
-CREATE FUNCTION sync._judge_pair(run sync.reconciliation, o sync.object, system text, other text, route sync.route, other_route sync.route, s record)
+CREATE FUNCTION sync._judge_pair(run sync.reconciliation, o sync.object, system text, other text, route sync.route, other_route sync.route, resolution bigint,
+                                 s record)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -239,7 +238,7 @@ BEGIN
         END IF;
     ELSE
         FOR difference IN
-            SELECT f.key AS field, f.value AS theirs FROM jsonb_each((sync._fields_differing(o.id, sync._resolution_ms(run.other_system_id, o.id), ARRAY[s.body], ARRAY[s.fields]))[1]) f ORDER BY 1
+            SELECT f.key AS field, f.value AS theirs FROM jsonb_each((sync._fields_differing(o.id, resolution, ARRAY[s.body], ARRAY[s.fields]))[1]) f ORDER BY 1
         LOOP
             PERFORM sync._put_finding(run, o, system, class, CASE WHEN sync._is_amount(difference.field) THEN 'amount_differs' ELSE 'field_differs' END, s.record_id,
                                       s.remote_id, difference.field, s.body -> difference.field, difference.theirs, body,
@@ -249,7 +248,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync._judge_pair(sync.reconciliation, sync.object, text, text, sync.route, sync.route, record) IS 'Writes the findings about one suspect of two systems';
+COMMENT ON FUNCTION sync._judge_pair(sync.reconciliation, sync.object, text, text, sync.route, sync.route, bigint, record) IS 'Writes the findings about one suspect of two systems';
 
 CREATE FUNCTION sync._judge_suspects(run sync.reconciliation)
 RETURNS void
@@ -260,19 +259,18 @@ DECLARE
     o sync.object;
     system text := (SELECT y.name FROM sync.system y WHERE y.id = run.system_id);
     other text := (SELECT y.name FROM sync.system y WHERE y.id = run.other_system_id);
-    route sync.route;
-    other_route sync.route;
+    route sync.route := sync._route_of(run.system_id, run.object_id);
+    other_route sync.route := sync._route_of(run.other_system_id, run.object_id);
+    resolution bigint := sync._resolution_ms(coalesce(run.other_system_id, run.system_id), run.object_id);
     suspect record;
 BEGIN
     SELECT t.* INTO STRICT o FROM sync.object t WHERE t.id = run.object_id;
-    SELECT r.* INTO route FROM sync.route r WHERE r.system_id = run.system_id AND r.object_id = run.object_id AND r.state <> 'dropped';
-    SELECT r.* INTO other_route FROM sync.route r WHERE r.system_id = run.other_system_id AND r.object_id = run.object_id AND r.state <> 'dropped';
-    PERFORM sync._drop_equal_suspects(run);
+    PERFORM sync._drop_equal_suspects(run, resolution);
     FOR suspect IN SELECT s.* FROM pg_temp._sync_suspect s LOOP
         IF other IS NULL THEN
-            PERFORM sync._judge_suspect(run, o, system, route, suspect);
+            PERFORM sync._judge_suspect(run, o, system, route, resolution, suspect);
         ELSE
-            PERFORM sync._judge_pair(run, o, system, other, route, other_route, suspect);
+            PERFORM sync._judge_pair(run, o, system, other, route, other_route, resolution, suspect);
         END IF;
     END LOOP;
     DROP TABLE pg_temp._sync_suspect;

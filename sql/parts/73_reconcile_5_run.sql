@@ -134,10 +134,8 @@ BEGIN
         PERFORM sync._read_pair(run);
     ELSIF run.as_of IS NOT NULL THEN
         PERFORM sync._read_hub_side_as_of(run);
-    ELSIF looked IS NOT NULL THEN
-        PERFORM sync._read_hub_side(run, records, remotes);
     ELSE
-        PERFORM sync._read_hub_side(run, NULL, NULL);
+        PERFORM sync._read_hub_side(run, records, remotes);
     END IF;
     PERFORM sync._judge_suspects(run);
     IF looked IS NULL THEN

@@ -16,26 +16,16 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     t record := sync._identity_table(object_id);
-    o sync.object;
     found_by text;
-    lines text := '';
 BEGIN
-    SELECT b.* INTO STRICT o FROM sync.object b WHERE b.id = _bodies.object_id;
     IF t.relation IS NULL OR ids IS NULL THEN
         RETURN '{}';
     END IF;
-    SELECT string_agg(format('t.%I = CAST(%s AS %s)', t.key_columns[i],
+    SELECT string_agg(format('c.%I = CAST(%s AS %s)', t.key_columns[i],
                              CASE cardinality(t.key_columns) WHEN 1 THEN 'k.id' ELSE format('k.id::jsonb ->> %s', i - 1) END, t.key_types[i]), ' AND ')
       INTO found_by FROM generate_subscripts(t.key_columns, 1) i;
-    IF o.line_table IS NOT NULL THEN
-        lines := format(' || jsonb_build_object(''lines'', coalesce((SELECT jsonb_agg(to_jsonb(l) ORDER BY %s) FROM %I.%I l WHERE %s), ''[]''))',
-                        (SELECT string_agg(format('l.%I', c), ', ' ORDER BY n) FROM unnest(o.line_key_columns) WITH ORDINALITY u (c, n)),
-                        o.line_schema, o.line_table,
-                        (SELECT string_agg(format('l.%I = t.%I', o.line_parent_columns[i], o.key_columns[i]), ' AND ')
-                           FROM generate_subscripts(o.key_columns, 1) i));
-    END IF;
-    RETURN sync._as_owner(t.relation, format('SELECT coalesce(jsonb_object_agg(k.id, to_jsonb(t)%s), ''{}'') FROM jsonb_array_elements_text($1) k (id) JOIN %s t ON %s',
-                                             lines, t.relation, found_by), to_jsonb(array_remove(ids, NULL)));
+    RETURN sync._as_owner(t.relation, format('SELECT coalesce(jsonb_object_agg(k.id, %s), ''{}'') FROM jsonb_array_elements_text($1) k (id) JOIN %s c ON %s',
+                                             sync._body_sql(object_id), t.relation, found_by), to_jsonb(array_remove(ids, NULL)));
 END
 $$;
 COMMENT ON FUNCTION sync._bodies(integer, text[]) IS 'Records as they stand, by id; those that there are';
@@ -180,9 +170,8 @@ BEGIN
          WHERE m.system_id = $1 AND m.object_id = $2 AND m.remote_id = $4 AND greatest(m.pushed_at, m.seen_at) >= $5;
     END IF;
     IF why IS NULL THEN
-        SELECT NULL, 'it waits in the inbox: ' || i.reason INTO delivery, why FROM sync.inbox i
-         WHERE i.system_id = $1 AND i.object_id = $2 AND i.remote_id = $4
-           AND (i.item = 'null' OR i.wait_remote_id IS NOT NULL OR i.sqlstate = 'SE063');
+        SELECT NULL, sync._inbox_way(i) INTO delivery, why FROM sync.inbox i
+         WHERE i.system_id = $1 AND i.object_id = $2 AND i.remote_id = $4;
     END IF;
 END
 $$;

@@ -92,44 +92,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._listing_phase(bigint, text, bigint, jsonb) IS 'Begins a phase of a listing';
 
--- Counts and amounts of both sides grow with what has been settled, so that they are true of the very records
--- that were compared. As sync._write_totals() has them: without a day of its own a remote record counts where
--- the record that it is bound to does.
-CREATE FUNCTION sync._add_totals(run sync.reconciliation, o sync.object, ours jsonb[], theirs jsonb[])
-RETURNS void
-LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    WITH side AS (
-        SELECT u.body ->> 'legal_entity_id' AS entity, sync._day(u.body) AS day, u.body ->> 'currency' AS currency,
-               1 AS our_count, sync._signed_amount(u.body) AS our_amount, 0 AS their_count, NULL::numeric AS their_amount
-          FROM unnest(ours, theirs) u (body, fields) WHERE u.body IS NOT NULL
-        UNION ALL
-        SELECT coalesce(u.fields ->> 'legal_entity_id', u.body ->> 'legal_entity_id'), coalesce(sync._day(u.fields), sync._day(u.body)),
-               coalesce(u.fields ->> 'currency', u.body ->> 'currency'), 0, NULL, 1, sync._signed_amount(u.fields)
-          FROM unnest(ours, theirs) u (body, fields) WHERE u.fields IS NOT NULL),
-    summed AS (
-        SELECT s.entity, date_trunc('month', s.day)::date AS period, s.currency, sum(s.our_count) AS our_count, sum(s.our_amount) AS our_amount,
-               sum(s.their_count) AS their_count, sum(s.their_amount) AS their_amount
-          FROM side s WHERE run.period IS NULL OR s.day IS NULL OR s.day <@ run.period
-         GROUP BY 1, 2, 3),
-    named AS MATERIALIZED (
-        SELECT sync._look_up(o.schema_name, 'legal_entity', 'code', s.entity) AS code, s.* FROM summed s),
-    added AS (
-        UPDATE sync.reconciliation_total t
-           SET our_count = t.our_count + n.our_count, our_amount = CASE WHEN n.our_amount IS NULL THEN t.our_amount ELSE coalesce(t.our_amount, 0) + n.our_amount END,
-               their_count = t.their_count + n.their_count,
-               their_amount = CASE WHEN n.their_amount IS NULL THEN t.their_amount ELSE coalesce(t.their_amount, 0) + n.their_amount END
-          FROM named n
-         WHERE t.reconciliation_id = run.id AND (t.entity, t.period, t.currency) IS NOT DISTINCT FROM (n.code, n.period, n.currency))
-    INSERT INTO sync.reconciliation_total (reconciliation_id, entity, object, period, currency, our_count, our_amount, their_count, their_amount)
-    SELECT run.id, n.code, o.name, n.period, n.currency, n.our_count, n.our_amount, n.their_count, n.their_amount
-      FROM named n
-     WHERE NOT EXISTS (SELECT FROM sync.reconciliation_total t
-                        WHERE t.reconciliation_id = run.id AND (t.entity, t.period, t.currency) IS NOT DISTINCT FROM (n.code, n.period, n.currency))
-$$;
-COMMENT ON FUNCTION sync._add_totals(sync.reconciliation, sync.object, jsonb[], jsonb[]) IS 'Adds pairs of records to the totals of a run; NULL: that side does not have it';
-
 -- ---- comparing: everything, in pieces; what differs becomes a suspect ----
 
 CREATE FUNCTION sync._compare_listed(job sync.job, at_most integer)
@@ -168,9 +130,9 @@ BEGIN
     INSERT INTO sync.listed_suspect (job_id, remote_id)
     SELECT job.id, u.remote_id FROM unnest(remotes, suspect) u (remote_id, suspect) WHERE u.suspect
     ON CONFLICT DO NOTHING;
-    PERFORM sync._add_totals(r, o, (SELECT array_agg(u.ours) FROM unnest(ours, suspect, gone) u (ours, suspect, gone) WHERE NOT u.suspect AND NOT u.gone),
+    PERFORM sync._add_totals(r, (SELECT array_agg(u.ours) FROM unnest(ours, suspect, gone) u (ours, suspect, gone) WHERE NOT u.suspect AND NOT u.gone),
                              (SELECT array_agg(u.fields) FROM unnest(fields, suspect, gone) u (fields, suspect, gone) WHERE NOT u.suspect AND NOT u.gone))
-       FROM sync.reconciliation r, sync.object o WHERE r.job_id = job.id AND o.id = job.object_id;
+       FROM sync.reconciliation r WHERE r.job_id = job.id;
     UPDATE sync.job j SET done = j.done + cardinality(remotes), cursor = j.cursor || jsonb_build_object('after', remotes[cardinality(remotes)])
      WHERE j.id = job.id;
     RETURN true;
@@ -222,8 +184,8 @@ DECLARE
     unbound text[];
     bodies jsonb;
 BEGIN
-    SELECT r.* INTO route FROM sync.route r WHERE r.system_id = job.system_id AND r.object_id = job.object_id AND r.state <> 'dropped';
-    IF NOT FOUND THEN
+    route := sync._route_of(job.system_id, job.object_id);
+    IF route.id IS NULL THEN
         RETURN false;
     END IF;
     ids := sync._next_ids(job.object_id, job.cursor ->> 'after', at_most);

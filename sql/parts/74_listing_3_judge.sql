@@ -52,7 +52,7 @@ BEGIN
                                   coalesce(ours, listed.fields, '{}'), said, d.explanation, way.delivery, coalesce(bound.remote_number, listed.remote_number), NULL,
                                   coalesce(listed.deleted, false));
     END LOOP;
-    PERFORM sync._add_totals(run, o, ARRAY[CASE WHEN bound.record_id IS NOT NULL THEN ours END],
+    PERFORM sync._add_totals(run, ARRAY[CASE WHEN bound.record_id IS NOT NULL THEN ours END],
                              ARRAY[CASE WHEN NOT listed.deleted AND listed.as_of > '-infinity' AND (listed.expected OR bound.record_id IS NOT NULL)
                                         THEN coalesce(listed.fields, '{}') END]);
     RETURN true;
@@ -233,7 +233,7 @@ BEGIN
     CASE job.phase
         WHEN 'listed' THEN
             PERFORM sync._listing_phase(job.id, 'comparing', NULL, jsonb_build_object(
-                        'resolution_ms', (extract(epoch FROM coalesce(pull -> 'cursor' ->> 'resolution', '1 ms')::interval) * 1000)::bigint));
+                        'resolution_ms', sync._resolution_ms(job.system_id, job.object_id)));
             UPDATE sync.job j SET result = j.result || jsonb_build_object('listed', (SELECT count(*) FROM sync.listed_record l WHERE l.job_id = job.id)) WHERE j.id = job.id;
             RETURN '0';
         WHEN 'comparing' THEN
