@@ -477,6 +477,52 @@ COMMENT ON FUNCTION sync._replay_counts(sync.replay_run) IS 'What has become of 
 
 -- A quarter of a second's worth a step. No more than that may be on its way when the next step comes, so a
 -- system that is slower than the rate is not flooded, and a change of an application never stands behind more.
+CREATE FUNCTION sync._replay_share(run sync.replay_run)
+RETURNS integer
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT least(greatest(ceil(run.per_second / 4), 1), 200)::integer
+$$;
+COMMENT ON FUNCTION sync._replay_share(sync.replay_run) IS 'How many records a step of a replay issues, and how many may be on their way';
+
+CREATE FUNCTION sync._replay_next(run sync.replay_run)
+RETURNS SETOF sync.replay_item
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT t.* FROM sync.replay_item t
+     WHERE t.replay_id = run.id AND t.n > coalesce((SELECT (j.cursor ->> 'n')::integer FROM sync.job j WHERE j.id = run.job_id), 0)
+     ORDER BY t.n LIMIT sync._replay_share(run)
+$$;
+COMMENT ON FUNCTION sync._replay_next(sync.replay_run) IS 'The items of a replay''s next step';
+
+-- Ends a step: items, if there were any, were issued; else the replay waits for those that move, or is done.
+CREATE FUNCTION sync._replay_stepped(run sync.replay_run, items jsonb, moving bigint, added jsonb DEFAULT '{}')
+RETURNS interval
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE sync.job j
+       SET phase = CASE WHEN items IS NOT NULL THEN 'issuing' WHEN moving > 0 THEN 'waits for answers' ELSE 'done' END,
+           done = j.done + coalesce(jsonb_array_length(items), 0), result = sync._replay_counts(run) || added,
+           cursor = CASE WHEN items IS NULL THEN j.cursor
+                         ELSE jsonb_build_object('n', (SELECT max((e.value ->> 'n')::integer) FROM jsonb_array_elements(items) e)) END
+     WHERE j.id = run.job_id;
+    RETURN CASE WHEN items IS NOT NULL THEN make_interval(secs => (jsonb_array_length(items) / run.per_second)::double precision)
+                WHEN moving > 0 THEN sync._replay_idle() END;
+END
+$$;
+COMMENT ON FUNCTION sync._replay_stepped(sync.replay_run, jsonb, bigint, jsonb) IS 'Keeps how far a replay is; when its next step is due, NULL: it is done';
+
+CREATE FUNCTION sync._replay_idle()
+RETURNS interval
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT interval '250 ms' $$;
+COMMENT ON FUNCTION sync._replay_idle() IS 'How long a replay that may not issue waits until it looks again';
+
 CREATE FUNCTION sync._job_replay(id bigint)
 RETURNS interval
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -484,39 +530,28 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     run sync.replay_run;
-    share integer;
     moving bigint;
     items jsonb;
-    idle constant interval := '250 ms';
 BEGIN
     SELECT r.* INTO STRICT run FROM sync.replay_run r WHERE r.job_id = _job_replay.id;
     IF NOT EXISTS (SELECT FROM sync.route r WHERE r.id = run.route_id AND r.state <> 'dropped') THEN
         RAISE EXCEPTION 'the route of replay % was dropped', run.id USING ERRCODE = 'SE085', HINT = 'Stop its job with sync.stop_job().';
     END IF;
-    share := least(greatest(ceil(run.per_second / 4), 1), 200);
     moving := sync._replay_moving(run);
-    IF moving >= share THEN
+    IF moving >= sync._replay_share(run) THEN
         UPDATE sync.job j SET phase = 'waits for answers' WHERE j.id = _job_replay.id;
-        RETURN idle;
+        RETURN sync._replay_idle();
     ELSIF sync._live_waits(run.system_id) THEN
         UPDATE sync.job j SET phase = 'lets live traffic pass' WHERE j.id = _job_replay.id;
-        RETURN idle;
+        RETURN sync._replay_idle();
     END IF;
     SELECT jsonb_agg(jsonb_build_object('n', i.n, 'record_id', i.record_id, 'seq', i.seq, 'at', i.at, 'seqs', i.seqs, 'first_at', i.first_at,
                                         'op', (SELECT e.op FROM sync.outbox e WHERE e.seq = i.seq AND e.at = i.at)))
-      INTO items
-      FROM (SELECT t.* FROM sync.replay_item t WHERE t.replay_id = run.id AND t.n > coalesce((SELECT (j.cursor ->> 'n')::integer FROM sync.job j WHERE j.id = _job_replay.id), 0)
-             ORDER BY t.n LIMIT share) i;
+      INTO items FROM sync._replay_next(run) i;
     IF items IS NOT NULL THEN
         PERFORM sync._replay_issue(run, items);
-        UPDATE sync.job j
-           SET phase = 'issuing', done = j.done + jsonb_array_length(items), result = sync._replay_counts(run),
-               cursor = jsonb_build_object('n', (SELECT max((e.value ->> 'n')::integer) FROM jsonb_array_elements(items) e))
-         WHERE j.id = _job_replay.id;
-        RETURN make_interval(secs => (jsonb_array_length(items) / run.per_second)::double precision);
     END IF;
-    UPDATE sync.job j SET phase = CASE WHEN moving > 0 THEN 'waits for answers' ELSE 'done' END, result = sync._replay_counts(run) WHERE j.id = _job_replay.id;
-    RETURN CASE WHEN moving > 0 THEN idle END;
+    RETURN sync._replay_stepped(run, items, moving);
 END
 $$;
 COMMENT ON FUNCTION sync._job_replay(bigint) IS 'A step of an outbound replay';

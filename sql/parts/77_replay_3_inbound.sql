@@ -228,40 +228,27 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     run sync.replay_run;
-    share integer;
     moving bigint;
     stuck bigint;
     items jsonb;
-    idle constant interval := '250 ms';
 BEGIN
     SELECT r.* INTO STRICT run FROM sync.replay_run r WHERE r.job_id = _job_replay_inbound.id;
     IF NOT EXISTS (SELECT FROM sync.stream t WHERE t.system_id = run.system_id AND t.object_id = run.object_id AND t.state = 'active') THEN
         RAISE EXCEPTION 'the stream of replay % was dropped', run.id USING ERRCODE = 'SE085', HINT = 'Stop its job with sync.stop_job().';
     END IF;
-    share := least(greatest(ceil(run.per_second / 4), 1), 200);
     SELECT count(*) FILTER (WHERE b.retry_at <= clock_timestamp() OR b.item = 'null'), count(*) FILTER (WHERE b.retry_at > clock_timestamp() AND b.item <> 'null')
       INTO moving, stuck
       FROM sync.inbox b JOIN sync.replay_item i ON i.replay_id = run.id AND i.record_id = b.remote_id AND i.state = 'issued'
      WHERE b.system_id = run.system_id AND b.object_id = run.object_id;
-    IF moving >= share THEN
+    IF moving >= sync._replay_share(run) THEN
         UPDATE sync.job j SET phase = 'waits for answers' WHERE j.id = _job_replay_inbound.id;
-        RETURN idle;
+        RETURN sync._replay_idle();
     END IF;
-    SELECT jsonb_agg(jsonb_build_object('n', i.n, 'record_id', i.record_id, 'action', i.action)) INTO items
-      FROM (SELECT t.* FROM sync.replay_item t
-             WHERE t.replay_id = run.id AND t.n > coalesce((SELECT (j.cursor ->> 'n')::integer FROM sync.job j WHERE j.id = _job_replay_inbound.id), 0)
-             ORDER BY t.n LIMIT share) i;
+    SELECT jsonb_agg(jsonb_build_object('n', i.n, 'record_id', i.record_id, 'action', i.action)) INTO items FROM sync._replay_next(run) i;
     IF items IS NOT NULL THEN
         PERFORM sync._inbound_issue(run, items);
     END IF;
-    UPDATE sync.job j
-       SET phase = CASE WHEN items IS NOT NULL THEN 'issuing' WHEN moving > 0 THEN 'waits for answers' ELSE 'done' END,
-           done = j.done + coalesce(jsonb_array_length(items), 0),
-           result = sync._replay_counts(run) || CASE WHEN stuck > 0 THEN jsonb_build_object('in_inbox', stuck) ELSE '{}' END,
-           cursor = CASE WHEN items IS NULL THEN j.cursor
-                         ELSE jsonb_build_object('n', (SELECT max((e.value ->> 'n')::integer) FROM jsonb_array_elements(items) e)) END
-     WHERE j.id = _job_replay_inbound.id;
-    RETURN CASE WHEN items IS NOT NULL THEN make_interval(secs => (jsonb_array_length(items) / run.per_second)::double precision) WHEN moving > 0 THEN idle END;
+    RETURN sync._replay_stepped(run, items, moving, CASE WHEN stuck > 0 THEN jsonb_build_object('in_inbox', stuck) ELSE '{}' END);
 END
 $$;
 COMMENT ON FUNCTION sync._job_replay_inbound(bigint) IS 'A step of an inbound replay';
