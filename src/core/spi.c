@@ -9,6 +9,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "core/spi.h"
 
@@ -83,4 +84,13 @@ char *
 se_spi_text(uint64 row, int col)
 {
 	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, col);
+}
+
+TimestampTz
+se_spi_time_or_0(uint64 row, int col)
+{
+	bool isnull;
+	Datum value = se_spi_datum(row, col, &isnull);
+
+	return isnull ? 0 : DatumGetTimestampTz(value);
 }

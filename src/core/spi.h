@@ -9,6 +9,7 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "executor/spi.h"
 
 /*
@@ -40,6 +41,7 @@ extern uint64 se_spi_execute(SPIPlanPtr *plan, const char *sql, int nargs, Oid *
 
 /* Column `col` (from 1) of row `row` (from 0) of SPI_tuptable. */
 extern Datum se_spi_datum(uint64 row, int col, bool *isnull);
-extern char *se_spi_text(uint64 row, int col); /* NULL when null; palloc'd here */
+extern char *se_spi_text(uint64 row, int col);			  /* NULL when null; palloc'd here */
+extern TimestampTz se_spi_time_or_0(uint64 row, int col); /* 0 when null */
 
 #endif

@@ -114,15 +114,6 @@ se_stream_target(const SeStream *stream, SeTarget *target)
 	return true;
 }
 
-static TimestampTz
-time_or_0(uint64 row, int col)
-{
-	bool isnull;
-	Datum value = se_spi_datum(row, col, &isnull);
-
-	return isnull ? 0 : DatumGetTimestampTz(value);
-}
-
 /* Takes one row of the registry over; what a running walk knows stays. */
 static void
 take_stream(uint64 row)
@@ -140,9 +131,9 @@ take_stream(uint64 row)
 		stream->object_id = DatumGetInt32(se_spi_datum(row, 3, &isnull));
 		stream->stored = DatumGetJsonbPCopy(se_spi_datum(row, 7, &isnull));
 		stream->cursor = stream->stored;
-		stream->started_at = time_or_0(row, 9);
+		stream->started_at = se_spi_time_or_0(row, 9);
 		stream->failures = DatumGetInt32(se_spi_datum(row, 10, &isnull));
-		stream->next_at = time_or_0(row, 11);
+		stream->next_at = se_spi_time_or_0(row, 11);
 		stream->walking =
 			getKeyJsonValueFromContainer(&stream->stored->root, "page", 4, NULL) != NULL;
 		se_streams = lappend(se_streams, stream);
@@ -151,8 +142,8 @@ take_stream(uint64 row)
 	if (stream->object == NULL || strcmp(stream->object, se_spi_text(row, 4)) != 0)
 		stream->object = MemoryContextStrdup(se_pull_cxt, se_spi_text(row, 4));
 	stream->every_us = DatumGetInt64(se_spi_datum(row, 5, &isnull));
-	stream->since = time_or_0(row, 6);
-	stream->requested_at = time_or_0(row, 8);
+	stream->since = se_spi_time_or_0(row, 6);
+	stream->requested_at = se_spi_time_or_0(row, 8);
 	stream->listed = true;
 	MemoryContextSwitchTo(old);
 }
@@ -239,7 +230,7 @@ look_for_requests(TimestampTz now)
 		SeStream *stream = stream_by_id(DatumGetInt32(se_spi_datum(i, 1, &isnull)));
 
 		if (stream != NULL)
-			stream->requested_at = time_or_0(i, 2);
+			stream->requested_at = se_spi_time_or_0(i, 2);
 	}
 	se_txn_commit();
 	MemoryContextSwitchTo(cxt);

@@ -94,15 +94,6 @@ phase_of(const char *word)
 										  : SE_LISTING_READING;
 }
 
-static TimestampTz
-time_or_0(uint64 row, int col)
-{
-	bool isnull;
-	Datum value = se_spi_datum(row, col, &isnull);
-
-	return isnull ? 0 : DatumGetTimestampTz(value);
-}
-
 static void
 take_listing(uint64 row)
 {
@@ -135,8 +126,8 @@ take_listing(uint64 row)
 	listing->phase = phase;
 	cursor = se_spi_datum(row, 7, &isnull);
 	listing->cursor = isnull ? NULL : DatumGetJsonbPCopy(cursor);
-	listing->since = time_or_0(row, 8);
-	listing->until = time_or_0(row, 9);
+	listing->since = se_spi_time_or_0(row, 8);
+	listing->until = se_spi_time_or_0(row, 9);
 	listing->rate = DatumGetInt32(se_spi_datum(row, 10, &isnull));
 	listing->seen = true;
 	listings = lappend(listings, listing);
