@@ -1,7 +1,8 @@
 # What goes wrong in a month: a table of faults. Each kind names
 #
 #   from    where its records come from: a query whose rows have n (a customer's place in the plan),
-#           records (all names that breaks may know the record by) and whatever plant() wants
+#           records (all names that breaks may know the record by: its id in the hub, which is another
+#           one in each run, then a name that is the plan's) and whatever plant() wants
 #   plant   does the damage where it would be done in life: at billing's desk, in the ERP's database,
 #           in the hub past its triggers
 #   found   the kinds of break, or rules, of which one at least must be found
@@ -54,7 +55,7 @@ sub plant_one
 	my $month = $self->{month};
 	my $used = join ',', sort { $a <=> $b } keys %{ $self->{used} };
 	my ($row) = @{ $month->rows("SELECT f.* FROM ($kind->{from}) f WHERE f.n <> ALL ('{$used}')
-		ORDER BY month.r('fault $kind->{name} ' || (f.records ->> 0)) LIMIT 1") };
+		ORDER BY month.r('fault $kind->{name} ' || (f.records ->> 1)) LIMIT 1") };
 
 	return 0 if !$row;
 	$self->{used}{ $row->{n} } = 1;

@@ -118,7 +118,8 @@ sub kinds
 			},
 			remedy => sub { $write->("UPDATE canonical.subscription_item SET quantity = quantity - 5 WHERE id = '$_[0]{item}'; UPDATE canonical.amendment SET status = 'reversed' WHERE id = '$_[0]{amendment}';") } },
 		{ name => 'a period that was never billed', from => q(SELECT s.*, month.epoch(w.began) AS began, month.epoch(w.began - interval '1 month') AS earlier, jsonb_build_array(s.id, s.number) AS records
-				FROM month.target_subscription s JOIN month.subscription m USING (k) JOIN month.running w USING (k) WHERE s.status = 'active' AND m.recurring = 'month'),
+				FROM month.target_subscription s JOIN month.subscription m USING (k) JOIN month.running w USING (k) WHERE s.status = 'active' AND m.recurring = 'month'
+				 AND EXISTS (SELECT FROM month.invoice b WHERE b.entity = s.entity AND b.kind = 'period' AND b.service_start < w.began - interval '1 month')),
 			found => [qw(period_billed)], also => [],
 			plant => sub { $month->{billing}{ $_[0]{entity} }->tamper(subscription => $_[0]{billing}, set => { start_date => $_[0]{earlier} }) },
 			remedy => sub { $month->{billing}{ $_[0]{entity} }->tamper(subscription => $_[0]{billing}, set => { start_date => $_[0]{began} }) } },
