@@ -104,9 +104,9 @@ BEGIN
             SELECT * FROM sync._mirrored_invoices($2, ($1 + 1)::timestamptz)
         ), tied AS (
             -- What is not posted over there is no claim of those books. A system that does not tell what is
-            -- open is held to its total, less what was settled here; one that tells no amount is unknown.
+            -- open is held to its total, less what was settled or written off here; one that tells no amount is unknown.
             SELECT b.*, m.record_id IS NOT NULL AND m.posted AND coalesce(m.amount_due, m.total_amount) IS NULL AS unknown,
-                   CASE WHEN m.record_id IS NULL OR m.posted IS NOT TRUE THEN 0 ELSE coalesce(m.amount_due, m.total_amount - b.settled) END AS theirs
+                   CASE WHEN m.record_id IS NULL OR m.posted IS NOT TRUE THEN 0 ELSE coalesce(m.amount_due, m.total_amount - b.settled - (b.open - b.live)) END AS theirs
               FROM bill b LEFT JOIN erp m ON m.record_id = b.id::text
         )
         SELECT t.entity, c.number, c.name, t.currency,

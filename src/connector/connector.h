@@ -218,6 +218,7 @@ typedef struct SeRendered
 {
 	SeRenderStatus status;
 	SeRequestOut request;
+	bool ahead;		   /* OK, but parts only name what earlier steps will answer */
 	char *wait_object; /* WAIT: object … */
 	char *wait_key;	   /* … and record id, or value of the column wait_by */
 	char *wait_by;	   /* NULL: wait_key is the record id */
@@ -251,6 +252,13 @@ typedef struct SeRefs
  */
 extern void se_render(const SeManifest *m, const SeOperation *op, Jsonb *ctx, const SeRefs *refs,
 					  SeRendered *out);
+
+/*
+ * The same for a person to read, before earlier steps were sent: a required value that they would
+ * answer is named in <>. Not to be sent when out->ahead.
+ */
+extern void se_render_ahead(const SeManifest *m, const SeOperation *op, Jsonb *ctx,
+							const SeRefs *refs, SeRendered *out);
 
 /* One record's part of a batch. */
 typedef struct SeBatchItem

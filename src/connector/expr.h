@@ -341,6 +341,8 @@ typedef struct SeEval
 	const SeManifest *m;
 	bool creating; /* the operation makes the remote record */
 	bool inbound;  /* pull: enums and references are read backwards */
+	bool ahead;	   /* a required value of an answer that is still to come is named */
+	bool named;	   /* … and one was */
 	const SeRefs *refs;
 	Jsonb *root; /* $ */
 	SeVars vars;
@@ -390,6 +392,9 @@ extern JsonbValue *se_eval(SeEval *ev, const SeExpr *x);
 extern char *se_eval_text(SeEval *ev, const SeExpr *x); /* NULL expr: NULL */
 extern bool se_eval_time(SeEval *ev, const SeExpr *x, TimestampTz *at);
 extern JsonbValue *se_apply_options(SeEval *ev, const SeExpr *x, JsonbValue *v);
+/* Is a value missing only because an earlier step has not answered yet? Its name, for people. */
+extern bool se_is_to_come(const SeEval *ev, const SeExpr *x);
+extern JsonbValue *se_name_to_come(SeEval *ev, const SeExpr *x);
 extern JsonbValue *se_apply_casts(SeEval *ev, const SeExpr *x, JsonbValue *v);
 extern void se_eval_fail(SeEval *ev, const char *code, const char *fmt, ...)
 	pg_attribute_printf(3, 4);

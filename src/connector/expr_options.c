@@ -4,6 +4,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "connector/expr.h"
 
 /* The list is the enum's; "*" stands for everything not named. */
@@ -110,6 +112,54 @@ apply_ref(SeEval *ev, const SeExpr *x, JsonbValue *v)
 	return jv_string(found);
 }
 
+/* ---- answers that are still to come ---- */
+
+/* Does an expression read this member of the context, as $.response.id reads response? */
+static bool
+reads_member(const SeExpr *x, const char *member)
+{
+	JsonPathItem item;
+	JsonPathItem key;
+	char *name;
+	int32 len;
+
+	if (x->kind != SE_X_PATH)
+		return false;
+	jspInit(&item, x->path);
+	if ((item.type != jpiRoot && item.type != jpiVariable) || !jspGetNext(&item, &key) ||
+		key.type != jpiKey)
+		return false;
+	name = jspGetString(&key, &len);
+	return (size_t) len == strlen(member) && memcmp(name, member, len) == 0;
+}
+
+bool
+se_is_to_come(const SeEval *ev, const SeExpr *x)
+{
+	return ev->ahead && (reads_member(x, "response") || reads_member(x, "remote"));
+}
+
+/* <currency_id> of /define/currency_id/$: the last word of where it stands in the manifest. */
+JsonbValue *
+se_name_to_come(SeEval *ev, const SeExpr *x)
+{
+	const char *end = x->at + strlen(x->at);
+	const char *name;
+
+	ev->named = true;
+	if (reads_member(x, "remote"))
+		return jv_string(pstrdup("<remote id>"));
+	do
+	{
+		for (name = end; name > x->at && name[-1] != '/'; name--)
+			;
+		if (isalpha((unsigned char) *name))
+			return jv_string(psprintf("<%.*s>", (int) (end - name), name));
+		end = name - 1;
+	} while (end > x->at);
+	return jv_string(pstrdup("<answer>"));
+}
+
 JsonbValue *
 se_apply_options(SeEval *ev, const SeExpr *x, JsonbValue *v)
 {
@@ -124,7 +174,9 @@ se_apply_options(SeEval *ev, const SeExpr *x, JsonbValue *v)
 		v = apply_ref(ev, x, v);
 	if (ev->status == SE_RENDER_OK && opt->ncasts > 0)
 		v = se_apply_casts(ev, x, v);
-	if (ev->status == SE_RENDER_OK && opt->required && jv_is_empty(v))
+	if (ev->status == SE_RENDER_OK && opt->required && jv_is_empty(v) && se_is_to_come(ev, x))
+		v = se_name_to_come(ev, x);
+	else if (ev->status == SE_RENDER_OK && opt->required && jv_is_empty(v))
 		se_eval_fail(ev, "required", "a value is required");
 	return ev->status == SE_RENDER_OK ? v : NULL;
 }

@@ -27,7 +27,9 @@ append_target_path(SeEval *ev, StringInfo buf, const SeExpr *x)
 		if (ev->status != SE_RENDER_OK)
 			return;
 		ev->at = x->at;
-		if (text == NULL || text[0] == '\0')
+		if ((text == NULL || text[0] == '\0') && se_is_to_come(ev, item))
+			appendStringInfoString(buf, jv_text(se_name_to_come(ev, item)));
+		else if (text == NULL || text[0] == '\0')
 			se_eval_fail(ev, "required", "a part of the path has no value");
 		else if (item->kind == SE_X_CONST)
 			appendStringInfoString(buf, text);
@@ -186,16 +188,32 @@ se_is_unbound(Jsonb *ctx)
 	return jv_is_null(jv_get(remote, "id"));
 }
 
-void
-se_render(const SeManifest *m, const SeOperation *op, Jsonb *ctx, const SeRefs *refs,
-		  SeRendered *out)
+static void
+render_operation(const SeManifest *m, const SeOperation *op, Jsonb *ctx, const SeRefs *refs,
+				 bool ahead, SeRendered *out)
 {
 	SeEval ev;
 
 	se_eval_init(&ev, m, ctx, se_make_vars(ctx, ctx, NULL, NULL));
 	ev.refs = refs;
+	ev.ahead = ahead;
 	ev.creating = op->kind == SE_OP_CREATE || (op->kind == SE_OP_UPSERT && se_is_unbound(ctx));
 	if (op->partial && !ev.creating && ctx != NULL)
 		ev.owned = jv_get(jv_from_jsonb(ctx), "withheld");
 	se_render_request(&ev, op->request, op->takes_key, out);
+	out->ahead = ev.named;
+}
+
+void
+se_render(const SeManifest *m, const SeOperation *op, Jsonb *ctx, const SeRefs *refs,
+		  SeRendered *out)
+{
+	render_operation(m, op, ctx, refs, false, out);
+}
+
+void
+se_render_ahead(const SeManifest *m, const SeOperation *op, Jsonb *ctx, const SeRefs *refs,
+				SeRendered *out)
+{
+	render_operation(m, op, ctx, refs, true, out);
 }

@@ -143,12 +143,12 @@ headers_object(const SeRequestOut *request)
 }
 
 static const char *
-status_word(SeRenderStatus status)
+state_word(const SeRendered *r)
 {
-	switch (status)
+	switch (r->status)
 	{
 		case SE_RENDER_OK:
-			return "ready";
+			return r->ahead ? "later" : "ready";
 		case SE_RENDER_SKIP:
 			return "skipped";
 		case SE_RENDER_WAIT:
@@ -159,12 +159,14 @@ status_word(SeRenderStatus status)
 	return "invalid";
 }
 
-static char *
+static const char *
 explain(const SeRendered *r)
 {
 	if (r->status == SE_RENDER_WAIT)
 		return psprintf("waits for %s %s to be %s", r->wait_object, r->wait_key,
 						r->wait_state ? r->wait_state : "known in the system");
+	if (r->status == SE_RENDER_OK && r->ahead)
+		return "what stands in <> is what an earlier step answers";
 	return r->status == SE_RENDER_INVALID ? r->message : NULL;
 }
 
@@ -191,11 +193,11 @@ put_step(ReturnSetInfo *rsinfo, int n, SeSystem *system, const SeOperation *op, 
 
 	memset(nulls, true, sizeof(nulls));
 	memset(&r, 0, sizeof(r));
-	se_render(system->manifest, op, ctx, se_context_refs(system), &r);
+	se_render_ahead(system->manifest, op, ctx, se_context_refs(system), &r);
 	values[0] = Int32GetDatum(n);
 	nulls[0] = false;
 	put_text(values, nulls, 1, op->name);
-	put_text(values, nulls, 2, status_word(r.status));
+	put_text(values, nulls, 2, state_word(&r));
 	if (r.status == SE_RENDER_OK)
 		put_request(values, nulls, system, &r.request);
 	put_text(values, nulls, 7, explain(&r));
@@ -387,12 +389,13 @@ put_event(ReturnSetInfo *rsinfo, int n, Preview *p, SeDelivery *d)
 
 		if (!se_has_effect(op))
 			continue;
-		se_render(p->route.system->manifest, op, d->ctx, se_context_refs(p->route.system), &r);
+		se_render_ahead(p->route.system->manifest, op, d->ctx, se_context_refs(p->route.system),
+						&r);
 		put_text(values, nulls, 1, op->name);
 		if (r.status != SE_RENDER_SKIP)
 			break;
 	}
-	put_text(values, nulls, 2, status_word(r.status));
+	put_text(values, nulls, 2, state_word(&r));
 	if (r.status == SE_RENDER_OK)
 	{
 		put_text(values, nulls, 3, r.request.method);

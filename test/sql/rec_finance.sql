@@ -88,15 +88,15 @@ INSERT INTO credit_note (id, customer_id, invoice_id, number, status, issue_date
 VALUES (u('N1'), u('A'), u('I1'), 'N1', 'applied', '2024-03-20', 'EUR', 16, 3, 19, 19), (u('N2'), u('D'), u('I7'), 'N2', 'applied', '2024-03-21', 'EUR', 3, 0, 3, 3);
 INSERT INTO payment_allocation (credit_note_id, invoice_id, amount, applied_at) VALUES (u('N2'), u('I7'), 3, '2024-03-22 10:00+00');
 
--- What the ERP says: a cent less of I2, nothing of I3, I4 without an amount, I7 not posted.
+-- What the ERP says: a cent less of I2, nothing of I3, I4 without an amount, of I6 not what is still owed, I7 not posted.
 INSERT INTO sync.system (name) VALUES ('erp');
 INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id)
-SELECT y.id, o.id, i.id::text, 'r' || i.number FROM sync.system y, sync.object o, invoice i WHERE i.number IN ('I1', 'I2', 'I4', 'I7');
+SELECT y.id, o.id, i.id::text, 'r' || i.number FROM sync.system y, sync.object o, invoice i WHERE i.number IN ('I1', 'I2', 'I4', 'I6', 'I7');
 INSERT INTO sync.mirror (system_id, object_id, remote_id, fields)
 SELECT y.id, o.id, m.id, m.fields::jsonb
   FROM sync.system y, sync.object o,
        (VALUES ('rI1', '{"posting_status": "posted", "total_amount": 119}'), ('rI2', '{"posting_status": "posted", "total_amount": 30, "amount_due": 29.99}'),
-               ('rI4', '{"posting_status": "posted"}'), ('rI7', '{"posting_status": "draft", "total_amount": 8}')) m (id, fields);
+               ('rI4', '{"posting_status": "posted"}'), ('rI6', '{"posting_status": "posted", "total_amount": 12}'), ('rI7', '{"posting_status": "draft", "total_amount": 8}')) m (id, fields);
 \x
 SELECT * FROM sync.ar_aging('2024-02-29');
 \x
