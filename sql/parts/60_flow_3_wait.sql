@@ -155,6 +155,10 @@ AS $$
           FROM sync.api_call a JOIN live ON live.id = a.system_id
          WHERE a.state IN ('queued', 'sent')
         UNION ALL
+        SELECT format('job %s, %s, is %s', j.id, j.kind, concat_ws(': ', j.state, j.phase))
+          FROM sync.job j
+         WHERE j.state IN ('queued', 'running') AND (j.system_id IS NULL OR j.system_id IN (SELECT live.id FROM live))
+        UNION ALL
         SELECT format('object "%s" was asked for from system "%s"', o.name, live.name)
           FROM sync.stream_cursor k
           JOIN sync.stream t ON t.id = k.stream_id AND t.state = 'active'
