@@ -192,7 +192,7 @@ my $person = $node->background_psql($hub->database);
 $person->query_safe("BEGIN; SELECT sync.pause_job($job)");
 my $held = job($run, 'done');
 $hub->write('While somebody thinks');
-$hub->wait_idle;
+$hub->poll_until('SELECT NOT EXISTS (SELECT FROM sync._unfinished)');
 is(job($run, 'done'), $held, 'a job that somebody has in hand stands still, and nothing else does');
 $person->query_safe('ROLLBACK');
 $person->quit;
