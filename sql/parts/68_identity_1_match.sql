@@ -65,7 +65,7 @@ BEGIN
     END IF;
     SELECT string_agg(format('t.%I = CAST(%L AS %s)', t.key_columns[i], keys[i], t.key_types[i]), ' AND ') INTO condition
       FROM generate_subscripts(t.key_columns, 1) i;
-    RETURN sync._as_owner(t.relation, format('SELECT to_jsonb(t) || jsonb_build_object(''__id'', %s) FROM %s t WHERE %s%s',
+    RETURN sync._as_owner(t.relation, format('SELECT to_jsonb(t.*) || jsonb_build_object(''__id'', %s) FROM %s t WHERE %s%s',
                                              t.record_sql, t.relation, condition, CASE WHEN locked THEN ' FOR UPDATE' ELSE '' END));
 EXCEPTION WHEN invalid_text_representation OR numeric_value_out_of_range OR invalid_datetime_format OR invalid_parameter_value THEN
     RETURN NULL;

@@ -13,6 +13,18 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'se_uuid';
 COMMENT ON FUNCTION sync._uuid(text) IS 'A uuid as the server writes it; NULL: it is none';
 
+CREATE FUNCTION sync._whole_number(text)
+RETURNS bigint
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'se_whole_number';
+COMMENT ON FUNCTION sync._whole_number(text) IS 'A whole number as the server writes it; NULL: it is none';
+
+CREATE FUNCTION sync._key_part(record_id text, place integer, columns integer)
+RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'se_key_part';
+COMMENT ON FUNCTION sync._key_part(text, integer, integer) IS 'The value of the key column at a place, from 1, of a record id of so many columns; NULL: it is no such id';
+
 -- Those of PostgreSQL 15 that collect are not for parallel workers.
 CREATE AGGREGATE sync._texts(text) (SFUNC = array_append, STYPE = text[], COMBINEFUNC = array_cat, PARALLEL = SAFE);
 COMMENT ON AGGREGATE sync._texts(text) IS 'As array_agg(), in parallel workers, too';
@@ -81,15 +93,27 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH col AS (
-        SELECT a.attname::text AS name, format_type(b.oid, NULL) AS type
+        SELECT a.attname::text AS name, format_type(b.oid, NULL) AS type, CASE WHEN l.oid IS NOT NULL THEN format(' COLLATE %I.%I', n.nspname, l.collname) END AS collation
           FROM sync.object o
           JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attnum > 0 AND NOT a.attisdropped
           JOIN pg_type y ON y.oid = a.atttypid
           JOIN pg_type b ON b.oid = CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END
+          LEFT JOIN pg_collation l ON l.oid = a.attcollation
+          LEFT JOIN pg_namespace n ON n.oid = l.collnamespace
          WHERE o.id = $1),
     key AS (
-        SELECT u.k, u.n, cardinality(o.key_columns) AS keys, col.type
+        SELECT u.k, u.n, cardinality(o.key_columns) AS keys, col.type, col.collation,
+               CASE WHEN cardinality(o.key_columns) = 1 THEN '%1$s' ELSE format('sync._key_part(%%1$s, %s, %s)', u.n, cardinality(o.key_columns)) END AS part
           FROM sync.object o CROSS JOIN LATERAL unnest(o.key_columns) WITH ORDINALITY u (k, n) JOIN col ON col.name = u.k WHERE o.id = $1),
+    -- An id that is no such key finds nothing; a cast would fail, and with it the comparison of all others.
+    found AS (
+        SELECT key.n, replace(format('c.%I', key.k), '%', '%%')
+               || CASE WHEN key.type = 'uuid' THEN format(' = sync._uuid(%s)', key.part)
+                       WHEN key.type IN ('smallint', 'integer', 'bigint') THEN format(' = sync._whole_number(%s)', key.part)
+                       WHEN key.type IN ('text', 'character varying') THEN format(' = (%s)%s', key.part, key.collation)
+                       WHEN key.type = 'character' THEN format(' = CAST(%s AS bpchar)%s', key.part, key.collation)
+                       ELSE format('::text COLLATE "C" = %s', key.part) END AS sql
+          FROM key),
     money AS (
         SELECT string_agg('c.' || u.name, ', ' ORDER BY u.n) AS sql, string_agg(format('CASE WHEN m.fields ? %L THEN c.%s END', u.name, u.name), ', ' ORDER BY u.n) AS told
           FROM unnest(ARRAY['total_amount', 'amount', 'total_value', 'gross_amount']) WITH ORDINALITY u (name, n)
@@ -101,8 +125,7 @@ AS $$
     SELECT o.table_oid, o.table_oid IS NOT NULL AND sync._in_place(o.table_oid) AND (o.line_oid IS NULL OR sync._in_place(o.line_oid)),
            (SELECT CASE WHEN max(k.keys) = 1 THEN format('c.%I::text COLLATE "C"', max(k.k))
                         ELSE 'jsonb_build_array(' || string_agg(format('c.%I::text', k.k), ', ' ORDER BY k.n) || ')::text COLLATE "C"' END FROM key k),
-           (SELECT string_agg(format(CASE k.type WHEN 'uuid' THEN 'c.%I = sync._uuid(%s)' ELSE 'c.%I = CAST(%s AS %s)' END, k.k, CASE WHEN k.keys = 1 THEN '%1$s' ELSE format('(%%1$s::jsonb ->> %s)', k.n - 1) END, k.type),
-                              ' AND ' ORDER BY k.n) FROM key k),
+           (SELECT string_agg(f.sql, ' AND ' ORDER BY f.n) FROM found f),
            (SELECT format('c.%I', k.k) FROM key k WHERE k.n = 1),
            coalesce((SELECT 'coalesce(' || m.sql || ')' FROM money m WHERE m.sql IS NOT NULL), 'NULL::numeric'),
            coalesce((SELECT 'coalesce(' || m.told || ')' FROM money m WHERE m.sql IS NOT NULL), 'NULL::numeric'),

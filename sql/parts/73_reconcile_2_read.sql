@@ -13,14 +13,14 @@
 --   problem           why an inbound record could not be applied
 --   sums              of one row that is no suspect: counts and amounts of all that agreed
 
--- The canonical row as jsonb with its lines, as an expression over alias c.
+-- The canonical row as jsonb with its lines, as an expression over alias c; c.*, because a column may be named c.
 CREATE FUNCTION sync._body_sql(object_id integer)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT 'to_jsonb(c)' || CASE WHEN o.line_table IS NULL THEN '' ELSE format(
-           ' || jsonb_build_object(''lines'', coalesce((SELECT jsonb_agg(to_jsonb(l) ORDER BY %s) FROM %I.%I l WHERE %s), ''[]''))',
+    SELECT 'to_jsonb(c.*)' || CASE WHEN o.line_table IS NULL THEN '' ELSE format(
+           ' || jsonb_build_object(''lines'', coalesce((SELECT jsonb_agg(to_jsonb(l.*) ORDER BY %s) FROM %I.%I l WHERE %s), ''[]''))',
            (SELECT string_agg(format('l.%I', k), ', ' ORDER BY n) FROM unnest(o.line_key_columns) WITH ORDINALITY u (k, n)), o.line_schema, o.line_table,
            (SELECT string_agg(format('l.%I = c.%I', o.line_parent_columns[i], o.key_columns[i]), ' AND ') FROM generate_subscripts(o.key_columns, 1) i)) END
       FROM sync.object o WHERE o.id = $1
@@ -109,7 +109,7 @@ SET enable_sort = off -- groups are some hundred days, which the planner cannot 
 AS $$
 DECLARE
     side record := sync._side(run.object_id);
-    agrees text := format('CASE WHEN %s IS NULL THEN m.record_id IS NULL AND m.deleted ELSE NOT m.deleted AND sync._row_agrees(c, m.fields) END', side.key_sql);
+    agrees text := format('CASE WHEN %s IS NULL THEN m.record_id IS NULL AND m.deleted ELSE NOT m.deleted AND sync._row_agrees(c.*, m.fields) END', side.key_sql);
 BEGIN
     EXECUTE format($sql$
         WITH seen AS MATERIALIZED (
@@ -189,7 +189,8 @@ BEGIN
               LEFT JOIN %5$s c ON %6$s
              WHERE m.system_id = %1$s AND m.object_id = %2$s AND m.remote_id = ANY ($2)
                AND CASE WHEN %3$s IS NULL THEN x.record_id IS NOT NULL OR m.record_id IS NOT NULL OR NOT m.deleted
-                        ELSE m.deleted OR x.record_id IS NULL OR NOT sync._row_agrees(c, m.fields) END
+                        -- What is not summed with the others is a suspect in any case, for its part of the totals.
+                        ELSE m.deleted OR x.record_id IS NULL OR m.remote_id = ANY ($3) OR NOT sync._row_agrees(c.*, m.fields) END
             UNION ALL
             SELECT %8$s, NULL, NULL, false, NULL, false, %4$s
               FROM unnest($1) k (id) JOIN %5$s c ON %9$s
@@ -213,9 +214,11 @@ BEGIN
           LEFT JOIN sync.external_id x ON x.system_id = %1$s AND x.object_id = %2$s AND x.remote_id = p.remote_id
           LEFT JOIN way w ON w.record_id = coalesce(x.record_id, p.record_id)
           LEFT JOIN sync.inbox i ON i.system_id = %1$s AND i.object_id = %2$s AND i.remote_id = p.remote_id
+         -- The second remote record of a merged one is none of its own.
+         WHERE x.record_id IS NOT NULL OR NOT EXISTS (SELECT FROM sync.external_alias a WHERE a.system_id = %1$s AND a.object_id = %2$s AND a.remote_id = p.remote_id)
     $sql$, run.system_id, run.object_id, side.key_sql, sync._body_sql(run.object_id), side.relation, format(side.found_sql, 'coalesce(x.record_id, m.record_id)'),
            sync._since_sql(sync._route_of(run.system_id, run.object_id), side.made_sql), side.record_sql, format(side.found_sql, 'k.id'), format(side.found_sql, 'x.record_id'))
-      USING records, remotes;
+      USING records, remotes, coalesce(unlike, '{}');
 END
 $$;
 COMMENT ON FUNCTION sync._look_at_hub_side(sync.reconciliation, text[], text[]) IS
@@ -239,17 +242,21 @@ $$;
 COMMENT ON FUNCTION sync._read_hub_side(sync.reconciliation, text[], text[]) IS
     'Reads canonical rows and mirrors of a system; what does not agree to the letter goes to pg_temp._sync_suspect; of all, counts and amounts are written';
 
--- What the mirrors of a system said, as a relation: now, or as far as it was known at a moment.
+-- What the mirrors of a system said, as a relation: now, of the records that they are bound to, or as far as it was
+-- known at a moment. The second remote record of a merged one is none of its own.
 CREATE FUNCTION sync._mirror_sql(system_id integer, object_id integer, as_of timestamptz)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN as_of IS NULL
-           THEN format('(SELECT m.* FROM sync.mirror m WHERE m.system_id = %s AND m.object_id = %s)', $1, $2)
-           ELSE format('(SELECT DISTINCT ON (h.remote_id) h.remote_id, h.record_id, h.fields, h.deleted, NULL::jsonb AS agreed FROM sync.mirror_history h
-                          WHERE h.system_id = %s AND h.object_id = %s AND h.fields IS NOT NULL AND h.at <= %L
-                          ORDER BY h.remote_id, h.at DESC, h.xid DESC)', $1, $2, as_of) END
+    SELECT format(CASE WHEN as_of IS NULL
+           THEN '(SELECT m.remote_id, x.record_id, m.fields, m.deleted, m.agreed FROM sync.mirror m
+                    LEFT JOIN sync.external_id x ON x.system_id = %1$s AND x.object_id = %2$s AND x.remote_id = m.remote_id
+                   WHERE m.system_id = %1$s AND m.object_id = %2$s AND (x.record_id IS NOT NULL OR %4$s))'
+           ELSE '(SELECT m.* FROM (SELECT DISTINCT ON (h.remote_id) h.remote_id, h.record_id, h.fields, h.deleted, NULL::jsonb AS agreed FROM sync.mirror_history h
+                                    WHERE h.system_id = %1$s AND h.object_id = %2$s AND h.fields IS NOT NULL AND h.at <= %3$L
+                                    ORDER BY h.remote_id, h.at DESC, h.xid DESC) m WHERE m.record_id IS NOT NULL OR %4$s)' END,
+           $1, $2, $3, format('NOT EXISTS (SELECT FROM sync.external_alias a WHERE a.system_id = %s AND a.object_id = %s AND a.remote_id = m.remote_id)', $1, $2))
 $$;
 COMMENT ON FUNCTION sync._mirror_sql(integer, integer, timestamptz) IS 'The mirrors of a system as a relation, now or as of a moment';
 

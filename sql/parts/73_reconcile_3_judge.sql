@@ -7,9 +7,9 @@ RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT field = 'amount' OR field LIKE 'amount\_%' OR field LIKE '%\_amount'
+    SELECT field IN ('amount', 'total_value') OR field LIKE 'amount\_%' OR field LIKE '%\_amount'
 $$;
-COMMENT ON FUNCTION sync._is_amount(text) IS 'Whether a field holds money, by its name: amount, amount_…, …_amount';
+COMMENT ON FUNCTION sync._is_amount(text) IS 'Whether a field holds money, by its name: amount, amount_…, …_amount, total_value';
 
 CREATE FUNCTION sync._number(value text)
 RETURNS numeric
@@ -87,19 +87,25 @@ COMMENT ON FUNCTION sync._explanation(integer, sync.object, text, text, text, nu
 -- the record, or what is known of it, for these.
 CREATE FUNCTION sync._put_finding(run sync.reconciliation, o sync.object, system text, class text, kind text, record_id text, remote_id text,
                                   field text, ours jsonb, theirs jsonb, body jsonb, detail text, explanation text, delivery text, number text,
-                                  other_system text DEFAULT NULL, gone boolean DEFAULT false)
+                                  other_system text DEFAULT NULL, gone boolean DEFAULT false, their_day date DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    dated record := sync._accounting_date(o, body);
+    dated record;
     currency text := body ->> 'currency';
     difference numeric;
     amount numeric := sync._signed_amount(body);
     twin text;
 BEGIN
-    IF run.period IS NOT NULL AND dated.day IS NOT NULL AND NOT dated.day <@ run.period THEN
+    BEGIN
+        dated := sync._accounting_date(o, body);
+    EXCEPTION WHEN data_exception THEN -- what a system says need not be a day
+        dated := sync._accounting_date(o, body - '{posting_date,issue_date,settled_at}'::text[]);
+    END;
+    -- A document that the two have in different months is a difference in both.
+    IF run.period IS NOT NULL AND dated.day IS NOT NULL AND NOT dated.day <@ run.period AND NOT coalesce(their_day <@ run.period, false) THEN
         RETURN;
     END IF;
     number := coalesce(body ->> o.number_column::text, number);
@@ -115,7 +121,9 @@ BEGIN
             kind := 'duplicate';
             detail := format('another record of the system has the same number and is bound to %s', twin);
         END IF;
-    ELSIF kind = 'missing_there' THEN
+    ELSIF kind = 'orphan' THEN
+        difference := amount;
+    ELSIF kind IN ('missing_there', 'stale') THEN
         difference := - amount;
     END IF;
     IF class = 'break' THEN
@@ -126,17 +134,17 @@ BEGIN
                               currency, at_risk, entity, period, customer, severity, explanation, delivery, detail)
     VALUES (run.id, class, kind, o.name, record_id, number, system, other_system, remote_id, field,
             CASE WHEN kind <> 'missing_there' THEN ours END, CASE WHEN kind NOT IN ('missing_here', 'duplicate') THEN theirs END, difference,
-            currency, coalesce(abs(difference), CASE WHEN kind IN ('orphan', 'stale') THEN abs(amount) END),
+            currency, coalesce(abs(difference), CASE WHEN field IN ('posting_date', 'accounting_period', 'currency') THEN abs(amount) END),
             sync._look_up(o.schema_name, 'legal_entity', 'code', dated.entity), date_trunc('month', dated.day)::date,
             CASE WHEN o.name <> 'customer' THEN sync._look_up(o.schema_name, 'customer', 'number', body ->> 'customer_id') END,
             CASE WHEN o.financial OR kind <> 'field_differs' THEN 'error' ELSE 'warning' END, explanation, delivery, detail);
 END
 $$;
-COMMENT ON FUNCTION sync._put_finding(sync.reconciliation, sync.object, text, text, text, text, text, text, jsonb, jsonb, jsonb, text, text, text, text, text, boolean) IS
-    'Writes a finding of a run, unless its day is outside the run''s period';
+COMMENT ON FUNCTION sync._put_finding(sync.reconciliation, sync.object, text, text, text, text, text, text, jsonb, jsonb, jsonb, text, text, text, text, text, boolean, date) IS
+    'Writes a finding of a run, unless its day, and theirs, is outside the run''s period';
 
 -- By the rules of a pull, what is not the same to the letter is mostly the same: 10.50 and 10.5, lines in another order.
-CREATE FUNCTION sync._drop_equal_suspects(run sync.reconciliation, resolution bigint)
+CREATE FUNCTION sync._drop_equal_suspects(run sync.reconciliation, resolution bigint, refs jsonb, our_refs jsonb)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -146,13 +154,14 @@ BEGIN
         SELECT s.ctid AS place, s.body, s.fields, row_number() OVER () / 500 AS piece FROM pg_temp._sync_suspect s
          WHERE s.bound AND s.mirrored AND NOT s.deleted AND s.body IS NOT NULL AND s.fields IS NOT NULL),
     compared AS (
-        SELECT array_agg(b.place) AS places, sync._fields_differing(run.object_id, resolution, array_agg(b.body), array_agg(b.fields)) AS differs
+        SELECT array_agg(b.place) AS places,
+               sync._differing(run.object_id, resolution, array_agg(b.body), array_agg(b.fields), refs, coalesce(run.other_system_id, run.system_id), our_refs, run.system_id) AS differs
           FROM both_sides b GROUP BY b.piece)
     DELETE FROM pg_temp._sync_suspect s
      WHERE s.ctid = ANY (ARRAY(SELECT u.place FROM compared c CROSS JOIN LATERAL unnest(c.places, c.differs) u (place, differs) WHERE u.differs IS NULL));
 END
 $$;
-COMMENT ON FUNCTION sync._drop_equal_suspects(sync.reconciliation, bigint) IS 'Lets go of suspects that are the same by the rules of a pull';
+COMMENT ON FUNCTION sync._drop_equal_suspects(sync.reconciliation, bigint, jsonb, jsonb) IS 'Lets go of suspects that are the same by the rules of a pull';
 
 CREATE FUNCTION sync._resolution_ms(system_id integer, object_id integer)
 RETURNS bigint
@@ -169,7 +178,7 @@ $$;
 COMMENT ON FUNCTION sync._resolution_ms(integer, integer) IS 'How precisely a system tells instants of an object, in milliseconds';
 
 -- A suspect of the hub against a system becomes its findings.
-CREATE FUNCTION sync._judge_suspect(run sync.reconciliation, o sync.object, system text, route sync.route, resolution bigint, s record)
+CREATE FUNCTION sync._judge_suspect(run sync.reconciliation, o sync.object, system text, route sync.route, resolution bigint, refs jsonb, s record)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -179,9 +188,7 @@ DECLARE
     conflicts text[];
     d record;
 BEGIN
-    IF s.remote_id IS NULL AND NOT sync._is_expected_there(route, s.body)
-       OR NOT s.bound AND s.remote_id IS NOT NULL
-          AND EXISTS (SELECT FROM sync.external_alias a WHERE a.system_id = run.system_id AND a.object_id = o.id AND a.remote_id = s.remote_id) THEN
+    IF s.remote_id IS NULL AND NOT sync._is_expected_there(route, s.body) THEN
         RETURN;
     END IF;
     IF s.mirrored OR NOT s.bound AND s.remote_id IS NOT NULL THEN
@@ -196,7 +203,7 @@ BEGIN
     conflicts := ARRAY(SELECT c.field FROM sync.conflict_entry c
                         WHERE c.object_id = o.id AND c.system_id = run.system_id AND c.record_id = s.record_id AND c.resolved_at IS NULL);
     FOR d IN
-        SELECT * FROM sync._record_differs(o, resolution, CASE WHEN s.bound THEN s.record_id END, s.body, known, s.agreed, conflicts)
+        SELECT * FROM sync._record_differs(o, run.system_id, refs, resolution, CASE WHEN s.bound THEN s.record_id END, s.body, known, s.agreed, conflicts)
          WHERE s.remote_id IS NOT NULL AND (s.mirrored OR NOT s.bound)
         UNION ALL
         SELECT 'missing_there', NULL, s.body, NULL, 'break', NULL, 'no record of the system is bound to it' WHERE s.remote_id IS NULL
@@ -207,15 +214,15 @@ BEGIN
     LOOP
         PERFORM sync._put_finding(run, o, system, CASE WHEN s.way IS NOT NULL AND d.class = 'break' THEN 'in_transit' ELSE d.class END, d.kind, s.record_id, s.remote_id,
                                   d.field, d.our_value, d.their_value, coalesce(s.body, s.fields, '{}'), concat_ws('; ', d.detail, s.way), d.explanation, s.delivery,
-                                  s.remote_number, NULL, s.deleted);
+                                  s.remote_number, NULL, s.deleted, sync._day(s.fields));
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync._judge_suspect(sync.reconciliation, sync.object, text, sync.route, bigint, record) IS 'Writes the findings about one suspect';
+COMMENT ON FUNCTION sync._judge_suspect(sync.reconciliation, sync.object, text, sync.route, bigint, jsonb, record) IS 'Writes the findings about one suspect';
 
 -- A suspect of two systems. The record itself, if there is one, tells entity, period and customer.
 CREATE FUNCTION sync._judge_pair(run sync.reconciliation, o sync.object, system text, other text, route sync.route, other_route sync.route, resolution bigint,
-                                 s record)
+                                 refs jsonb, our_refs jsonb, s record)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -226,7 +233,13 @@ DECLARE
     class text := CASE WHEN s.way IS NULL THEN 'break' ELSE 'in_transit' END;
     difference record;
 BEGIN
-    IF s.body IS NULL THEN
+    -- Bound, and never read nor written: whether a system has it is not known.
+    IF s.other_remote_id IS NULL AND EXISTS (SELECT FROM sync.external_id x WHERE x.object_id = o.id AND x.record_id = s.record_id AND x.system_id = run.system_id)
+       OR NOT s.mirrored AND EXISTS (SELECT FROM sync.external_id x WHERE x.object_id = o.id AND x.record_id = s.record_id AND x.system_id = run.other_system_id) THEN
+        PERFORM sync._put_finding(run, o, system, class, 'stale', s.record_id, coalesce(s.remote_id, s.other_remote_id), NULL, NULL, NULL, body,
+                                  concat_ws('; ', format('it is bound in system "%s", and was never read nor written', CASE WHEN s.mirrored THEN system ELSE other END), s.way),
+                                  NULL, s.delivery, NULL, other);
+    ELSIF s.body IS NULL THEN
         IF route.id IS NULL OR canonical IS NULL OR sync._is_expected_there(route, canonical) THEN
             PERFORM sync._put_finding(run, o, system, class, 'missing_here', s.record_id, s.remote_id, NULL, NULL, s.fields, body,
                                       concat_ws('; ', format('system "%s" has it, system "%s" does not', other, system), s.way), NULL, s.delivery, NULL, other);
@@ -238,17 +251,18 @@ BEGIN
         END IF;
     ELSE
         FOR difference IN
-            SELECT f.key AS field, f.value AS theirs FROM jsonb_each((sync._fields_differing(o.id, resolution, ARRAY[s.body], ARRAY[s.fields]))[1]) f ORDER BY 1
+            SELECT f.key AS field, s.fields -> f.key AS theirs
+              FROM jsonb_each((sync._differing(o.id, resolution, ARRAY[s.body], ARRAY[s.fields], refs, run.other_system_id, our_refs, run.system_id))[1]) f ORDER BY 1
         LOOP
             PERFORM sync._put_finding(run, o, system, class, CASE WHEN sync._is_amount(difference.field) THEN 'amount_differs' ELSE 'field_differs' END, s.record_id,
                                       s.remote_id, difference.field, s.body -> difference.field, difference.theirs, body,
                                       concat_ws('; ', format('system "%s" says %s, system "%s" says %s', system, s.body -> difference.field, other, difference.theirs), s.way),
-                                      NULL, s.delivery, NULL, other);
+                                      NULL, s.delivery, NULL, other, false, sync._day(s.fields));
         END LOOP;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync._judge_pair(sync.reconciliation, sync.object, text, text, sync.route, sync.route, bigint, record) IS 'Writes the findings about one suspect of two systems';
+COMMENT ON FUNCTION sync._judge_pair(sync.reconciliation, sync.object, text, text, sync.route, sync.route, bigint, jsonb, jsonb, record) IS 'Writes the findings about one suspect of two systems';
 
 CREATE FUNCTION sync._judge_suspects(run sync.reconciliation)
 RETURNS void
@@ -261,16 +275,18 @@ DECLARE
     other text := (SELECT y.name FROM sync.system y WHERE y.id = run.other_system_id);
     route sync.route := sync._route_of(run.system_id, run.object_id);
     other_route sync.route := sync._route_of(run.other_system_id, run.object_id);
-    resolution bigint := sync._resolution_ms(coalesce(run.other_system_id, run.system_id), run.object_id);
+    resolution bigint := greatest(sync._resolution_ms(run.system_id, run.object_id), sync._resolution_ms(run.other_system_id, run.object_id)); -- of two clocks the coarser
+    refs jsonb := sync._pull_refs(coalesce(run.other_system_id, run.system_id), run.object_id);
+    our_refs jsonb := CASE WHEN run.other_system_id IS NOT NULL THEN sync._pull_refs(run.system_id, run.object_id) END; -- of the first of two systems
     suspect record;
 BEGIN
     SELECT t.* INTO STRICT o FROM sync.object t WHERE t.id = run.object_id;
-    PERFORM sync._drop_equal_suspects(run, resolution);
+    PERFORM sync._drop_equal_suspects(run, resolution, refs, our_refs);
     FOR suspect IN SELECT s.* FROM pg_temp._sync_suspect s LOOP
         IF other IS NULL THEN
-            PERFORM sync._judge_suspect(run, o, system, route, resolution, suspect);
+            PERFORM sync._judge_suspect(run, o, system, route, resolution, refs, suspect);
         ELSE
-            PERFORM sync._judge_pair(run, o, system, other, route, other_route, resolution, suspect);
+            PERFORM sync._judge_pair(run, o, system, other, route, other_route, resolution, refs, our_refs, suspect);
         END IF;
     END LOOP;
     DROP TABLE pg_temp._sync_suspect;

@@ -128,7 +128,7 @@ BEGIN
            count(*) FILTER (WHERE f.class = 'break') AS break_count
       FROM sync.finding f
      WHERE f.reconciliation_id = $1
-       AND (f.kind IN ('missing_here', 'missing_there', 'duplicate') OR f.kind = 'amount_differs' AND f.field IN ('total_amount', 'amount', 'total_value', 'gross_amount'))
+       AND (f.kind IN ('missing_here', 'missing_there', 'duplicate', 'orphan', 'stale') OR f.kind = 'amount_differs' AND f.field IN ('total_amount', 'amount', 'total_value', 'gross_amount'))
      GROUP BY 1, 2, 3, 4;
     INSERT INTO sync.reconciliation_total (reconciliation_id, entity, object, period, currency)
     SELECT $1, m.entity, m.object, m.period, m.currency FROM pg_temp._sync_moved m

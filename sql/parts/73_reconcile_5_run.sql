@@ -1,5 +1,19 @@
 -- Reconciliation: a run.
 
+-- What a comparison makes of the two sides beside their records: from when on and under which condition a route
+-- sends them, what a system's fields mean, and which table it is.
+CREATE FUNCTION sync._meaning(run sync.reconciliation)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT md5(concat_ws(' ', (SELECT (r.id, r.condition, r.operations, r.start_kind, r.start_at, r.cutover_date) FROM sync.route r
+                                WHERE r.system_id = run.system_id AND r.object_id = run.object_id AND r.state <> 'dropped'),
+                              (SELECT (o.schema_name, o.table_name, o.key_columns, o.line_schema, o.line_table, o.line_key_columns) FROM sync.object o WHERE o.id = run.object_id),
+                              sync._pull_refs(run.system_id, run.object_id)))
+$$;
+COMMENT ON FUNCTION sync._meaning(sync.reconciliation) IS 'Changes when records may compare otherwise without having changed';
+
 -- What a delta looks at: everything that changed on either side since the run before had its snapshot. Both
 -- sides keep logs of what changes, so what a second run costs is in proportion to that. NULL, NULL: it
 -- cannot be told any more.
@@ -16,7 +30,10 @@ BEGIN
                     WHEN earlier.started_at < (SELECT min(p.lower_bound) FROM sync._partitions('sync.outbox') p)
                       OR earlier.started_at < clock_timestamp() - current_setting('sync_ext.mirror_change_retention')::interval
                       THEN 'changes since the last run are kept no longer'
-                    WHEN (earlier.seen -> 'in_transit') IS NULL THEN 'too much was on its way in the last run' END;
+                    WHEN (earlier.seen -> 'in_transit') IS NULL THEN 'too much was on its way in the last run'
+                    WHEN earlier.seen ->> 'means' IS DISTINCT FROM sync._meaning(run) THEN 'a route, mapping or table has changed since'
+                    WHEN EXISTS (SELECT FROM sync.outbox e WHERE e.object_id = run.object_id AND e.op = 'T' AND e.xid >= pg_snapshot_xmin(seen)
+                                    AND e.xid < '18446744073709551615' AND NOT pg_visible_in_snapshot(e.xid, seen)) THEN 'the table was truncated since' END;
     IF why_not IS NOT NULL THEN
         RETURN;
     END IF;
@@ -33,6 +50,8 @@ BEGIN
          WHERE f.at >= since
         UNION
         SELECT i.record_id, NULL FROM jsonb_array_elements_text(earlier.seen -> 'in_transit') i (record_id)
+        UNION
+        SELECT NULL, i.remote_id FROM jsonb_array_elements_text(earlier.seen -> 'remote_in_transit') i (remote_id)
         UNION
         SELECT NULL, i.remote_id FROM sync.inbox i WHERE i.system_id = run.system_id AND i.object_id = run.object_id
         UNION
@@ -110,7 +129,7 @@ CREATE FUNCTION sync._compare(run sync.reconciliation)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1 SET jit = off
+SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1 SET jit = off
 AS $$
 DECLARE
     earlier sync.reconciliation;
@@ -146,8 +165,9 @@ BEGIN
     END IF;
     UPDATE sync.reconciliation r
        SET checked = coalesce(cardinality(records), (SELECT sum(greatest(t.our_count, t.their_count)) FROM sync.reconciliation_total t WHERE t.reconciliation_id = r.id), 0),
-           seen = jsonb_build_object('snapshot', snapshot, 'incarnation', sync._writer_incarnation())
-                  || coalesce((SELECT jsonb_build_object('in_transit', coalesce(jsonb_agg(DISTINCT f.record_id) FILTER (WHERE f.record_id IS NOT NULL), '[]')) FROM sync.finding f
+           seen = jsonb_build_object('snapshot', snapshot, 'incarnation', sync._writer_incarnation(), 'means', sync._meaning(run))
+                  || coalesce((SELECT jsonb_build_object('in_transit', coalesce(jsonb_agg(DISTINCT f.record_id) FILTER (WHERE f.record_id IS NOT NULL), '[]'),
+                                                           'remote_in_transit', coalesce(jsonb_agg(DISTINCT f.remote_id) FILTER (WHERE f.record_id IS NULL), '[]')) FROM sync.finding f
                                 WHERE f.reconciliation_id = r.id AND f.class IN ('in_transit', 'timing') HAVING count(*) <= 10000), '{}')
      WHERE r.id = run.id;
     PERFORM sync._settle_breaks(run.id, looked);

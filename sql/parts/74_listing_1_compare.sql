@@ -13,10 +13,12 @@ CREATE FUNCTION sync._bodies(object_id integer, ids text[])
 RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1
 AS $$
 DECLARE
     t record := sync._identity_table(object_id);
     found_by text;
+    query text;
 BEGIN
     IF t.relation IS NULL OR ids IS NULL THEN
         RETURN '{}';
@@ -24,8 +26,15 @@ BEGIN
     SELECT string_agg(format('c.%I = CAST(%s AS %s)', t.key_columns[i],
                              CASE cardinality(t.key_columns) WHEN 1 THEN 'k.id' ELSE format('k.id::jsonb ->> %s', i - 1) END, t.key_types[i]), ' AND ')
       INTO found_by FROM generate_subscripts(t.key_columns, 1) i;
-    RETURN sync._as_owner(t.relation, format('SELECT coalesce(jsonb_object_agg(k.id, %s), ''{}'') FROM jsonb_array_elements_text($1) k (id) JOIN %s c ON %s',
-                                             sync._body_sql(object_id), t.relation, found_by), to_jsonb(array_remove(ids, NULL)));
+    query := format('SELECT coalesce(jsonb_object_agg(k.id, %s), ''{}'') FROM jsonb_array_elements_text($1) k (id) JOIN %s c ON %s AND %s = k.id',
+                    sync._body_sql(object_id), t.relation, found_by, (sync._side(object_id)).record_sql);
+    RETURN sync._as_owner(t.relation, query, to_jsonb(array_remove(ids, NULL)));
+EXCEPTION WHEN data_exception THEN
+    -- One that is no key of this table hides itself, and nobody else.
+    IF cardinality(ids) > 1 THEN
+        RETURN (SELECT coalesce(jsonb_object_agg(b.key, b.value), '{}') FROM unnest(ids) i CROSS JOIN LATERAL jsonb_each(sync._bodies(object_id, ARRAY[i])) b);
+    END IF;
+    RETURN '{}';
 END
 $$;
 COMMENT ON FUNCTION sync._bodies(integer, text[]) IS 'Records as they stand, by id; those that there are';
@@ -89,7 +98,7 @@ COMMENT ON FUNCTION sync._is_expected_there(sync.route, jsonb) IS 'Whether a rec
 
 -- What differs between the hub and a system about a record, each in words: nothing, when both agree.
 -- theirs NULL: not there, or gone.
-CREATE FUNCTION sync._record_differs(o sync.object, resolution_ms bigint, bound text, ours jsonb, listed sync.listed_record, agreed jsonb,
+CREATE FUNCTION sync._record_differs(o sync.object, system_id integer, refs jsonb, resolution_ms bigint, bound text, ours jsonb, listed sync.listed_record, agreed jsonb,
                                      conflicts text[])
 RETURNS TABLE (kind text, field text, our_value jsonb, their_value jsonb, class text, explanation text, detail text)
 LANGUAGE plpgsql VOLATILE
@@ -121,7 +130,8 @@ BEGIN
         RETURN NEXT;
     ELSE
         FOR field, their_value IN
-            SELECT d.key, d.value FROM jsonb_each((sync._fields_differing(o.id, resolution_ms, ARRAY[ours], ARRAY[listed.fields]))[1]) d ORDER BY 1
+            SELECT d.key, listed.fields -> d.key
+              FROM jsonb_each((sync._differing(o.id, resolution_ms, ARRAY[ours], ARRAY[listed.fields], refs, system_id))[1]) d ORDER BY 1
         LOOP
             our_value := ours -> field;
             kind := CASE WHEN sync._is_amount(field) THEN 'amount_differs' ELSE 'field_differs' END;
@@ -140,7 +150,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync._record_differs(sync.object, bigint, text, jsonb, sync.listed_record, jsonb, text[]) IS
+COMMENT ON FUNCTION sync._record_differs(sync.object, integer, jsonb, bigint, text, jsonb, sync.listed_record, jsonb, text[]) IS
     'What a listing and the hub say differently about a record: kind of break, field, both values, whether a rule explains it';
 
 -- What is on its way that will settle a difference, in words; NULL: nothing is. `known_at`: when the

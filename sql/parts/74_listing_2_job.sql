@@ -123,7 +123,7 @@ BEGIN
     END IF;
     bodies := sync._bodies(job.object_id, records);
     ours := ARRAY(SELECT bodies -> u.id FROM unnest(records) WITH ORDINALITY u (id, n) ORDER BY u.n);
-    differs := sync._fields_differing(job.object_id, resolution, ours, fields);
+    differs := sync._differing(job.object_id, resolution, ours, fields, sync._pull_refs(job.system_id, job.object_id), job.system_id);
     suspect := ARRAY(SELECT CASE WHEN u.record_id IS NULL THEN u.expected AND NOT u.gone WHEN u.ours IS NULL THEN NOT u.gone
                                  ELSE u.fields IS NULL OR u.differs IS NOT NULL END
                        FROM unnest(records, fields, gone, expected, ours, differs) WITH ORDINALITY u (record_id, fields, gone, expected, ours, differs, n) ORDER BY u.n);

@@ -36,7 +36,7 @@ BEGIN
     way := sync._on_its_way(job.system_id, job.object_id, coalesce(bound.record_id, nullif(suspect.record_id, ''), listed.our_id), there,
                             coalesce(nullif(listed.as_of, '-infinity'), job.step_at));
     FOR d IN
-        SELECT * FROM sync._record_differs(o, coalesce((job.cursor ->> 'resolution_ms')::bigint, 1), bound.record_id, ours, listed, agreed, conflicts)
+        SELECT * FROM sync._record_differs(o, job.system_id, sync._pull_refs(job.system_id, job.object_id), coalesce((job.cursor ->> 'resolution_ms')::bigint, 1), bound.record_id, ours, listed, agreed, conflicts)
         UNION ALL
         SELECT 'missing_there', NULL, ours, NULL, 'break', NULL, 'no record of the system is bound to it' WHERE there = '' AND ours IS NOT NULL
     LOOP
@@ -50,7 +50,7 @@ BEGIN
                                             AND x.object_id = job.object_id AND x.record_id = listed.our_id) THEN 'duplicate' ELSE d.kind END,
                                   coalesce(bound.record_id, nullif(suspect.record_id, ''), listed.our_id), nullif(there, ''), d.field, d.our_value, d.their_value,
                                   coalesce(ours, listed.fields, '{}'), said, d.explanation, way.delivery, coalesce(bound.remote_number, listed.remote_number), NULL,
-                                  coalesce(listed.deleted, false));
+                                  coalesce(listed.deleted, false), sync._day(listed.fields));
     END LOOP;
     PERFORM sync._add_totals(run, ARRAY[CASE WHEN bound.record_id IS NOT NULL THEN ours END],
                              ARRAY[CASE WHEN NOT listed.deleted AND listed.as_of > '-infinity' AND (listed.expected OR bound.record_id IS NOT NULL)

@@ -547,6 +547,10 @@ se_render_text(SeColumn *column, Datum value)
 	switch (type)
 	{
 		case JENTRY_ISSTRING:
+			/* As a cast to text has it, by which bindings name the record. */
+			while (column->type == BPCHAROID && w.buf.len > VARHDRSZ &&
+				   w.buf.data[w.buf.len - 1] == ' ')
+				w.buf.len--;
 			/* Not every writer ends its bytes with a zero: jsonb needs none. */
 			appendStringInfoChar(&w.buf, '\0');
 			return w.buf.data + VARHDRSZ;

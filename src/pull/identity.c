@@ -57,8 +57,8 @@ fits_key(const SeTable *table, const char *id)
 }
 
 /*
- * An id as the table's type writes it, which is how events name the record: a uuid in capitals, or
- * a number with zeros before it, is another text for the same key.
+ * An id as the table's type writes it, which is how events name the record: a uuid in capitals, a
+ * number with zeros before it, or a padded one, is another text for the same key.
  */
 static char *
 as_key(const SeTable *table, char *id)
@@ -69,6 +69,12 @@ as_key(const SeTable *table, char *id)
 	Oid param;
 	bool is_varlena;
 
+	if (type == BPCHAROID)
+	{
+		id = pstrdup(id);
+		for (int len = strlen(id); len > 0 && id[len - 1] == ' ';)
+			id[--len] = '\0';
+	}
 	if (type != UUIDOID && type != INT2OID && type != INT4OID && type != INT8OID)
 		return id;
 	getTypeInputInfo(type, &input, &param);

@@ -17,14 +17,18 @@
 #include "pull/internal.h"
 #include "pull/same.h"
 
-/* Columns that hold money by their name: amount, total_amount, amount_due. Prices are free in scale. */
+/*
+ * Columns that hold money by their name: amount, total_amount, amount_due; total_value, by which a contract goes.
+ * Prices are free in scale.
+ */
 static bool
 is_amount(const SeColumn *column)
 {
 	size_t len = strlen(column->name);
 
 	return column->typid == NUMERICOID &&
-		   (strcmp(column->name, "amount") == 0 || strncmp(column->name, "amount_", 7) == 0 ||
+		   (strcmp(column->name, "amount") == 0 || strcmp(column->name, "total_value") == 0 ||
+			strncmp(column->name, "amount_", 7) == 0 ||
 			(len > 7 && strcmp(column->name + len - 7, "_amount") == 0));
 }
 
@@ -62,6 +66,15 @@ same_amount(const SeColumn *column, int digits, const JsonbValue *a, const Jsonb
 			   DirectFunctionCall2(numeric_eq, rounded(left, digits), rounded(right, digits)));
 }
 
+/* Which tick of the vendor's clock; downwards before 2000, too, where instants are negative. */
+static int64
+tick_of(TimestampTz at, int64 resolution)
+{
+	int64 tick = at / resolution;
+
+	return at % resolution < 0 ? tick - 1 : tick;
+}
+
 /* Cut off or rounded to the vendor's resolution, the two are one instant. */
 static bool
 same_instant(const SeColumn *column, int64 resolution, const JsonbValue *a, const JsonbValue *b)
@@ -73,8 +86,8 @@ same_instant(const SeColumn *column, int64 resolution, const JsonbValue *a, cons
 
 	if (left == NULL || right == NULL || !se_parse_time(left, &at) || !se_parse_time(right, &bt))
 		return false;
-	return at / resolution == bt / resolution ||
-		   (at + resolution / 2) / resolution == (bt + resolution / 2) / resolution;
+	return tick_of(at, resolution) == tick_of(bt, resolution) ||
+		   tick_of(at + resolution / 2, resolution) == tick_of(bt + resolution / 2, resolution);
 }
 
 bool

@@ -107,8 +107,8 @@ open_table(const char *schema, const char *name)
 		column->name = pstrdup(NameStr(att->attname));
 		column->quoted = pstrdup(quote_identifier(column->name));
 		column->attnum = att->attnum;
-		column->typid = att->atttypid;
 		column->typmod = att->atttypmod;
+		column->typid = getBaseTypeAndTypmod(att->atttypid, &column->typmod);
 		column->type = format_type_extended(att->atttypid, att->atttypmod,
 											FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
 		column->generated = att->attgenerated != '\0';

@@ -122,7 +122,7 @@ static void
 append_lines(StringInfo sql, const Table *table)
 {
 	appendStringInfo(sql, " || pg_catalog.jsonb_build_object('lines', coalesce((SELECT "
-						  "pg_catalog.jsonb_agg(pg_catalog.to_jsonb(l) ORDER BY ");
+						  "pg_catalog.jsonb_agg(pg_catalog.to_jsonb(l.*) ORDER BY ");
 	for (int i = 0; i < table->nline_key; i++)
 		appendStringInfo(sql, "%sl.%s", i > 0 ? ", " : "", quote_identifier(table->line_key[i]));
 	appendStringInfo(sql, ") FROM %s l WHERE ", table->lines);
@@ -160,7 +160,7 @@ se_record_body(int object_id, const char *record_id)
 		return NULL;
 	values[0] = key_array(&table, record_id);
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT pg_catalog.to_jsonb(t)");
+	appendStringInfoString(&sql, "SELECT pg_catalog.to_jsonb(t.*)");
 	if (table.lines != NULL)
 		append_lines(&sql, &table);
 	appendStringInfo(&sql, " FROM %s t WHERE ", table.name);

@@ -18,6 +18,15 @@ extern PGDLLEXPORT Datum se_differing(PG_FUNCTION_ARGS);
 
 PG_FUNCTION_INFO_V1(se_differing);
 
+/* The side that tells the currency of the amounts of both. */
+static Jsonb *
+with_currency(Jsonb *ours, Jsonb *theirs)
+{
+	JsonbValue v;
+
+	return getKeyJsonValueFromContainer(&theirs->root, "currency", 8, &v) != NULL ? theirs : ours;
+}
+
 static bool
 same_member(const SeTarget *target, SeTable *table, Jsonb *fields, const char *name, int len,
 			const JsonbValue *ours, const JsonbValue *theirs)
@@ -40,6 +49,7 @@ differing(const SeTarget *target, SeTable *table, Jsonb *ours, Jsonb *theirs)
 	JsonbParseState *state = NULL;
 	JsonbIterator *it = JsonbIteratorInit(&theirs->root);
 	JsonbIteratorToken token;
+	Jsonb *document = with_currency(ours, theirs);
 	JsonbValue key;
 	int n = 0;
 
@@ -54,7 +64,7 @@ differing(const SeTarget *target, SeTable *table, Jsonb *ours, Jsonb *theirs)
 		(void) JsonbIteratorNext(&it, &value, true);
 		if (getKeyJsonValueFromContainer(&ours->root, key.val.string.val, key.val.string.len,
 										 &mine) != NULL &&
-			same_member(target, table, theirs, key.val.string.val, key.val.string.len, &mine,
+			same_member(target, table, document, key.val.string.val, key.val.string.len, &mine,
 						&value))
 			continue;
 		pushJsonbValue(&state, WJB_KEY, &key);

@@ -175,6 +175,7 @@ SELECT sync.create_stream('erp', 'customer') > 0 AS stream;
 INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT y.id, o.id, '4', 'x4' FROM sync.system y, sync.object o WHERE y.name = 'erp' AND o.name = 'customer';
 INSERT INTO sync.mirror (system_id, object_id, remote_id, record_id, fields)
 SELECT y.id, o.id, 'x4', '4', '{"name": "Dan"}' FROM sync.system y, sync.object o WHERE y.name = 'erp' AND o.name = 'customer';
+DELETE FROM sync.external_id WHERE remote_id = 'c4';
 SELECT rec.run('customer', other => 'billing', system => 'erp');
 SELECT kind, number, detail FROM rec.breaks WHERE system = 'erp' AND other = 'billing';
 SELECT entity, our_count, their_count, unexplained_count FROM sync.reconciliation_summary WHERE system = 'erp' AND object = 'customer' ORDER BY 1;
