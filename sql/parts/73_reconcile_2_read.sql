@@ -172,13 +172,20 @@ DECLARE
     seen record;
 BEGIN
     IF remotes IS NULL THEN
-        unlike := sync._unlike_bindings(run.system_id, run.object_id);
-        SELECT a.* INTO seen FROM sync._compare_all(run, unlike) a;
+        SELECT f.* INTO seen FROM sync._compare_folded(run) f;
+        IF seen.done THEN
+            records := seen.records;
+            remotes := seen.remotes;
+        ELSE
+            unlike := sync._unlike_bindings(run.system_id, run.object_id);
+            SELECT a.* INTO seen FROM sync._compare_all(run, unlike) a;
+            records := sync._unsent(run, CASE WHEN unlike = '{}' THEN seen.bound END);
+            remotes := unlike || seen.odd;
+        END IF;
         sums := seen.sums;
         RETURN NEXT;
         sums := NULL;
-        records := sync._unsent(run, CASE WHEN unlike = '{}' THEN seen.bound END);
-        remotes := unlike || seen.odd || ARRAY(SELECT i.remote_id FROM sync.inbox i WHERE i.system_id = run.system_id AND i.object_id = run.object_id);
+        remotes := remotes || ARRAY(SELECT i.remote_id FROM sync.inbox i WHERE i.system_id = run.system_id AND i.object_id = run.object_id);
     END IF;
     RETURN QUERY EXECUTE format($sql$
         WITH way AS MATERIALIZED (SELECT w.* FROM sync._ways(%1$s, %2$s) w),

@@ -26,6 +26,7 @@
 #include "utils/uuid.h"
 
 #include "connector/expr.h"
+#include "reconcile/members.h"
 
 extern PGDLLEXPORT Datum se_row_agrees(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum se_uuid(PG_FUNCTION_ARGS);
@@ -49,11 +50,9 @@ typedef struct Agreement
 	int32 typmod;
 	TupleDesc desc;
 	MemoryContext cxt; /* of what follows */
+	SeMembers learnt;
+	bool usable; /* whether some are learnt, and each is a column */
 	Member *members;
-	int nmembers;	/* -1: none learnt yet */
-	JEntry *keys;	/* lengths of the members' keys, as they stand in a jsonb */
-	char *key_text; /* the keys, one after the other */
-	int key_text_len;
 	Datum *values;
 	bool *nulls;
 } Agreement;
@@ -76,7 +75,6 @@ agreement_of(FunctionCallInfo fcinfo, HeapTupleHeader row)
 	a->values = palloc(sizeof(Datum) * a->desc->natts);
 	a->nulls = palloc(sizeof(bool) * a->desc->natts);
 	a->cxt = AllocSetContextCreate(CurrentMemoryContext, "sync_ext members", ALLOCSET_SMALL_SIZES);
-	a->nmembers = -1;
 	MemoryContextSwitchTo(old);
 	fcinfo->flinfo->fn_extra = a;
 	return a;
@@ -96,52 +94,31 @@ attribute_of(TupleDesc desc, const char *key, int len)
 	return -1;
 }
 
-/* Where the members' keys and values stand in a jsonb: first all keys, then all values. */
-static const char *
-texts_of(const JsonbContainer *container)
-{
-	return (const char *) &container->children[JsonContainerSize(container) * 2];
-}
-
 /* False when some member is no column. */
 static bool
 learn(Agreement *a, Jsonb *fields)
 {
-	JsonbContainer *container = &fields->root;
-	int n = JsonContainerSize(container);
 	MemoryContext old;
 
-	a->nmembers = -1;
+	a->usable = false;
 	MemoryContextReset(a->cxt);
 	old = MemoryContextSwitchTo(a->cxt);
-	a->members = palloc(sizeof(Member) * Max(n, 1));
-	a->keys = palloc(sizeof(JEntry) * Max(n, 1));
-	memcpy(a->keys, container->children, sizeof(JEntry) * n);
-	a->key_text_len = getJsonbOffset(container, n);
-	a->key_text = palloc(a->key_text_len + 1);
-	memcpy(a->key_text, texts_of(container), a->key_text_len);
+	se_members_learn(&a->learnt, &fields->root);
+	a->members = palloc(sizeof(Member) * Max(a->learnt.n, 1));
 	MemoryContextSwitchTo(old);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < a->learnt.n; i++)
 	{
 		Member *m = &a->members[i];
+		int len;
+		const char *key = se_member_key(&a->learnt, i, &len);
 
-		m->attno = attribute_of(a->desc, a->key_text + getJsonbOffset(container, i),
-								getJsonbLength(container, i));
+		m->attno = attribute_of(a->desc, key, len);
 		if (m->attno < 0)
 			return false;
 		m->type = getBaseType(TupleDescAttr(a->desc, m->attno)->atttypid);
 	}
-	a->nmembers = n;
+	a->usable = true;
 	return true;
-}
-
-/* Whether these are the members that were learnt. */
-static bool
-is_learnt(const Agreement *a, const JsonbContainer *container)
-{
-	return a->nmembers == JsonContainerSize(container) &&
-		   memcmp(a->keys, container->children, sizeof(JEntry) * a->nmembers) == 0 &&
-		   memcmp(a->key_text, texts_of(container), a->key_text_len) == 0;
 }
 
 /* ---- values ---- */
@@ -284,54 +261,19 @@ value_agrees(Oid type, Datum value, bool isnull, const JsonbValue *v)
 	}
 }
 
-/* The member's value at `offset` of a jsonb, as fillJsonbValue() of the server has it. */
-static void
-read_value(JsonbContainer *container, int index, uint32 offset, JsonbValue *v)
-{
-	JEntry entry = container->children[index];
-	char *text = (char *) texts_of(container);
-
-	if (JBE_ISNULL(entry))
-		v->type = jbvNull;
-	else if (JBE_ISSTRING(entry))
-	{
-		v->type = jbvString;
-		v->val.string.val = text + offset;
-		v->val.string.len = getJsonbLength(container, index);
-	}
-	else if (JBE_ISNUMERIC(entry))
-	{
-		v->type = jbvNumeric;
-		v->val.numeric = (Numeric) (text + INTALIGN(offset));
-	}
-	else if (JBE_ISBOOL(entry))
-	{
-		v->type = jbvBool;
-		v->val.boolean = JBE_ISBOOL_TRUE(entry);
-	}
-	else
-	{
-		v->type = jbvBinary;
-		v->val.binary.data = (JsonbContainer *) (text + INTALIGN(offset));
-		v->val.binary.len = getJsonbLength(container, index) - (INTALIGN(offset) - offset);
-	}
-}
-
 static bool
 agrees(Agreement *a, JsonbContainer *container)
 {
-	uint32 offset = a->key_text_len;
+	uint32 offset = a->learnt.text_len;
 
-	for (int i = 0; i < a->nmembers; i++)
+	for (int i = 0; i < a->learnt.n; i++)
 	{
 		const Member *m = &a->members[i];
-		int index = a->nmembers + i;
 		JsonbValue v;
 
-		read_value(container, index, offset, &v);
+		se_member_next(&a->learnt, container, i, &offset, &v);
 		if (!value_agrees(m->type, a->values[m->attno], a->nulls[m->attno], &v))
 			return false;
-		JBE_ADVANCE_OFFSET(offset, container->children[index]);
 	}
 	return true;
 }
@@ -361,7 +303,7 @@ se_row_agrees(PG_FUNCTION_ARGS)
 	tuple.t_tableOid = InvalidOid;
 	tuple.t_data = row;
 	/* Records of an object mostly have the same members, yet one that was sent may have fewer. */
-	if (!is_learnt(a, &fields->root) && !learn(a, fields))
+	if (!(a->usable && se_members_are(&a->learnt, &fields->root)) && !learn(a, fields))
 		PG_RETURN_BOOL(false);
 	heap_deform_tuple(&tuple, a->desc, a->values, a->nulls);
 	PG_RETURN_BOOL(agrees(a, &fields->root));
