@@ -43,7 +43,7 @@ sub breaks
 
 # ---- what was never read ----
 
-my ($status, undef, $refused) = $hub->node->psql($hub->node->{database} // 'hub', q(SELECT sync.reconcile('crm', 'customer')));
+my (undef, undef, $refused) = $hub->node->psql($hub->database, q(SELECT sync.reconcile('crm', 'customer')));
 like($refused, qr/was never read from system "crm" to the end.*HINT:  Have it read/s, 'a system that was never read is not compared');
 
 # ---- what agrees ----
