@@ -142,6 +142,7 @@ CREATE TABLE sync.stream_cursor (
     requested_at    timestamptz,
     started_at      timestamptz,
     finished_at     timestamptz,
+    read_until      timestamptz,
     pages           bigint NOT NULL DEFAULT 0,
     records         bigint NOT NULL DEFAULT 0,
     applied         bigint NOT NULL DEFAULT 0,
@@ -151,4 +152,5 @@ CREATE TABLE sync.stream_cursor (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE sync.stream_cursor IS 'How far each stream has read; written in the transaction that applies the page';
 COMMENT ON COLUMN sync.stream_cursor.cursor IS 'High-water mark (time, id), page token and vendor position; its shape belongs to the pull engine';
+COMMENT ON COLUMN sync.stream_cursor.read_until IS 'When the last walk began that came to its end with nothing held back: what the system had then is known; NULL: it was never read to the end';
 COMMENT ON COLUMN sync.stream_cursor.requested_at IS 'Set by request_pull(); a poll that started later has answered it';

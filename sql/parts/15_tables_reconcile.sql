@@ -96,6 +96,7 @@ CREATE TABLE sync.reconciliation (
     mode            text,
     period          daterange,
     as_of           timestamptz,
+    known_as_of     timestamptz,
     state           text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'done', 'failed', 'stopped')),
     job_id          bigint REFERENCES sync.job,
     checked         bigint NOT NULL DEFAULT 0,
@@ -121,6 +122,7 @@ COMMENT ON COLUMN sync.reconciliation.source IS 'What is compared, in one word t
 COMMENT ON COLUMN sync.reconciliation.mode IS 'mirror: against the last known state; full: against a fresh listing of the system; delta: what changed since the run before';
 COMMENT ON COLUMN sync.reconciliation.period IS 'Accounting days it is about; NULL: all';
 COMMENT ON COLUMN sync.reconciliation.as_of IS 'Moment whose state was compared; NULL: now';
+COMMENT ON COLUMN sync.reconciliation.known_as_of IS 'As of when it is known what the system has, of two the less recent: when its last complete pull began, in mode full when the listing did; NULL: it was never read, only its answers to what was sent are known, or the run is about a moment in the past, or is of a rule';
 COMMENT ON COLUMN sync.reconciliation.checked IS 'Records compared';
 COMMENT ON COLUMN sync.reconciliation.found IS 'Breaks found';
 COMMENT ON COLUMN sync.reconciliation.opened IS 'Of these, breaks that were new';

@@ -88,13 +88,23 @@ SELECT t.id AS stream_id, y.name AS system, o.name AS object, t.every, t.schedul
             ELSE 'idle' END AS state,
        k.requested_at, k.started_at, k.finished_at, k.next_at, k.pages, k.records, k.applied,
        (SELECT count(*) FROM sync.inbox i WHERE i.system_id = t.system_id AND i.object_id = t.object_id) AS inbox,
-       k.failures, k.last_error, k.cursor
+       k.failures, k.last_error, k.cursor, k.read_until
   FROM sync.stream t
   JOIN sync.system y ON y.id = t.system_id
   JOIN sync.object o ON o.id = t.object_id
   LEFT JOIN sync.stream_cursor k ON k.stream_id = t.id
  WHERE t.state <> 'dropped';
 COMMENT ON VIEW sync.stream_status IS 'Each stream: when it last read, how much, and what went wrong';
+COMMENT ON COLUMN sync.stream_status.read_until IS 'As of when it is known what the system has: when the last walk began that came to its end; NULL: none has';
+
+-- Up to when a stream has read everything: what is younger may have parts that are not here yet.
+CREATE VIEW sync._read_until AS
+SELECT t.system_id, t.object_id, o.table_oid, k.read_until AS at
+  FROM sync.stream t
+  JOIN sync.object o ON o.id = t.object_id
+  LEFT JOIN sync.stream_cursor k ON k.stream_id = t.id
+ WHERE t.state = 'active';
+COMMENT ON VIEW sync._read_until IS 'Up to when each stream has read what its system held; NULL: it has not read all yet';
 
 -- How fast a job goes is taken from its phase, whose records it counts; pauses count as time.
 CREATE VIEW sync.progress AS

@@ -99,6 +99,13 @@ BEGIN
             RAISE EXCEPTION 'object "%" is neither pushed to nor pulled from system "%"', $2, which
                 USING ERRCODE = 'SE080', DETAIL = 'Nothing is known of what the system has.', HINT = 'Make a route or a stream first: sync.create_route(), sync.create_stream().';
         END IF;
+        -- Of a mirror that was never filled nothing differs.
+        IF $4 <> 'full' AND $6 IS NULL
+           AND EXISTS (SELECT FROM sync._read_until u JOIN sync.system y ON y.id = u.system_id WHERE y.name = which AND u.object_id = o.id AND u.at IS NULL) THEN
+            RAISE EXCEPTION 'object "%" was never read from system "%" to the end', $2, which
+                USING ERRCODE = 'SE080', DETAIL = 'Its stream has not come through yet, so what the system has is not known.',
+                      HINT = format('Have it read (SELECT sync.request_pull(%L, %L)) and see sync.stream_status; or compare with a fresh listing: mode => ''full''.', which, $2);
+        END IF;
         IF $6 IS NOT NULL THEN
             SELECT min(h.at) INTO oldest FROM sync.mirror_history h JOIN sync.system y ON y.id = h.system_id
              WHERE y.name = which AND h.object_id = o.id AND h.fields IS NOT NULL;
@@ -124,6 +131,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync._reconcile_check(text, text, daterange, text, text, timestamptz) IS 'An error when such a comparison cannot be';
+
+-- Asked before the mirrors are read, so that it says rather too little than too much.
+CREATE FUNCTION sync._known_as_of(system text, object text, mode text, other text)
+RETURNS timestamptz
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN $3 = 'full' THEN clock_timestamp()
+                WHEN bool_and(u.at IS NOT NULL) THEN min(u.at) END
+      FROM unnest(array_remove(ARRAY[$1, $4], NULL)) w (name)
+      JOIN sync.system y ON y.name = w.name
+      JOIN sync.object o ON o.name = $2
+      LEFT JOIN sync._read_until u ON u.system_id = y.id AND u.object_id = o.id
+$$;
+COMMENT ON FUNCTION sync._known_as_of(text, text, text, text) IS 'As of when it is known what a system has of an object, of two systems the less recent; NULL: that was never read';
 
 CREATE FUNCTION sync._compare(run sync.reconciliation)
 RETURNS void
@@ -195,9 +217,9 @@ BEGIN
              || CASE WHEN $6 IS NULL THEN '' ELSE format(':%s', $6 AT TIME ZONE 'UTC') END;
     -- Before the first look: a run that looked earlier must not settle later than one that looked after it.
     PERFORM pg_advisory_xact_lock(hashtext('sync_ext breaks'), hashtext(about));
-    INSERT INTO sync.reconciliation AS r (source, kind, system_id, other_system_id, object_id, mode, period, as_of)
+    INSERT INTO sync.reconciliation AS r (source, kind, system_id, other_system_id, object_id, mode, period, as_of, known_as_of)
     VALUES (about, CASE WHEN $5 IS NULL THEN 'record' ELSE 'pair' END, sync._system_id($1), CASE WHEN $5 IS NOT NULL THEN sync._system_id($5) END,
-            sync._object_id($2), $4, $3, $6)
+            sync._object_id($2), $4, $3, $6, CASE WHEN $6 IS NULL THEN sync._known_as_of($1, $2, $4, $5) END)
     RETURNING r.* INTO run;
     IF $4 = 'full' THEN
         PERFORM sync._reconcile_full(run.id);

@@ -13,15 +13,6 @@ SELECT y.id AS system_id, y.name AS system, o.id AS object_id, o.table_oid, s.op
 COMMENT ON COLUMN sync._ledger.cutover_date IS 'Cut-over date of its route';
 COMMENT ON VIEW sync._ledger IS 'ERPs and the objects that they get or give; entity: code of the legal entity whose books they keep, NULL: of all';
 
--- Since when a stream has read everything: what is younger may have parts that are not here yet.
-CREATE VIEW sync._read_until AS
-SELECT t.system_id, t.object_id, o.table_oid, CASE WHEN k.finished_at >= k.started_at THEN k.started_at ELSE k.finished_at END AS at
-  FROM sync.stream t
-  JOIN sync.object o ON o.id = t.object_id
-  LEFT JOIN sync.stream_cursor k ON k.stream_id = t.id
- WHERE t.state = 'active';
-COMMENT ON VIEW sync._read_until IS 'Up to when each stream has read what its system held; NULL: it has not read yet';
-
 -- Whether the route would send the record as it is now. What cannot be told counts as wanted, and so
 -- does what comes by other ways than ours.
 CREATE FUNCTION sync._wanted(route integer, record_id text)

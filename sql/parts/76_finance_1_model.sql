@@ -63,3 +63,30 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync._rate(text, text, date) IS 'Rate of exchange of a day, by the canonical table fx_rate';
+
+-- ---- with the rights of the owner of the tables ----
+
+CREATE FUNCTION sync._as_model_owner(query text, args jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner name;
+BEGIN
+    SELECT pg_get_userbyid(c.relowner) INTO owner FROM pg_class c WHERE c.oid = to_regclass(sync._model_query('canonical.invoice'));
+    RETURN sync._run_as(owner, query, args, NULL, NULL)::jsonb;
+END
+$$;
+COMMENT ON FUNCTION sync._as_model_owner(text, jsonb) IS 'Answer of a query over $1[1], run with the rights of who owns the canonical tables';
+
+CREATE FUNCTION sync._entity_of(code text, OUT id text, OUT timezone text)
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT e ->> 'id', e ->> 'timezone'
+      FROM sync._as_model_owner(sync._model_query($q$
+               SELECT jsonb_build_object('id', t.id, 'timezone', t.timezone) FROM canonical.legal_entity t WHERE t.code = $1[1] ->> 'entity' $q$),
+               jsonb_build_object('entity', code)) e
+$$;
+COMMENT ON FUNCTION sync._entity_of(text) IS 'Id and time zone of a legal entity; NULL when there is none';

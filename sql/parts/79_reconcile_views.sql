@@ -2,7 +2,7 @@
 
 CREATE VIEW sync.reconciliation_run AS
 SELECT r.id, r.source, r.kind, y.name AS system, z.name AS other_system, o.name AS object, q.name AS rule, r.mode, r.period, r.as_of, r.state,
-       r.checked, r.found, r.opened, r.closed, r.in_transit, r.explained, r.error, r.job_id, r.started_at, r.finished_at, r.requested_by
+       r.checked, r.found, r.opened, r.closed, r.in_transit, r.explained, r.error, r.job_id, r.started_at, r.finished_at, r.requested_by, r.known_as_of
   FROM sync.reconciliation r
   LEFT JOIN sync.system y ON y.id = r.system_id
   LEFT JOIN sync.system z ON z.id = r.other_system_id
@@ -46,7 +46,7 @@ CREATE VIEW sync.reconciliation_summary AS
 SELECT t.entity, t.object, t.period, t.currency, y.name AS system, z.name AS other_system, t.account, t.our_count, t.our_amount, t.their_count, t.their_amount,
        t.their_count - t.our_count AS difference_count, coalesce(t.their_amount, 0) - coalesce(t.our_amount, 0) AS difference,
        coalesce(t.in_transit_amount, 0) AS in_transit, coalesce(t.explained_amount, 0) AS explained, coalesce(t.unexplained_amount, 0) AS unexplained,
-       t.in_transit_count, t.explained_count, t.unexplained_count, coalesce(r.as_of, r.started_at) AS as_of, r.id AS reconciliation
+       t.in_transit_count, t.explained_count, t.unexplained_count, coalesce(r.as_of, r.started_at) AS as_of, r.id AS reconciliation, r.known_as_of
   FROM (SELECT DISTINCT ON (r.source) r.* FROM sync.reconciliation r
          WHERE r.state = 'done' AND r.kind IN ('record', 'pair') AND r.mode <> 'delta' ORDER BY r.source, r.id DESC) r
   JOIN sync.reconciliation_total t ON t.reconciliation_id = r.id
@@ -63,6 +63,7 @@ COMMENT ON COLUMN sync.reconciliation_run.opened IS 'Of these, breaks that were 
 COMMENT ON COLUMN sync.reconciliation_run.closed IS 'Breaks of earlier runs that occur no longer';
 COMMENT ON COLUMN sync.reconciliation_run.in_transit IS 'Differences that something on its way will settle';
 COMMENT ON COLUMN sync.reconciliation_run.explained IS 'Differences that a policy explains';
+COMMENT ON COLUMN sync.reconciliation_run.known_as_of IS 'As of when it is known what the system has; NULL: it was never read';
 COMMENT ON COLUMN sync.reconciliation_run.error IS 'Why it failed';
 COMMENT ON COLUMN sync.reconciliation_break.period IS 'First day of the accounting month it belongs to';
 COMMENT ON COLUMN sync.reconciliation_break.at_risk IS 'Amount at risk, in currency, never negative';
@@ -87,4 +88,5 @@ COMMENT ON COLUMN sync.reconciliation_summary.in_transit IS 'Part of the differe
 COMMENT ON COLUMN sync.reconciliation_summary.explained IS 'Part of the difference that a policy explains';
 COMMENT ON COLUMN sync.reconciliation_summary.unexplained IS 'What remains of the difference';
 COMMENT ON COLUMN sync.reconciliation_summary.as_of IS 'Moment whose state was compared';
+COMMENT ON COLUMN sync.reconciliation_summary.known_as_of IS 'As of when it is known what the system has; NULL: it was never read';
 COMMENT ON COLUMN sync.reconciliation_summary.reconciliation IS 'The run';

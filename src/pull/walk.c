@@ -160,23 +160,25 @@ walk_failed(SeJob *job, const char *message, int64 retry_after_ms)
 /* ---- applying a page ---- */
 
 static void
-write_cursor(SeStream *stream, Jsonb *cursor, bool ended, int records, int applied,
+write_cursor(SeStream *stream, Jsonb *cursor, bool ended, bool held, int records, int applied,
 			 TimestampTz next_at)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid types[] = {INT4OID, JSONBOID, TIMESTAMPTZOID, BOOLOID, INT4OID, INT4OID, TIMESTAMPTZOID};
+	Oid types[] = {INT4OID, JSONBOID, TIMESTAMPTZOID, BOOLOID, INT4OID, INT4OID, TIMESTAMPTZOID, BOOLOID};
 	Datum values[] = {Int32GetDatum(stream->id),
 					  JsonbPGetDatum(cursor),
 					  TimestampTzGetDatum(stream->started_at),
 					  BoolGetDatum(ended),
 					  Int32GetDatum(records),
 					  Int32GetDatum(applied),
-					  TimestampTzGetDatum(next_at)};
-	char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', next_at == 0 ? 'n' : ' '};
+					  TimestampTzGetDatum(next_at),
+					  BoolGetDatum(ended && !held)};
+	char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', next_at == 0 ? 'n' : ' ', ' '};
 
 	se_spi_execute(&plan,
 				   "UPDATE sync.stream_cursor SET cursor = $2, started_at = $3,"
 				   " finished_at = CASE WHEN $4 THEN clock_timestamp() ELSE finished_at END,"
+				   " read_until = CASE WHEN $8 THEN $3 ELSE read_until END,"
 				   " pages = pages + 1, records = records + $5, applied = applied + $6,"
 				   " failures = 0, last_error = NULL, next_at = $7 WHERE stream_id = $1",
 				   lengthof(types), types, values, nulls, false, 0);
@@ -195,8 +197,8 @@ apply_page(SeJob *job, SeTarget *target, SePageResult *result)
 	if (job->page.last && job->page.full && target->pull->scan_deletes && !held)
 		se_scan_finish(stream, target);
 	/* A walk that must be made again is, also by the hub that comes after this one. */
-	write_cursor(stream, held ? stream->stored : job->page.next, job->page.last, job->nitems,
-				 result->applied,
+	write_cursor(stream, held ? stream->stored : job->page.next, job->page.last, held,
+				 job->nitems, result->applied,
 				 held && job->page.last ? GetCurrentTimestamp() + HELD_AGAIN_US : 0);
 	SE_CRASH_POINT("pull_before_commit");
 	se_txn_commit();

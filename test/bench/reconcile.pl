@@ -33,6 +33,7 @@ $node->sql(q{SELECT sync.register_connector($json$ {
 	CREATE SERVER billing FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'vendor', mode 'paused');
 	SELECT sync.track('bench.invoice', object => 'invoice');
 	SELECT sync.create_stream('billing', 'invoice');
+	UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 	SELECT sync.create_route('billing', 'invoice', start => 'all', cutover_date => '2026-01-01')});
 $node->sql(qq{SET session_replication_role = replica;
 	INSERT INTO bench.invoice

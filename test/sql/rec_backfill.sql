@@ -138,6 +138,7 @@ SELECT count(*) AS left_behind FROM sync.listed_record;
 CREATE TABLE bill (id integer PRIMARY KEY, number text, total_amount numeric, currency text, issue_date date);
 SELECT sync.track('bill', capture => false, financial => true);
 SELECT sync.create_stream('crm', 'bill') IS NOT NULL AS made;
+UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 INSERT INTO bill VALUES (1, 'B-1', 10.00, 'EUR', '2026-01-31'), (2, 'B-2', 20.00, 'EUR', '2026-01-15'), (3, 'B-3', 30, 'JPY', '2026-02-01'), (4, 'gone', 40, 'EUR', '2026-02-02'), (5, 'B-5', 50, 'EUR', '2026-02-03');
 INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT y.id, o.id, i::text, 'b' || i FROM sync.system y, sync.object o, generate_series(1, 5) i WHERE o.name = 'bill';
 INSERT INTO sync.mirror (system_id, object_id, remote_id, record_id, deleted, seen_at) SELECT y.id, o.id, 'b4', '4', true, now() - interval '1 h' FROM sync.system y, sync.object o WHERE o.name = 'bill';

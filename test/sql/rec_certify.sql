@@ -38,13 +38,14 @@ SELECT sync.certify('[2024-02-01,2024-03-01)', NULL, 'month end');
 SELECT sync.certify(daterange(current_date, current_date + 2), 'DE', 'month end');
 \set VERBOSITY default
 SELECT sync.certify('[2024-02-01,2024-03-01)', 'DE', 'month end');
--- One before the month ended, or of a part of it, is none.
-INSERT INTO sync.reconciliation (source, kind, period, state, finished_at)
-VALUES ('rule:line_sums', 'rule', '[2024-02-01,2024-03-01)', 'done', '2024-02-20'), ('rule:totals', 'rule', '[2024-02-10,2024-03-01)', 'done', '2024-03-02'),
-       ('record:erp:invoice', 'record', NULL, 'failed', '2024-03-02');
+-- Every rule that is on has to have run, well, over the whole month, after it ended where the entity is.
+SELECT count(sync.set_rule_enabled(r.rule, false, 'not here')) AS off FROM sync.rule r WHERE r.rule <> ALL ('{line_sums,amount_due,billed_once,committed_tax,journals_balance}');
+INSERT INTO sync.reconciliation (source, kind, period, state, started_at, finished_at, error)
+VALUES ('rule:line_sums', 'rule', '[2024-02-01,2024-03-01)', 'done', '2024-02-29 22:50+00', '2024-03-02', NULL), ('rule:amount_due', 'rule', '[2024-02-10,2024-03-01)', 'done', '2024-03-02', '2024-03-02', NULL),
+       ('rule:billed_once', 'rule', NULL, 'failed', '2024-03-02', '2024-03-02', E'canceling statement\nmore'), ('rule:journals_balance', 'rule', NULL, 'done', '2024-02-29 23:10+00', '2024-03-02', NULL);
 SELECT sync.certify('[2024-02-01,2024-03-01)', 'DE', 'month end');
-INSERT INTO sync.reconciliation (source, kind, period, state, finished_at, checked)
-VALUES ('record:erp:invoice', 'record', NULL, 'done', '2024-03-03', 3), ('rule:line_sums', 'rule', '[2024-02-01,2024-03-01)', 'done', '2024-03-03', 4);
+INSERT INTO sync.reconciliation (source, kind, period, state, started_at, finished_at, checked)
+SELECT 'rule:' || r, 'rule', '[2024-02-01,2024-03-01)', 'done', '2024-03-03', '2024-03-03', 4 FROM unnest('{line_sums,amount_due,billed_once,committed_tax}'::text[]) r;
 
 -- Breaks that are open and errors, of the entity and period or of nobody's.
 INSERT INTO sync.break_entry (source, fingerprint, kind, object, record_number, severity, status, entity, period, difference, currency, at_risk, first_seen)
@@ -64,7 +65,7 @@ SELECT f.object, f.figure, f.currency, f.account, f.amount
 SELECT b ->> 'record_number' AS number, b ->> 'severity' AS severity, b ->> 'status' AS status, b ->> 'at_risk' AS at_risk, b ->> 'currency' AS currency
   FROM sync.certificate c, jsonb_array_elements(c.statement -> 'breaks') b;
 SELECT r ->> 'source' AS source, r ->> 'checked' AS checked, r ->> 'finished_at' AS finished FROM sync.certificate c, jsonb_array_elements(c.statement -> 'runs') r;
-SELECT statement -> 'accounting_periods' AS periods, statement ->> 'version' AS version, statement -> 'previous' AS previous FROM sync.certificate;
+SELECT jsonb_array_length(statement -> 'rules_off') AS rules_off, statement ? 'gaps' AS gaps, despite, statement -> 'accounting_periods' AS periods, statement ->> 'version' AS version, statement -> 'previous' AS previous FROM sync.certificate;
 SELECT action, reason, detail - 'hash' AS detail, detail ->> 'hash' = (SELECT hash FROM sync.certificate) AS hash FROM sync.audit WHERE action = 'period.certified';
 
 -- It stays as it is, whoever asks.
@@ -110,6 +111,21 @@ COMMIT;
 SELECT certificate, version, object, figure, currency, account, certified, now, difference FROM sync.period_drift;
 SELECT object, number, change, record_id = u(coalesce(number, CASE change WHEN 'deleted' THEN 'P1' ELSE 'P3' END))::text AS it, changed_at > now() - interval '1 minute' AS just_now
   FROM sync.certificate_changes(1) ORDER BY 1, 2, 3;
+
+-- Breaks: one opened in the month, one that came and went, one without a month that is an error; not those of another month or
+-- entity, nor a warning without a month. Of those that were certified one is open again, one is gone, one has another amount.
+BEGIN;
+UPDATE sync.break_entry SET status = 'open', at_risk = 8 WHERE fingerprint = '6';
+UPDATE sync.break_entry SET status = 'resolved', resolved_at = clock_timestamp() WHERE fingerprint = '2';
+INSERT INTO sync.break_entry (source, fingerprint, kind, object, record_number, severity, status, entity, period, difference, currency, at_risk, resolved_at)
+VALUES ('rule:x', '7', 'x', 'invoice', 'I1', 'error', 'open', 'DE', '2024-02-01', -3, 'EUR', 3, NULL), ('rule:x', '8', 'x', 'invoice', 'I5', 'error', 'open', 'DE', '2024-03-01', -3, 'EUR', 3, NULL),
+       ('rule:x', '9', 'x', 'invoice', 'I4', 'error', 'open', 'US', '2024-02-01', -3, 'USD', 3, NULL), ('rule:x', '10', 'x', 'payment', 'P2', 'error', 'resolved', 'DE', '2024-02-01', 4, 'EUR', 4, clock_timestamp()),
+       ('rule:x', '11', 'x', 'customer', 'A', 'warning', 'open', NULL, NULL, NULL, NULL, NULL, NULL), ('rule:x', '12', 'x', 'customer', 'B', 'error', 'open', NULL, NULL, NULL, NULL, NULL, NULL);
+SELECT object, figure, currency, account, certified, now, difference FROM sync.period_drift WHERE figure LIKE '%breaks%';
+SELECT object, number, change, changed_at > now() - interval '1 minute' AS just_now FROM sync.certificate_changes(1) WHERE change LIKE 'break%' ORDER BY 1, 2, 3;
+UPDATE sync.break_entry SET status = 'accepted', difference = -8 WHERE fingerprint = '6';
+SELECT object, number, change FROM sync.certificate_changes(1) WHERE change LIKE 'break%' ORDER BY 1, 2, 3;
+ROLLBACK;
 
 -- Certified again it is another version, against which there is no drift; the first stays, and is still told of.
 SELECT sync.certify('[2024-02-01,2024-03-01)', 'DE', 'late postings') AS certificate;

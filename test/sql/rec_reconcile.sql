@@ -37,6 +37,11 @@ SELECT FROM sync.track('rec.invoice', object => 'invoice', financial => true, li
 SELECT sync.create_stream('billing', 'customer') AS customers \gset
 SELECT sync.create_stream('billing', 'invoice') AS invoices \gset
 SELECT sync.create_stream('erp', 'invoice') AS erp \gset
+-- Nothing is known of a system that was never read.
+\set VERBOSITY terse
+SELECT sync.reconcile('billing', 'invoice');
+\set VERBOSITY default
+UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 
 -- What a test does behind the pull's back: another state of a mirror, as a fault would leave it.
 CREATE FUNCTION rec.mirror(remote text, change jsonb, system text DEFAULT 'billing') RETURNS void LANGUAGE sql AS $$
@@ -172,6 +177,8 @@ SELECT sync.reconcile('billing', 'invoice', other => 'billing');
 SELECT sync.reconcile('billing', 'invoice', mode => 'delta', other => 'erp');
 -- ---- what was never meant for the other system is on neither side: the route began after C-4 ----
 SELECT sync.create_stream('erp', 'customer') > 0 AS stream;
+SELECT sync.reconcile('erp', 'customer', other => 'billing');
+UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT y.id, o.id, '4', 'x4' FROM sync.system y, sync.object o WHERE y.name = 'erp' AND o.name = 'customer';
 INSERT INTO sync.mirror (system_id, object_id, remote_id, record_id, fields)
 SELECT y.id, o.id, 'x4', '4', '{"name": "Dan"}' FROM sync.system y, sync.object o WHERE y.name = 'erp' AND o.name = 'customer';

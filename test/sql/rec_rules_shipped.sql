@@ -191,7 +191,7 @@ SELECT rule, number, system, remote, field, ours, theirs, currency, at_risk, ent
 :plant UPDATE sync.mirror SET fields = fields || '{"posting_status": "draft", "posting_date": null}' WHERE remote_id = 'iI-1'; :look
 :plant UPDATE sync.mirror SET fields = fields || '{"posting_date": "2026-06-02"}' WHERE remote_id = 'iI-1'; :look
 -- Bound, and never read; read up to before that, it may come.
-:plant UPDATE sync.mirror SET fields = '{}' WHERE remote_id = 'iI-1'; UPDATE sync.stream_cursor SET started_at = clock_timestamp(), finished_at = clock_timestamp(); :look
+:plant UPDATE sync.mirror SET fields = '{}' WHERE remote_id = 'iI-1'; UPDATE sync.stream_cursor SET read_until = clock_timestamp(); :look
 :plant UPDATE sync.mirror SET fields = '{}' WHERE remote_id = 'iI-1'; :look
 -- A move that was approved explains it, and nothing else.
 :plant UPDATE sync.mirror SET fields = fields || '{"posting_date": "2026-06-02", "total_amount": 120}' WHERE remote_id = 'iI-1';

@@ -41,12 +41,18 @@ sub breaks
 	return [ sort split /\n/, $hub->sql(q(SELECT concat_ws(' ', status, kind, coalesce(remote_id, record_id), field) FROM sync.reconciliation_break WHERE status <> 'resolved')) ];
 }
 
+# ---- what was never read ----
+
+my (undef, undef, $refused) = $hub->node->psql($hub->database, q(SELECT sync.reconcile('crm', 'customer')));
+like($refused, qr/was never read from system "crm" to the end.*HINT:  Have it read/s, 'a system that was never read is not compared');
+
 # ---- what agrees ----
 
 my @id = map { $hub->write("Customer $_", billing_email => "c$_\@example.com") } 1 .. 40;
 $hub->wait_idle;
 pull();
 is(reconcile('mirror'), 'found 0 opened 0 closed 0', 'what agrees has no breaks');
+is($hub->value(q(SELECT r.known_as_of = k.started_at AND r.known_as_of < k.finished_at FROM sync.reconciliation_run r, sync.stream_cursor k ORDER BY r.id DESC LIMIT 1)), 't', 'and says when it was read');
 
 # ---- what differs, found by a look at what changed ----
 
