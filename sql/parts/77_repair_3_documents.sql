@@ -55,7 +55,7 @@ BEGIN
                                                CASE doc WHEN 'gl_entry' THEN ' AND t.legal_entity_id::text IS NOT DISTINCT FROM $1 ->> ''entity''' ELSE '' END),
                            jsonb_build_object('number', number, 'entity', entity));
     IF made IS NOT NULL THEN
-        PERFORM sync._no_repair(s.break_id, format('There is a document "%s" already: %s.', number, made #>> '{}'), 'If another one is meant, give it a number: options => ''{"number": "…"}''.');
+        PERFORM sync._no_repair(s.break_id, format('There is a document "%s" already.', number), 'If another one is meant, give it a number: options => ''{"number": "…"}''.');
     END IF;
     RETURN number;
 END

@@ -241,7 +241,8 @@ BEGIN
                      FROM canonical.gl_entry_line l WHERE l.gl_entry_id = g.id)) ORDER BY g.posting_date, g.id), '[]')
           FROM canonical.gl_entry g
          WHERE g.source_object = 'invoice' AND g.source_id = ($1 ->> 'id')::uuid AND g.status = 'posted' AND g.reversal_of IS NULL
-           AND NOT EXISTS (SELECT FROM canonical.gl_entry r WHERE r.reversal_of = g.id) $q$, jsonb_build_object('id', invoice))) e LOOP
+           AND NOT EXISTS (SELECT FROM canonical.gl_entry r WHERE r.reversal_of = g.id)
+           AND EXISTS (SELECT FROM canonical.gl_entry_line l WHERE l.gl_entry_id = g.id) $q$, jsonb_build_object('id', invoice))) e LOOP
         acts := acts || jsonb_build_array(
             sync._journal_act(s, format('journal %s is reversed', coalesce(g ->> 'number', g ->> 'id')), (g ->> 'number') || '-R', g ->> 'entity', day, g ->> 'currency',
                               format('break %s: reversal of %s', s.break_id, coalesce(g ->> 'number', g ->> 'id')), 'invoice', invoice, g -> 'lines',

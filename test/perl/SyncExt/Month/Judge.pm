@@ -227,6 +227,8 @@ sub repair
 		$self->repair_some($round, @chosen);
 		$month->settle;
 		$self->by_hand(@fault) if $round == 1;
+		my $calls = $month->rows("SELECT operation, params, state, code, message FROM sync.api_call WHERE state <> 'done'");
+		$month->check(!@$calls, 'every call of a repair is done', join "\n", map { "$_->{operation} $_->{state}: " . ($_->{message} // $_->{code} // '') } @$calls);
 		$self->look(quickly => 1);
 		$self->assign(@fault);
 	}
@@ -243,7 +245,7 @@ sub chosen
 
 	foreach my $break (sort { length $a->{object} <=> length $b->{object} || $a->{id} <=> $b->{id} } @{ $fault->{seen} })
 	{
-		my ($side) = ($break->{system} // '') =~ /^([a-z]+)/;
+		my ($side) = $break->{source} =~ /^(pair):/ ? $1 : ($break->{system} // '') =~ /^([a-z]+)/;
 		my @name = map { $_ . '/' . ($break->{field} // ''), $_ } ($side // '') . ":$break->{kind}", $break->{kind};
 		my ($remedy) = grep { defined } @{ $fault->{repair} }{@name};
 		my ($what, $options, $not_before) = ref $remedy ? @$remedy : $remedy;
@@ -324,9 +326,10 @@ sub approve
 	my $approvals = $month->rows('SELECT id, operation FROM sync.approval ORDER BY id');
 	my (%done, @failed);
 
-	foreach my $approval (@$approvals)
+	foreach my $approval (grep { !$self->{refused}{ $_->{id} } } @$approvals)
 	{
 		eval { $month->psql("SELECT sync.approve($approval->{id}, '$REASON');", user => 'controller'); 1 } ? $done{ $approval->{operation} }++ : push @failed, $@;
+		$self->{refused}{ $approval->{id} } = 1;
 	}
 	$month->tell('   approved by a second person: ' . join ', ', map { "$done{$_} $_" } sort keys %done) if %done && !$break;
 	$month->check(!@failed, 'what needs approval can be approved' . ($break ? ": break $break->{id}" : ''), join '', @failed) if @failed || @$approvals && !$break;

@@ -109,7 +109,8 @@ sub kinds
 				$behind->("INSERT INTO canonical.amendment (id, subscription_id, kind, effective_at, requested_by, status, before, after, delta_mrr)
 					SELECT '$id', '$row->{id}', 'upgrade', now() - interval '2 days', 'customer', 'applied', jsonb_build_object('subscription_item_id', t.id, 'quantity', t.quantity),
 					       jsonb_build_object('subscription_item_id', t.id, 'quantity', t.quantity + 5), 1 FROM canonical.subscription_item t WHERE t.id = '$row->{item}';
-					UPDATE canonical.subscription_item SET quantity = quantity + 5 WHERE id = '$row->{item}';");
+					UPDATE canonical.subscription_item SET quantity = quantity + 5 WHERE id = '$row->{item}';
+					UPDATE canonical.subscription SET mrr = mrr + 1 WHERE id = '$row->{id}';");
 				push @{ $row->{records} }, $id;
 			} },
 		{ name => 'a period that was never billed', from => q(SELECT s.*, month.epoch(w.began) AS began, month.epoch(w.began - interval '1 month') AS earlier, jsonb_build_array(s.id, s.number) AS records
