@@ -144,6 +144,7 @@ AS $$
                 WHEN operation IN ('replay', 'edit_dead_letter') AND financial THEN 'a financial object'
                 WHEN operation = 'repair' AND call ->> 'makes' = 'true' THEN 'a document that corrects the books'
                 WHEN operation = 'repair' AND call ->> 'removes' = 'true' AND financial THEN 'a financial record taken away'
+                WHEN operation = 'repair' AND call ->> 'calls' = 'true' AND financial THEN 'a financial record acted upon over there'
                 WHEN operation = 'repair' AND call ->> 'binds' = 'true' AND financial THEN 'the identity of a financial record'
                 WHEN operation = 'accept_break' THEN 'acceptance of a break'
                 WHEN operation = 'mass_delete' THEN 'many deletes at once'

@@ -33,6 +33,7 @@ SELECT o.name, NULL, m.fields ->> 'number', y.name, m.remote_id, m.fields ->> 'c
   JOIN sync.system y ON y.id = m.system_id
  WHERE NOT m.deleted
    AND NOT EXISTS (SELECT FROM sync.external_id x WHERE x.system_id = m.system_id AND x.object_id = m.object_id AND x.remote_id = m.remote_id)
+   AND NOT EXISTS (SELECT FROM sync.external_alias a WHERE a.system_id = m.system_id AND a.object_id = m.object_id AND a.remote_id = m.remote_id)
    AND NOT EXISTS (SELECT FROM sync.inbox i WHERE i.system_id = m.system_id AND i.object_id = m.object_id AND i.remote_id = m.remote_id)
 $query$, (SELECT string_agg(format($part$    SELECT b.* FROM bound b
      WHERE b.table_oid = 'canonical.%1$s'::regclass AND NOT EXISTS (SELECT FROM canonical.%1$s t WHERE t.id::text COLLATE "C" = b.record_id)$part$, t.name),

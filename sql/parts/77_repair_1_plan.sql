@@ -8,15 +8,24 @@ RETURNS text[]
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE kind
-        WHEN 'missing_there' THEN '{push_again,bind,unbind}'
-        WHEN 'missing_here' THEN '{pull_again,bind,push_again}'
-        WHEN 'field_differs' THEN '{correct,push_again,pull_again}'
-        WHEN 'amount_differs' THEN '{correct,push_again,pull_again,credit_note,adjustment}'
-        WHEN 'duplicate' THEN '{"",delete_there,pull_again,unbind,bind,credit_note,adjustment}'
-        WHEN 'orphan' THEN '{unbind,delete_there,bind,pull_again}'
-        WHEN 'stale' THEN '{pull_again,push_again}'
-        ELSE '{"",push_again,pull_again,correct,bind,unbind,delete_there,credit_note,adjustment}' END::text[]
+    SELECT CASE
+        WHEN kind = 'missing_there' THEN '{push_again,bind,unbind}'
+        WHEN kind = 'missing_here' THEN '{pull_again,bind,push_again,delete_there,call_there}'
+        WHEN kind = 'field_differs' THEN '{correct,push_again,pull_again,call_there}'
+        WHEN kind = 'amount_differs' THEN '{correct,push_again,pull_again,call_there,credit_note,adjustment}'
+        WHEN kind = 'duplicate' THEN '{"",delete_there,pull_again,unbind,bind,call_there,credit_note,adjustment}'
+        WHEN kind = 'orphan' THEN '{unbind,delete_there,bind,pull_again,call_there}'
+        WHEN kind = 'stale' THEN '{pull_again,push_again}'
+        ELSE CASE WHEN kind = 'voided_after_posting' THEN '{credit_note}'
+                  WHEN kind = 'amendment_arrived' THEN '{push_again}'
+                  WHEN kind IN ('schedules_complete', 'recognized_plus_deferred', 'recognized_in_time') THEN '{reschedule}'
+                  WHEN kind = 'journals_balance' THEN '{restore}'
+                  WHEN kind = 'committed_tax' THEN '{correct_tax}'
+                  WHEN kind = 'entitlement_paid' THEN '{suspend}'
+                  WHEN kind = 'canceled_revoked' THEN '{revoke}'
+                  WHEN kind = 'failure_collected' THEN '{open_case}'
+                  ELSE '{""}' END::text[]
+             || '{push_again,pull_again,correct,bind,unbind,delete_there,call_there,credit_note,adjustment}'::text[] END::text[]
 $$;
 COMMENT ON FUNCTION sync._remedies(text) IS 'What can be done about a kind of break, what is done by default first';
 
@@ -55,9 +64,14 @@ BEGIN
     ELSIF b.status = 'resolved' THEN
         PERFORM sync._no_repair(b.id, format('It is resolved since %s.', date_trunc('second', b.resolved_at)), 'If it occurs again, the next run opens another one.');
     END IF;
+    -- An amendment is never sent: its subscription is.
+    IF b.kind = 'amendment_arrived' AND b.object = 'amendment' THEN
+        b.object := 'subscription';
+        b.record_id := sync._look_up(sync._canonical_schema(), 'amendment', 'subscription_id', b.record_id);
+    END IF;
     SELECT t.* INTO o FROM sync.object t WHERE t.name = b.object;
     s.break_id := b.id; s.kind := b.kind; s.field := b.field; s.theirs := b.theirs; s.difference := b.difference; s.currency := b.currency;
-    s.object_id := o.id; s.object := o.name; s.financial := o.financial; s.number := b.record_number;
+    s.object_id := o.id; s.object := b.object; s.financial := o.financial; s.number := b.record_number;
     s.other := b.other_system;
     s.system := coalesce(b.system, options ->> 'system',
                          (SELECT min(y.name) FROM sync.external_id x JOIN sync.system y ON y.id = x.system_id
@@ -97,7 +111,8 @@ $$;
 COMMENT ON FUNCTION sync._act(text, text, text, jsonb) IS 'An act of a repair''s plan';
 
 -- The record as it stands, told to one system: by its delivery that is held, or an event of its own. `field`:
--- that field alone counts as changed. A record that the system has lost is made anew there.
+-- that field alone counts as changed. A record that the system has lost is made anew there, and so is a document
+-- that it has taken back: what was posted is never changed, but reversed and entered once more.
 CREATE FUNCTION sync._plan_push(s sync._break_subject, to_system text, field text)
 RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -109,6 +124,7 @@ DECLARE
     body jsonb;
     bound text;
     lost boolean;
+    reversed boolean;
     answer record;
 BEGIN
     SELECT t.* INTO r FROM sync.route t JOIN sync.system y ON y.id = t.system_id
@@ -137,11 +153,16 @@ BEGIN
     END IF;
     SELECT x.remote_id INTO bound FROM sync.external_id x WHERE x.system_id = r.system_id AND x.object_id = s.object_id AND x.record_id = s.record_id;
     lost := bound IS NOT NULL AND to_system IS NOT DISTINCT FROM sync._lacking(s);
+    reversed := NOT lost AND s.financial AND 'insert' = ANY (r.operations)
+                AND EXISTS (SELECT FROM sync.mirror m WHERE m.system_id = r.system_id AND m.object_id = s.object_id AND m.remote_id = bound
+                                                        AND m.fields ->> 'posting_status' = 'reversed');
     RETURN CASE WHEN lost THEN jsonb_build_array(sync._act('unbind', to_system, format('remote record %s is gone there', bound), jsonb_build_object('remote_id', bound, 'gone', true)))
+                WHEN reversed THEN jsonb_build_array(sync._act('unbind', to_system, format('remote record %s was reversed there', bound), jsonb_build_object('remote_id', bound)),
+                                                     sync._act('alias', to_system, format('remote record %s stays known as an earlier one of it', bound), jsonb_build_object('remote_id', bound)))
                 ELSE '[]' END
-           || jsonb_build_array(sync._act('send', to_system, CASE WHEN lost THEN 'it is made anew there' WHEN bound IS NULL THEN 'it is made there' END,
-                  jsonb_strip_nulls(jsonb_build_object('field', field, 'unbound', nullif(lost, false),
-                      'op', CASE WHEN bound IS NOT NULL AND NOT lost AND 'update' = ANY (r.operations) THEN 'U'
+           || jsonb_build_array(sync._act('send', to_system, CASE WHEN lost OR reversed THEN 'it is made anew there' WHEN bound IS NULL THEN 'it is made there' END,
+                  jsonb_strip_nulls(jsonb_build_object('field', CASE WHEN NOT coalesce(reversed, false) THEN field END, 'unbound', nullif(lost OR reversed, false),
+                      'op', CASE WHEN bound IS NOT NULL AND NOT lost AND NOT reversed AND 'update' = ANY (r.operations) THEN 'U'
                                  WHEN 'insert' = ANY (r.operations) THEN 'I' ELSE 'U' END))));
 END
 $$;
@@ -238,17 +259,69 @@ END
 $$;
 COMMENT ON FUNCTION sync._plan_unbind(sync._break_subject) IS 'Acts that end a binding';
 
+-- One API call about a remote record, with the request as it will be sent.
+CREATE FUNCTION sync._call_act(s sync._break_subject, system text, remote text, operation text)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    manifest constant jsonb := sync._manifest(system);
+    operations constant jsonb := manifest #> ARRAY['objects', s.object, 'push', 'operations'];
+    rendered jsonb;
+BEGIN
+    IF operation IS NULL OR NOT coalesce(operations ? operation, false) THEN
+        PERFORM sync._no_repair(s.break_id, format('The connector of system "%s" has no operation %s for object "%s".', system, coalesce('"' || operation || '"', 'of no name'), s.object),
+                                coalesce('Name one: options => ''{"operation": "…"}''. It has: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(operations) k) || '.',
+                                         'Have it done there.'));
+    ELSIF remote IS NULL THEN
+        PERFORM sync._no_repair(s.break_id, 'It is not known which remote record is meant.', 'Say it: options => ''{"remote_id": "…"}''.');
+    END IF;
+    rendered := sync.test_render(manifest, s.object, operation, jsonb_build_object('new', jsonb_build_object('remote_id', remote), 'remote', jsonb_build_object('id', remote),
+                                                                                   'param', sync._system_options(system) -> 'param'));
+    IF rendered ->> 'status' IS DISTINCT FROM 'ok' THEN
+        PERFORM sync._no_repair(s.break_id, format('Operation "%s" cannot be called with no more than a remote id: %s.', operation, coalesce(rendered ->> 'message', rendered ->> 'code', rendered ->> 'status')),
+                                'Call it by sync.call(), with what it needs.');
+    END IF;
+    RETURN sync._act('call', system, format('%s of remote record %s', operation, remote), jsonb_strip_nulls(jsonb_build_object('remote_id', remote,
+               'operation', s.object || '.' || operation, 'method', rendered ->> 'method', 'target', rendered ->> 'target', 'request', rendered -> 'body')));
+END
+$$;
+COMMENT ON FUNCTION sync._call_act(sync._break_subject, text, text, text) IS 'The act that calls an operation of a connector for a remote record';
+
+-- What a system does with its own document: post, void, reverse. The binding stays, and the record is read afterwards.
+CREATE FUNCTION sync._plan_call(s sync._break_subject, options jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    which constant text := coalesce(options ->> 'system', s.system);
+    bound text;
+BEGIN
+    IF which IS NULL OR which <> ALL (array_remove(ARRAY[s.system, s.other], NULL)) THEN
+        PERFORM sync._no_repair(s.break_id, format('It is about %s.', coalesce('two systems: ' || nullif(concat_ws(', ', s.system, s.other), ''), 'no system')),
+                                'Say which one is meant: options => ''{"system": "…"}''.');
+    END IF;
+    SELECT x.remote_id INTO bound FROM sync.external_id x JOIN sync.system y ON y.id = x.system_id
+     WHERE y.name = which AND x.object_id = s.object_id AND x.record_id = s.record_id;
+    RETURN jsonb_build_array(sync._call_act(s, which, coalesce(options ->> 'remote_id', CASE WHEN which = s.system THEN s.remote_id END, bound), options ->> 'operation'));
+END
+$$;
+COMMENT ON FUNCTION sync._plan_call(sync._break_subject, jsonb) IS 'Acts that have a system do something with its record';
+
 -- A remote record that should not be there. What else than a delete takes it away, the connector may have as
--- an operation of its own: void, archive.
+-- an operation of its own: void, archive. What is only void goes on standing there, and is known as what it was.
 CREATE FUNCTION sync._plan_delete(s sync._break_subject, options jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    operations jsonb := sync._manifest(s.system) #> ARRAY['objects', s.object, 'push', 'operations'];
+    operations constant jsonb := sync._manifest(s.system) #> ARRAY['objects', s.object, 'push', 'operations'];
     remote constant text := coalesce(options ->> 'remote_id', s.remote_id);
     operation text := options ->> 'operation';
+    bound_here boolean;
 BEGIN
     IF operation IS NULL THEN
         SELECT k.key INTO operation FROM jsonb_each(operations) k WHERE coalesce(k.value ->> 'kind', k.key) = 'delete' ORDER BY k.key LIMIT 1;
@@ -257,14 +330,13 @@ BEGIN
         PERFORM sync._no_repair(s.break_id, format('The connector of system "%s" has no operation that takes a record of object "%s" away.', s.system, s.object),
                                 coalesce('Name one: options => ''{"operation": "…"}''. It has: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(operations) k) || '.',
                                          'Have it done there.'));
-    ELSIF remote IS NULL THEN
-        PERFORM sync._no_repair(s.break_id, 'It is not known which remote record is meant.', 'Say it: options => ''{"remote_id": "…"}''.');
     END IF;
-    RETURN CASE WHEN EXISTS (SELECT FROM sync.external_id x WHERE x.system_id = s.system_id AND x.object_id = s.object_id AND x.remote_id = remote)
-                THEN jsonb_build_array(sync._act('unbind', s.system, format('remote record %s is nobody''s here', remote), jsonb_build_object('remote_id', remote))) ELSE '[]' END
-           || jsonb_build_array(sync._act('call', s.system, format('%s of remote record %s', operation, remote), jsonb_build_object('remote_id', remote,
-                  'operation', s.object || '.' || operation, 'method', coalesce(operations #>> ARRAY[operation, 'method'], 'POST'),
-                  'target', replace(operations #>> ARRAY[operation, 'path'], '${remote.id}', remote))));
+    bound_here := EXISTS (SELECT FROM sync.external_id x WHERE x.system_id = s.system_id AND x.object_id = s.object_id AND x.remote_id = remote);
+    RETURN CASE WHEN bound_here THEN jsonb_build_array(sync._act('unbind', s.system, format('remote record %s is nobody''s here', remote), jsonb_build_object('remote_id', remote))) ELSE '[]' END
+           || jsonb_build_array(sync._call_act(s, s.system, remote, operation))
+           || CASE WHEN s.kind = 'duplicate' AND s.record_id IS NOT NULL AND coalesce(operations #>> ARRAY[operation, 'kind'], operation) <> 'delete'
+                   THEN jsonb_build_array(sync._act('alias', s.system, format('remote record %s stays known as a second one of %s', remote, coalesce(s.number, s.record_id)),
+                                                    jsonb_build_object('remote_id', remote))) ELSE '[]' END;
 END
 $$;
 COMMENT ON FUNCTION sync._plan_delete(sync._break_subject, jsonb) IS 'Acts that take a remote record away';
@@ -343,51 +415,6 @@ END
 $$;
 COMMENT ON FUNCTION sync._plan_correct(sync._break_subject) IS 'Acts that make both sides say what the owner of the field says';
 
--- A draft, which the table's owner's code sees as any other; posting it is the system's or an application's.
-CREATE FUNCTION sync._plan_document(s sync._break_subject, remedy text, options jsonb)
-RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    doc constant text := CASE remedy WHEN 'credit_note' THEN 'credit_note' ELSE 'gl_entry' END;
-    amount numeric;
-    body jsonb := sync._record_or_null(s.object_id, s.record_id);
-    memo text := format('break %s: %s %s', s.break_id, s.object, coalesce(s.number, s.record_id));
-    header jsonb;
-    lines jsonb;
-BEGIN
-    IF NOT EXISTS (SELECT FROM sync.object o WHERE o.name = doc AND o.line_table IS NOT NULL) THEN
-        PERFORM sync._no_repair(s.break_id, format('There is no object "%s" with lines.', doc), 'Track its table, as sync.create_canonical_model() makes it.');
-    END IF;
-    amount := CASE WHEN options ->> 'amount' ~ '^[0-9]+(\.[0-9]+)?$' THEN (options ->> 'amount')::numeric WHEN options ? 'amount' THEN 0 ELSE abs(s.difference) END;
-    IF amount IS NULL OR amount = 0 OR coalesce(options ->> 'currency', s.currency) IS NULL THEN
-        PERFORM sync._no_repair(s.break_id, 'An amount and its currency are needed.', 'Say them: options => ''{"amount": "12.50", "currency": "EUR"}''.');
-    END IF;
-    header := jsonb_strip_nulls(jsonb_build_object('currency', coalesce(options ->> 'currency', s.currency)));
-    IF remedy = 'credit_note' THEN
-        IF body ->> 'customer_id' IS NULL THEN
-            PERFORM sync._no_repair(s.break_id, 'It is not known whom to credit.', 'A credit note is for a record with a customer.');
-        END IF;
-        header := header || jsonb_strip_nulls(jsonb_build_object('customer_id', body -> 'customer_id', 'status', 'draft', 'reason', memo, 'net_amount', amount,
-                      'tax_amount', 0, 'total_amount', amount, 'invoice_id', CASE WHEN s.object = 'invoice' THEN s.record_id END));
-        lines := jsonb_build_array(jsonb_build_object('line_no', 1, 'description', memo, 'quantity', 1, 'unit_price', amount, 'net_amount', amount, 'tax_amount', 0));
-    ELSE
-        IF options ->> 'debit_account' IS NULL OR options ->> 'credit_account' IS NULL THEN
-            PERFORM sync._no_repair(s.break_id, 'An adjustment is a journal with two accounts.', 'Say them: options => ''{"debit_account": "6500", "credit_account": "1200"}''.');
-        END IF;
-        header := header || jsonb_strip_nulls(jsonb_build_object('legal_entity_id', body -> 'legal_entity_id', 'memo', memo, 'status', 'draft',
-                      'source_object', s.object, 'source_id', s.record_id));
-        lines := jsonb_build_array(
-            jsonb_build_object('line_no', 1, 'account_code', options ->> 'debit_account', 'debit', amount, 'credit', 0, 'description', memo),
-            jsonb_build_object('line_no', 2, 'account_code', options ->> 'credit_account', 'debit', 0, 'credit', amount, 'description', memo));
-    END IF;
-    RETURN jsonb_build_array(sync._act('insert', NULL, format('%s draft over %s %s', doc, amount, header ->> 'currency'),
-                                       jsonb_build_object('object', doc, 'row', header, 'lines', lines)));
-END
-$$;
-COMMENT ON FUNCTION sync._plan_document(sync._break_subject, text, jsonb) IS 'The act that makes a credit note, or a journal';
-
 -- Which system is told, or asked. Between two, and about a value, somebody has to say.
 CREATE FUNCTION sync._plan_one_way(s sync._break_subject, remedy text, options jsonb)
 RETURNS jsonb
@@ -425,19 +452,22 @@ BEGIN
                                                      format('What is right for "%s" nobody but you can say.', s.kind)), format('Choose a remedy: %s.', array_to_string(array_remove(allowed, ''), ', ')));
     ELSIF chosen <> ALL (array_remove(allowed, '')) THEN
         PERFORM sync._no_repair(s.break_id, format('"%s" is no remedy for "%s".', chosen, s.kind), format('Remedies are: %s.', array_to_string(array_remove(allowed, ''), ', ')));
-    ELSIF s.object_id IS NULL THEN
+    ELSIF s.object_id IS NULL AND NOT sync._is_own_remedy(chosen) THEN
         PERFORM sync._no_repair(s.break_id, 'It is about no record of an object.', 'See to it by hand, and note it with sync.note_break().');
-    ELSIF s.system_id IS NULL AND chosen NOT IN ('credit_note', 'adjustment') THEN
+    ELSIF s.system_id IS NULL AND chosen NOT IN ('credit_note', 'adjustment') AND NOT sync._is_own_remedy(chosen) THEN
         PERFORM sync._no_repair(s.break_id, 'It names no system.', 'Correct the records here, what changes goes its usual way; or say which system is meant: options => ''{"system": "…"}''.');
     END IF;
     RETURN jsonb_build_object('remedy', chosen, 'acts', CASE chosen
         WHEN 'push_again' THEN sync._plan_one_way(s, chosen, options)
         WHEN 'pull_again' THEN sync._plan_one_way(s, chosen, options)
         WHEN 'delete_there' THEN sync._plan_delete(s, options)
+        WHEN 'call_there' THEN sync._plan_call(s, options)
         WHEN 'correct' THEN sync._plan_correct(s)
         WHEN 'bind' THEN sync._plan_bind(s, options)
         WHEN 'unbind' THEN sync._plan_unbind(s)
-        ELSE sync._plan_document(s, chosen, options) END);
+        WHEN 'credit_note' THEN sync._plan_credit_note(s, options)
+        WHEN 'adjustment' THEN sync._plan_adjustment(s, options)
+        ELSE sync._plan_own(s, chosen, options) END);
 END
 $$;
 COMMENT ON FUNCTION sync._repair_plan(bigint, text, jsonb) IS 'The acts of a remedy for a break, or an error that says why there are none';

@@ -52,7 +52,9 @@ BEGIN
         step := step + 1;
         method := CASE action WHEN 'read' THEN 'GET' ELSE act ->> 'method' END;
         target := act ->> 'target';
-        request := CASE action WHEN 'insert' THEN jsonb_build_object('row', act -> 'row', 'lines', act -> 'lines')::text END;
+        request := CASE action WHEN 'insert' THEN (act - '{act,detail,system,books}'::text[])::text
+                               WHEN 'call' THEN act #>> '{request}'
+                               ELSE nullif(act - '{act,detail,system,books,remote_id,target,restore_id,delivery,gone,fields,record_id}'::text[], '{}')::text END;
         detail := act ->> 'detail';
         RETURN NEXT;
     END LOOP;
@@ -69,7 +71,8 @@ SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'se_fire_deferred';
 COMMENT ON FUNCTION sync._fire_deferred() IS 'Checks with the session''s rights what it has put off until its commit, and at once from then on';
 
--- A document with its lines by one statement, with the rights of its table's owner.
+-- A row, a document with its lines by one statement, with the rights of its table's owner. What nobody tracks is
+-- found by its canonical name.
 CREATE FUNCTION sync._insert_document(act jsonb)
 RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -78,20 +81,32 @@ AS $$
 DECLARE
     o sync.object;
     made jsonb;
+    columns constant text := (SELECT string_agg(quote_ident(k), ', ' ORDER BY k) FROM jsonb_object_keys(act -> 'row') k);
+    lines text := '';
 BEGIN
-    SELECT t.* INTO STRICT o FROM sync.object t WHERE t.name = act ->> 'object';
+    SELECT t.* INTO o FROM sync.object t WHERE t.name = act ->> 'object';
+    IF NOT FOUND THEN
+        o.table_oid := to_regclass(format('%I.%I', sync._canonical_schema(), act ->> 'object'));
+        o.key_columns := '{id}';
+    END IF;
+    IF o.line_oid IS NULL THEN
+        o.line_oid := to_regclass(format('%I.%I', coalesce(o.schema_name, sync._canonical_schema()), (act ->> 'object') || '_line'));
+        o.line_parent_columns := ARRAY[CASE act ->> 'object' WHEN 'revenue_schedule' THEN 'schedule_id' ELSE (act ->> 'object') || '_id' END];
+    END IF;
+    IF jsonb_array_length(act -> 'lines') > 0 THEN
+        lines := (SELECT format(', l AS (INSERT INTO %1$s (%2$I, %3$s) SELECT h.%4$I, %5$s FROM h, jsonb_populate_recordset(NULL::%1$s, $1 -> ''lines'') l)',
+                                o.line_oid::regclass, o.line_parent_columns[1], string_agg(quote_ident(k), ', ' ORDER BY k), o.key_columns[1],
+                                string_agg('l.' || quote_ident(k), ', ' ORDER BY k))
+                    FROM (SELECT DISTINCT jsonb_object_keys(e.value) FROM jsonb_array_elements(act -> 'lines') e) u (k));
+    END IF;
     PERFORM sync._fire_deferred();
     made := sync._as_owner(o.table_oid, format(
-        'WITH h AS (INSERT INTO %1$s (%2$s) SELECT %2$s FROM jsonb_populate_record(NULL::%1$s, $1 -> ''row'') RETURNING %3$I),
-              l AS (INSERT INTO %4$s (%5$I, %6$s) SELECT h.%3$I, %7$s FROM h, jsonb_populate_recordset(NULL::%4$s, $1 -> ''lines'') l RETURNING 1)
-         SELECT to_jsonb(h.%3$I) FROM h WHERE (SELECT count(*) FROM l) > 0',
-        o.table_oid::regclass, (SELECT string_agg(quote_ident(k), ', ' ORDER BY k) FROM jsonb_object_keys(act -> 'row') k), o.key_columns[1],
-        o.line_oid::regclass, o.line_parent_columns[1], (SELECT string_agg(quote_ident(k), ', ' ORDER BY k) FROM jsonb_object_keys(act -> 'lines' -> 0) k),
-        (SELECT string_agg('l.' || quote_ident(k), ', ' ORDER BY k) FROM jsonb_object_keys(act -> 'lines' -> 0) k)), act);
+        'WITH h AS (INSERT INTO %1$s (%2$s) SELECT %2$s FROM jsonb_populate_record(NULL::%1$s, $1 -> ''row'') RETURNING %3$I)%4$s SELECT to_jsonb(h.%3$I) FROM h',
+        o.table_oid::regclass, columns, o.key_columns[1], lines), act);
     RETURN made #>> '{}';
 END
 $$;
-COMMENT ON FUNCTION sync._insert_document(jsonb) IS 'Makes a document with its lines; returns its id';
+COMMENT ON FUNCTION sync._insert_document(jsonb) IS 'Makes a row, or a document with its lines; returns its id';
 
 CREATE FUNCTION sync._fields_write(object_id integer, record_id text, "values" jsonb, origin integer)
 RETURNS void
@@ -164,6 +179,14 @@ BEGIN
         WHEN 'send' THEN PERFORM sync._repair_push(s, the_system, act);
         WHEN 'write' THEN PERFORM sync._repair_write(s, the_system, act);
         WHEN 'insert' THEN RETURN sync._insert_document(act);
+        WHEN 'change' THEN PERFORM sync._change_row(s, act);
+        WHEN 'rewrite' THEN PERFORM sync._rewrite_schedule(s, act);
+        WHEN 'put_back' THEN
+            -- As what is pulled is written: past the guards of posted documents. No system has this number, so none is told.
+            PERFORM sync._fields_write(s.object_id, s.record_id, act -> 'set', -2147483647);
+        WHEN 'alias' THEN
+            INSERT INTO sync.external_alias (system_id, object_id, remote_id, record_id) VALUES (the_system, s.object_id, remote, s.record_id)
+            ON CONFLICT ON CONSTRAINT external_alias_pkey DO NOTHING;
         WHEN 'read' THEN
             -- As the pull asks for records by id. What waits there already is newer than what is read now, or asks for it, too.
             INSERT INTO sync.inbox AS i (system_id, object_id, remote_id, item, reason, retry_at, restore_id)
@@ -214,6 +237,9 @@ BEGIN
             USING ERRCODE = 'SE067', HINT = 'Look at sync.repair() again, with dry_run.';
     END IF;
     FOR act IN SELECT a.value FROM jsonb_array_elements(plan -> 'acts') WITH ORDINALITY a (value, n) ORDER BY a.n LOOP
+        IF act ->> 'act' = 'insert' AND act ->> 'object' = 'gl_entry' THEN
+            act := jsonb_set(act, '{row}', act -> 'row' || jsonb_strip_nulls(jsonb_build_object('posted_at', now(), 'approved_by', CASE WHEN approval IS NOT NULL THEN sync._caller() END)));
+        END IF;
         made := array_append(made, sync._repair_act(s, act, args ->> 'reason'));
     END LOOP;
     made := array_remove(made, NULL);
@@ -222,6 +248,11 @@ BEGIN
             (SELECT string_agg(concat_ws(' ', a.value ->> 'act', a.value ->> 'system', '(' || (a.value ->> 'detail') || ')'), ', ' ORDER BY a.n)
                FROM jsonb_array_elements(plan -> 'acts') WITH ORDINALITY a (value, n)),
             'made ' || nullif(array_to_string(made, ', '), ''), args ->> 'reason'));
+    -- What was posted stays as it is on both sides: the document explains why they differ.
+    IF args ->> 'remedy' IN ('credit_note', 'adjustment') AND s.kind IN ('amount_differs', 'duplicate', 'orphan') THEN
+        UPDATE sync.break_entry b SET status = 'explained', resolved_by = by_whom, explanation = format('by %s: %s', replace(args ->> 'remedy', '_', ' '), plan #>> '{acts,0,detail}')
+         WHERE b.id = s.break_id;
+    END IF;
     PERFORM sync._audit('break.repaired', s.object, s.record_id, s.system,
                         jsonb_strip_nulls(jsonb_build_object('break', s.break_id, 'kind', s.kind, 'remedy', args ->> 'remedy', 'made', nullif(to_jsonb(made), '[]'),
                                                              'approval', approval, 'requested_by', by_whom)) || jsonb_build_object('acts', plan -> 'acts'),
@@ -244,9 +275,12 @@ DECLARE
     waits_for bigint;
 BEGIN
     PERFORM sync._check_reason(reason);
+    -- A document is approved with the day that was shown, whenever that is.
+    options := options || coalesce((SELECT jsonb_build_object('day', coalesce(a.value #> '{row,issue_date}', a.value #> '{row,posting_date}'))
+                                      FROM jsonb_array_elements(plan -> 'acts') a WHERE coalesce(a.value #> '{row,issue_date}', a.value #> '{row,posting_date}') IS NOT NULL LIMIT 1), '{}');
     call := jsonb_build_object('break', s.break_id, 'remedy', remedy, 'options', options, 'acts', plan -> 'acts', 'reason', reason,
-                               'binds', plan -> 'acts' @> '[{"act": "bind"}]' OR plan -> 'acts' @> '[{"act": "unbind"}]', 'makes', plan -> 'acts' @> '[{"act": "insert"}]',
-                               'removes', plan -> 'acts' @> '[{"act": "call"}]');
+                               'binds', plan -> 'acts' @> '[{"act": "bind"}]' OR plan -> 'acts' @> '[{"act": "unbind"}]', 'makes', plan -> 'acts' @> '[{"books": true}]',
+                               'removes', remedy = 'delete_there', 'calls', remedy = 'call_there');
     waits_for := sync._approval('repair', s.object, s.record_id, abs(s.difference), s.currency, call, reason);
     IF waits_for IS NULL THEN
         PERFORM sync._approved_repair(call, NULL);
@@ -267,7 +301,8 @@ DECLARE
     plan jsonb;
     waits_for bigint;
 BEGIN
-    IF s.object_id IS NOT NULL AND NOT sync._reads(s.object_id) THEN
+    IF s.object_id IS NOT NULL AND NOT sync._reads(s.object_id)
+       OR s.object_id IS NULL AND NOT coalesce(has_table_privilege(to_regclass(format('%I.%I', sync._canonical_schema(), s.object)), 'SELECT'), true) THEN
         RAISE EXCEPTION 'permission denied for the records of object "%"', s.object
             USING ERRCODE = 'insufficient_privilege', DETAIL = 'A repair shows what it would send.',
                   HINT = 'It takes SELECT on the object''s table, and on that of its lines, without row security.';

@@ -18,6 +18,15 @@ SELECT i.id, i.number, i.status, i.currency, i.total_amount, i.issue_date, e.cod
  WHERE m.n % 10 <> 0 AND i.issue_date >= date_trunc('month', month.today()) - interval '1 month' AND i.issue_date < date_trunc('month', month.today())
    AND m.total > 0;
 
+-- Those of the running month, which is open.
+CREATE VIEW month.running_invoice AS
+SELECT i.id, i.number, i.status, i.currency, i.net_amount, i.total_amount, i.amount_paid, i.issue_date, e.code AS entity, m.n, m.kind, m.remote AS billing, x.remote_id AS erp,
+       (SELECT l.net_amount FROM canonical.invoice_line l WHERE l.invoice_id = i.id AND l.line_no = 1) AS line_amount
+  FROM month.invoice m JOIN canonical.invoice i ON i.number = m.number JOIN canonical.legal_entity e ON e.id = i.legal_entity_id
+  JOIN sync.external_id x ON x.record_id = i.id::text
+  JOIN sync.object o ON o.id = x.object_id AND o.name = 'invoice' JOIN sync.system y ON y.id = x.system_id AND y.name = 'erp_' || lower(e.code)
+ WHERE m.n % 10 <> 0 AND i.issue_date >= date_trunc('month', month.today()) AND m.total > 0 AND m.discount = 0;
+
 CREATE VIEW month.target_payment AS
 SELECT p.id, p.status, p.amount, p.currency, t.entity, t.n, t.customer, t.id AS invoice_id, t.number AS invoice, t.erp AS invoice_erp, m.remote AS billing, m.id AS plan,
        a.id AS allocation_id, month.remote_of('payment_allocation', a.id, 'billing_' || lower(t.entity)) AS allocation

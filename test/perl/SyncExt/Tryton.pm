@@ -404,6 +404,14 @@ sub add_company
 	return $self->{ids};
 }
 
+# Has posted customer invoices be cancelled by a reversing move, which Tryton by itself allows for suppliers' only.
+sub allow_cancelling
+{
+	my ($self) = @_;
+	$self->model('company.company.write', [ $self->{ids}{company} ], { cancel_invoice_out => JSON::PP::true });
+	return;
+}
+
 # Numbers of invoices for each month of a year instead of one sequence for all of it: Tryton posts no
 # invoice that is older than one of the same sequence.
 sub number_by_month

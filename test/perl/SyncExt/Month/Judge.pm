@@ -5,6 +5,7 @@ use strict;
 use utf8;
 use warnings;
 
+use JSON::PP;
 use Time::HiRes qw(sleep time);
 
 my $REASON = 'the month is closed';
@@ -210,8 +211,8 @@ sub table
 # Repair
 #----------------------------------------------------------------------
 
-# First what the hub can do, as the person who knows the case chooses, then what only a person can do. What
-# comes back may lack what another system says of it: that is a second round.
+# What the hub can do, as the person who knows the case chooses, and what only a person can do. What is reversed
+# in one round is made anew in the next; what comes back may lack what another system says of it.
 sub repair
 {
 	my ($self) = @_;
@@ -219,35 +220,41 @@ sub repair
 	my @fault = sort { ($a->{row}{issue_date} // '') cmp($b->{row}{issue_date} // '') } $self->{faults}->planted;
 	my %done;
 
-	for my $round (1 .. 3)
+	for my $round (1 .. 5)
 	{
-		my @chosen = grep { !$done{ $_->[1]{id} }++ } map { chosen($_) } @fault or last;
+		my @chosen = grep { !$done{ $_->[1]{id} }++ } map { chosen($_, $round) } @fault;
+		last if !@chosen && $round > 2;
 		$self->repair_some($round, @chosen);
-		$self->approve;
 		$month->settle;
 		$self->by_hand(@fault) if $round == 1;
+		my $calls = $month->rows("SELECT operation, params, state, code, message FROM sync.api_call WHERE state <> 'done'");
+		$month->check(!@$calls, 'every call of a repair is done', join "\n", map { "$_->{operation} $_->{state}: " . ($_->{message} // $_->{code} // '') } @$calls);
 		$self->look(quickly => 1);
 		$self->assign(@fault);
 	}
+	$self->how;
 	return;
 }
 
-# [fault, break, remedy] of each break of a fault for which a remedy is chosen, headers before what hangs on them.
+# [fault, break, remedy, options] of each break of a fault for which a remedy is chosen, headers before what
+# hangs on them.
 sub chosen
 {
-	my ($fault) = @_;
+	my ($fault, $round) = @_;
 	my @chosen;
 
 	foreach my $break (sort { length $a->{object} <=> length $b->{object} || $a->{id} <=> $b->{id} } @{ $fault->{seen} })
 	{
-		my ($side) = ($break->{system} // '') =~ /^([a-z]+)/;
-		my $remedy = $fault->{repair}{ ($side // '') . ":$break->{kind}" } // $fault->{repair}{ $break->{kind} };
-		push @chosen, [ $fault, $break, $remedy ] if $remedy;
+		my ($side) = $break->{source} =~ /^(pair):/ ? $1 : ($break->{system} // '') =~ /^([a-z]+)/;
+		my @name = map { $_ . '/' . ($break->{field} // ''), $_ } ($side // '') . ":$break->{kind}", $break->{kind};
+		my ($remedy) = grep { defined } @{ $fault->{repair} }{@name};
+		my ($what, $options, $not_before) = ref $remedy ? @$remedy : $remedy;
+		push @chosen, [ $fault, $break, $what, $options // {} ] if $what && $round >= ($not_before // 1);
 	}
 	return @chosen;
 }
 
-# The older first: the ERP's numbers rise with its dates.
+# The older first, and from the second round on one after the other: the ERP's numbers rise with its dates.
 sub repair_some
 {
 	my ($self, $round, @chosen) = @_;
@@ -256,43 +263,76 @@ sub repair_some
 
 	foreach (@chosen)
 	{
-		my ($fault, $break, $remedy) = @$_;
+		my ($fault, $break, $remedy, $options) = @$_;
+		my $arguments = "remedy => '$remedy', options => '" . JSON::PP->new->canonical->encode($options) . "'";
 		$month->show("What $remedy would do about break $break->{id}, $fault->{name}",
-			"SELECT step, action, system, method, target, left(request, 70) AS request, left(detail, 70) AS detail FROM sync.repair($break->{id}, remedy => '$remedy')")
+			"SELECT step, action, system, method, target, left(request, 70) AS request, left(detail, 70) AS detail FROM sync.repair($break->{id}, $arguments)")
 		  if !$self->{shown}{$remedy}++;
-		my $said = eval { $month->psql("SELECT count(*) FROM sync.repair($break->{id}, false, '$remedy', '$REASON');") };
+		my $said = eval { $month->psql("SELECT count(*) FROM sync.repair($break->{id}, false, $arguments, reason => '$REASON');") };
 		defined $said ? $done{$remedy}++ : push @refused, words($break) . ": $remedy: $@";
+		$self->{repaired}{ $fault->{name} }{$remedy}++ if defined $said;
+		next if $round == 1;
+		$self->approve($break);
+		$month->psql("SELECT sync.wait_idle('60 s');");
 	}
 	$month->tell("   round $round, by sync.repair(): " . join ', ', map { "$done{$_} × $_" } sort keys %done);
 	$month->check(!@refused, 'every remedy that was chosen is possible', join "\n", @refused);
+	$self->approve if $round == 1;
 	return;
 }
 
 sub by_hand
 {
 	my ($self, @fault) = @_;
-	my @remedied = grep { $_->{remedy} } @fault;
 
-	$_->{remedy}->($_->{row}) foreach @remedied;
-	$self->{month}->tell('   by hand, as the remedy says: ' . @remedied . ' faults');
+	foreach my $fault (grep { $_->{remedy} } @fault)
+	{
+		$fault->{remedy}->($fault->{row});
+		$self->{repaired}{ $fault->{name} }{ $fault->{by} // "by hand: $fault->{desk}" }++;
+	}
 	$self->{month}->settle;
 	return;
 }
 
-# What waits for a second person.
-sub approve
+# How each kind was repaired; by the hub, unless nobody but a system's own clerk could.
+sub how
 {
 	my ($self) = @_;
+	my $month = $self->{month};
+	my (%planted, @name);
+	my $by_hand = 0;
+
+	foreach my $fault ($self->{faults}->planted)
+	{
+		push @name, $fault->{name} if !$planted{ $fault->{name} }++;
+		$by_hand++ if $fault->{desk};
+	}
+	$month->tell('');
+	foreach my $name (@name)
+	{
+		my $by = $self->{repaired}{$name} // {};
+		$month->tell(sprintf '   %3d × %-45s %s', $planted{$name}, $name, join ', ', map { /^by hand/ ? $_ : "$by->{$_} $_" } sort keys %$by);
+	}
+	my @mended = $self->{faults}->planted;
+	$month->tell('', sprintf('   of %d faults, %d repaired by the hub, %d at the desk of the system that made them', scalar @mended, @mended - $by_hand, $by_hand));
+	return;
+}
+
+# What waits for a second person. Of one break it is nothing to speak of.
+sub approve
+{
+	my ($self, $break) = @_;
 	my $month = $self->{month};
 	my $approvals = $month->rows('SELECT id, operation FROM sync.approval ORDER BY id');
 	my (%done, @failed);
 
-	foreach my $approval (@$approvals)
+	foreach my $approval (grep { !$self->{refused}{ $_->{id} } } @$approvals)
 	{
 		eval { $month->psql("SELECT sync.approve($approval->{id}, '$REASON');", user => 'controller'); 1 } ? $done{ $approval->{operation} }++ : push @failed, $@;
+		$self->{refused}{ $approval->{id} } = 1;
 	}
-	$month->tell('   approved by a second person: ' . join ', ', map { "$done{$_} $_" } sort keys %done) if %done;
-	$month->check(!@failed, 'what needs approval can be approved', join '', @failed) if @$approvals;
+	$month->tell('   approved by a second person: ' . join ', ', map { "$done{$_} $_" } sort keys %done) if %done && !$break;
+	$month->check(!@failed, 'what needs approval can be approved' . ($break ? ": break $break->{id}" : ''), join '', @failed) if @failed || @$approvals && !$break;
 	return;
 }
 

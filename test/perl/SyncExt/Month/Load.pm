@@ -225,6 +225,7 @@ sub erp
 		utf8::encode($_) foreach @records;
 		$month->{erp}{$entity}->load(\@records);
 		$month->{erp}{$entity}->number_by_month($_) foreach @years;
+		$month->{erp}{$entity}->allow_cancelling;
 		return scalar @records;
 	});
 	return;

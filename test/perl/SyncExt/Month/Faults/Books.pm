@@ -44,6 +44,8 @@ sub kinds
 			found => [qw(balance_transaction.missing_here balance_transaction.orphan)], also => [qw(payout_sums no_orphans)],
 			repair => { map { $_ => 'pull_again' } qw(balance_transaction.missing_here balance_transaction.orphan) },
 			plant => sub { $behind->("DELETE FROM canonical.balance_transaction WHERE id = '$_[0]{id}';") },
+			by => 'sync.backfill()',
+
 			# Read by id it does not say which payout took it; listed it does.
 			remedy => sub {
 				my ($row) = @_;
@@ -67,61 +69,56 @@ sub kinds
 			} },
 
 		{ name => 'missing schedule', from => $SCHEDULE, found => [qw(schedules_complete)], also => [qw(recognized_plus_deferred)],
-			plant => sub { $behind->("CREATE TABLE IF NOT EXISTS month.lost_schedule AS SELECT * FROM canonical.revenue_schedule WHERE false;
-				CREATE TABLE IF NOT EXISTS month.lost_schedule_line AS SELECT * FROM canonical.revenue_schedule_line WHERE false;
-				INSERT INTO month.lost_schedule SELECT * FROM canonical.revenue_schedule WHERE id = '$_[0]{schedule}';
-				INSERT INTO month.lost_schedule_line SELECT * FROM canonical.revenue_schedule_line WHERE schedule_id = '$_[0]{schedule}';
-				DELETE FROM canonical.revenue_schedule_line WHERE schedule_id = '$_[0]{schedule}'; DELETE FROM canonical.revenue_schedule WHERE id = '$_[0]{schedule}';") },
-			remedy => sub { $write->("BEGIN; INSERT INTO canonical.revenue_schedule SELECT * FROM month.lost_schedule WHERE id = '$_[0]{schedule}';
-				INSERT INTO canonical.revenue_schedule_line SELECT * FROM month.lost_schedule_line WHERE schedule_id = '$_[0]{schedule}'; COMMIT;") } },
+			repair => { schedules_complete => 'reschedule' },
+			plant => sub { $behind->("DELETE FROM canonical.revenue_schedule_line WHERE schedule_id = '$_[0]{schedule}'; DELETE FROM canonical.revenue_schedule WHERE id = '$_[0]{schedule}';") } },
 		{ name => 'a schedule that falls short', from => $SCHEDULE, found => [qw(schedules_complete)], also => [qw(recognized_plus_deferred)],
-			plant => sub { $behind->("UPDATE canonical.revenue_schedule_line SET amount = amount - 1 WHERE id = (SELECT l.id FROM canonical.revenue_schedule_line l WHERE l.schedule_id = '$_[0]{schedule}' ORDER BY l.period DESC LIMIT 1);") },
-			remedy => sub { $write->("UPDATE canonical.revenue_schedule_line SET amount = amount + 1 WHERE id = (SELECT l.id FROM canonical.revenue_schedule_line l WHERE l.schedule_id = '$_[0]{schedule}' ORDER BY l.period DESC LIMIT 1);") } },
+			repair => { schedules_complete => 'reschedule' },
+			plant => sub { $behind->("UPDATE canonical.revenue_schedule_line SET amount = amount - 1 WHERE id = (SELECT l.id FROM canonical.revenue_schedule_line l WHERE l.schedule_id = '$_[0]{schedule}' ORDER BY l.period DESC LIMIT 1);") } },
 		{ name => 'recognized too early', from => "$SCHEDULE AND EXISTS (SELECT FROM canonical.revenue_schedule_line r WHERE r.schedule_id = w.id AND r.status = 'planned')",
 			found => [qw(recognized_in_time)], also => [qw(recognized_plus_deferred)],
-			plant => sub { $behind->("UPDATE canonical.revenue_schedule_line SET status = 'recognized', recognized_at = (SELECT start_date FROM canonical.revenue_schedule WHERE id = schedule_id) - interval '5 days' WHERE schedule_id = '$_[0]{schedule}' AND status = 'planned';") },
-			remedy => sub { $write->("UPDATE canonical.revenue_schedule_line SET status = 'planned', recognized_at = NULL WHERE schedule_id = '$_[0]{schedule}' AND status = 'recognized' AND gl_entry_id IS NULL;") } },
+			repair => { recognized_in_time => 'reschedule' },
+			plant => sub { $behind->("UPDATE canonical.revenue_schedule_line SET status = 'recognized', recognized_at = (SELECT start_date FROM canonical.revenue_schedule WHERE id = schedule_id) - interval '5 days' WHERE schedule_id = '$_[0]{schedule}' AND status = 'planned';") } },
 		{ name => 'unbalanced journal', from => q(SELECT t.*, g.id AS entry, jsonb_build_array(t.id, t.number, g.id, g.number) AS records FROM month.target_invoice t
 				JOIN canonical.gl_entry g ON g.source_id = t.id AND g.source_object = 'invoice'), found => [qw(journals_balance)], also => [qw(deferred_rollforward)],
-			plant => sub { $behind->("UPDATE canonical.gl_entry_line SET debit = debit + 5 WHERE gl_entry_id = '$_[0]{entry}' AND line_no = 1;") },
-			remedy => sub { $behind->("UPDATE canonical.gl_entry_line SET debit = debit - 5 WHERE gl_entry_id = '$_[0]{entry}' AND line_no = 1;") } },
+			repair => { journals_balance => 'restore' },
+			plant => sub { $behind->("UPDATE canonical.gl_entry_line SET debit = debit + 5 WHERE gl_entry_id = '$_[0]{entry}' AND line_no = 1;") } },
 		{ name => 'tax mismatch', from => q(SELECT t.*, d.id AS tax, jsonb_build_array(t.id, t.number, d.id) AS records FROM month.target_invoice t JOIN canonical.tax_determination d ON d.invoice_id = t.id),
 			found => [qw(committed_tax)], also => [],
-			plant => sub { $write->("UPDATE canonical.tax_determination SET tax_amount = tax_amount + 3 WHERE id = '$_[0]{tax}';") },
-			remedy => sub { $write->("UPDATE canonical.tax_determination SET tax_amount = tax_amount - 3 WHERE id = '$_[0]{tax}';") } },
+			repair => { committed_tax => 'correct_tax' },
+			plant => sub { $write->("UPDATE canonical.tax_determination SET tax_amount = tax_amount + 3 WHERE id = '$_[0]{tax}';") } },
 
 		{ name => 'entitlement without payment', from => "$RIGHT WHERE s.status = 'past_due'", found => [qw(entitlement_paid)], also => [],
-			plant => sub { $write->("UPDATE canonical.entitlement SET status = 'active', reason = NULL WHERE id = '$_[0]{entitlement}';") },
-			remedy => sub { $write->("UPDATE canonical.entitlement SET status = 'suspended', reason = 'payment failed' WHERE id = '$_[0]{entitlement}';") } },
+			repair => { entitlement_paid => 'suspend' },
+			plant => sub { $write->("UPDATE canonical.entitlement SET status = 'active', reason = NULL WHERE id = '$_[0]{entitlement}';") } },
 		{ name => 'canceled but not revoked', from => "$RIGHT WHERE s.status = 'canceled'", found => [qw(canceled_revoked)], also => [qw(entitlement_paid)],
-			plant => sub { $write->("UPDATE canonical.entitlement SET status = 'active', reason = NULL, valid_to = NULL WHERE id = '$_[0]{entitlement}';") },
-			remedy => sub { $write->("UPDATE canonical.entitlement SET status = 'revoked', reason = 'canceled' WHERE id = '$_[0]{entitlement}';") } },
+			repair => { canceled_revoked => 'revoke' },
+			plant => sub { $write->("UPDATE canonical.entitlement SET status = 'active', reason = NULL, valid_to = NULL WHERE id = '$_[0]{entitlement}';") } },
 		{ name => 'a failed payment that nobody pursues', from => q(SELECT b.n, p.id, c.id AS pursuit, jsonb_build_array(p.id, f.remote, i.id, i.number) AS records
 				FROM month.payment f JOIN month.invoice b ON b.id = f.invoice JOIN sync.external_id x ON x.remote_id = f.remote JOIN canonical.payment p ON p.id::text = x.record_id
 				JOIN canonical.collection_case c ON c.payment_id = p.id JOIN canonical.invoice i ON i.id = c.invoice_id WHERE f.state = 'failed' AND b.n % 10 <> 0),
 			found => [qw(failure_collected)], also => [],
-			plant => sub { $behind->("CREATE TABLE IF NOT EXISTS month.lost_case AS SELECT * FROM canonical.collection_case WHERE false;
-				INSERT INTO month.lost_case SELECT * FROM canonical.collection_case WHERE id = '$_[0]{pursuit}'; DELETE FROM canonical.collection_case WHERE id = '$_[0]{pursuit}';") },
-			remedy => sub { $write->("INSERT INTO canonical.collection_case SELECT * FROM month.lost_case WHERE id = '$_[0]{pursuit}';") } },
+			repair => { failure_collected => 'open_case' },
+			plant => sub { $behind->("DELETE FROM canonical.collection_case WHERE id = '$_[0]{pursuit}';") } },
 		{ name => 'an amendment that reached nobody', from => q(SELECT s.*, t.id AS item, jsonb_build_array(s.id, s.number) AS records FROM month.target_subscription s
 				JOIN month.item t ON t.k = s.k AND t.place = 1 WHERE s.status = 'active' AND s.upgrade IS NULL),
 			found => [qw(amendment_arrived)], also => [qw(subscription.field_differs)],
+			repair => { amendment_arrived => 'push_again' },
 			plant => sub {
 				my ($row) = @_;
 				my $id = $month->psql('SELECT gen_random_uuid();');
 				$behind->("INSERT INTO canonical.amendment (id, subscription_id, kind, effective_at, requested_by, status, before, after, delta_mrr)
 					SELECT '$id', '$row->{id}', 'upgrade', now() - interval '2 days', 'customer', 'applied', jsonb_build_object('subscription_item_id', t.id, 'quantity', t.quantity),
 					       jsonb_build_object('subscription_item_id', t.id, 'quantity', t.quantity + 5), 1 FROM canonical.subscription_item t WHERE t.id = '$row->{item}';
-					UPDATE canonical.subscription_item SET quantity = quantity + 5 WHERE id = '$row->{item}';");
+					UPDATE canonical.subscription_item SET quantity = quantity + 5 WHERE id = '$row->{item}';
+					UPDATE canonical.subscription SET mrr = mrr + 1 WHERE id = '$row->{id}';");
 				push @{ $row->{records} }, $id;
-				$row->{amendment} = $id;
-			},
-			remedy => sub { $write->("UPDATE canonical.subscription_item SET quantity = quantity - 5 WHERE id = '$_[0]{item}'; UPDATE canonical.amendment SET status = 'reversed' WHERE id = '$_[0]{amendment}';") } },
+			} },
 		{ name => 'a period that was never billed', from => q(SELECT s.*, month.epoch(w.began) AS began, month.epoch(w.began - interval '1 month') AS earlier, jsonb_build_array(s.id, s.number) AS records
 				FROM month.target_subscription s JOIN month.subscription m USING (k) JOIN month.running w USING (k) WHERE s.status = 'active' AND m.recurring = 'month'
 				 AND EXISTS (SELECT FROM month.invoice b WHERE b.entity = s.entity AND b.kind = 'period' AND b.service_start < w.began - interval '1 month')),
 			found => [qw(period_billed)], also => [],
 			plant => sub { $month->{billing}{ $_[0]{entity} }->tamper(subscription => $_[0]{billing}, set => { start_date => $_[0]{earlier} }) },
+			desk => 'billing corrects the start, which was wrong',
 			remedy => sub { $month->{billing}{ $_[0]{entity} }->tamper(subscription => $_[0]{billing}, set => { start_date => $_[0]{began} }) } },
 	);
 }

@@ -9,6 +9,10 @@ use warnings;
 my $INVOICE = q(SELECT t.*, jsonb_build_array(t.id, t.number, t.erp, t.billing) AS records FROM month.target_invoice t
 	JOIN month.entity e ON e.code = t.entity AND e.currency = t.currency WHERE t.kind = 'period');
 my $ANY_INVOICE = q(SELECT t.*, jsonb_build_array(t.id, t.number, t.erp, t.billing) AS records FROM month.target_invoice t WHERE t.kind = 'period');
+# Of this month, in open periods, and owed: what changes about them changes no month that is certified.
+my $OPEN_INVOICE = q(SELECT t.*, jsonb_build_array(t.id, t.number, t.erp, t.billing) || coalesce((SELECT jsonb_agg(l.id) FROM canonical.invoice_line l WHERE l.invoice_id = t.id), '[]')
+	 || coalesce((SELECT jsonb_agg(w.id) FROM canonical.invoice_line l JOIN canonical.revenue_schedule w ON w.invoice_line_id = l.id WHERE l.invoice_id = t.id), '[]') AS records
+	FROM month.running_invoice t WHERE t.kind = 'period' AND t.status = 'open' AND t.amount_paid = 0);
 my $PAYMENT = q(SELECT p.*, jsonb_build_array(p.id, p.billing, p.allocation_id, p.allocation, p.invoice_id, p.invoice) AS records
 	FROM month.target_payment p WHERE p.status = 'succeeded' AND p.allocation IS NOT NULL
 	 AND NOT EXISTS (SELECT FROM month.refund r WHERE r.payment = p.plan) AND NOT EXISTS (SELECT FROM month.dispute d WHERE d.payment = p.plan));
@@ -36,14 +40,15 @@ sub kinds
 
 	return (
 		{ name => 'lost in the ERP', from => $ANY_INVOICE, found => ['invoice.missing_there'], also => [qw(invoice_in_erp)],
-			repair => { 'invoice.missing_there' => 'push_again' },
+			repair => { 'erp:invoice.missing_there' => [ 'push_again', {}, 2 ] },
 			plant => sub {
 				my ($row) = @_;
 				my $id = $row->{erp};
 				$erp->($row, without_move($id) . "DELETE FROM account_invoice_line WHERE invoice = $id; DELETE FROM account_invoice_tax WHERE invoice = $id;
 					DELETE FROM account_invoice WHERE id = $id;");
 			} },
-		{ name => 'doubled in the ERP', from => $INVOICE, found => [qw(invoice.duplicate)], also => [qw(invoice.missing_here invoice.orphan)],
+		{ name => 'doubled in the ERP', from => $INVOICE, found => [qw(invoice.duplicate)], also => [qw(invoice.missing_here invoice.orphan no_orphans)],
+			repair => { 'invoice.duplicate' => [ delete_there => { operation => 'cancel' } ] },
 			plant => sub {
 				my ($row) = @_;
 				my $id = $row->{erp};
@@ -58,54 +63,52 @@ sub kinds
 					INSERT INTO account_invoice_tax (account, amount, base, create_date, create_uid, description, invoice, manual)
 					SELECT account, amount, base, create_date, create_uid, description, $copy, manual FROM account_invoice_tax WHERE invoice = $id;");
 				push @{ $row->{records} }, "$copy";
-			},
-			remedy => sub {
-				my ($row) = @_;
-				my $copy = $row->{erp} + 500_000;
-				$erp->($row, "DELETE FROM account_invoice_line WHERE invoice = $copy; DELETE FROM account_invoice_tax WHERE invoice = $copy; DELETE FROM account_invoice WHERE id = $copy;");
-				$month->psql("SELECT sync.discard_inbox(id, 'entered twice') FROM sync.inbox_status WHERE remote_id = '$copy';");
-			} },
-		{ name => 'one cent off in the ERP', from => $INVOICE, found => ['invoice.amount_differs'], also => [qw(invoice_in_erp)],
-			plant => sub { $erp->($_[0], cent($_[0]{erp}, '+') . $told->($_[0])) }, remedy => sub { $erp->($_[0], cent($_[0]{erp}, '-') . $told->($_[0])) } },
-		{ name => 'wrong currency in the ERP', from => $INVOICE, found => ['invoice.field_differs'], also => [qw(invoice.amount_differs invoice_in_erp)],
-			plant => sub { $erp->($_[0], currency($_[0]{erp}, 'JPY') . $told->($_[0])) },
-			remedy => sub { $erp->($_[0], currency($_[0]{erp}, $_[0]{currency}) . $told->($_[0])) } },
+			}, },
+		# What is posted is never changed: it is reversed there, and once that is known made anew.
+		{ name => 'one cent off in the ERP', from => $INVOICE, found => ['invoice.amount_differs'], also => [qw(invoice_in_erp paid_before_posted)],
+			repair => { 'erp:invoice.amount_differs/total_amount' => [ call_there => { operation => 'cancel' } ], 'invoice_in_erp/posting_status' => 'push_again' },
+			plant => sub { $erp->($_[0], cent($_[0]{erp}, '+') . $told->($_[0])) } },
+		{ name => 'wrong currency in the ERP', from => $INVOICE, found => ['invoice.field_differs'], also => [qw(invoice.amount_differs invoice_in_erp paid_before_posted)],
+			repair => { 'erp:invoice.field_differs/currency' => [ call_there => { operation => 'cancel' } ], 'invoice_in_erp/posting_status' => 'push_again' },
+			plant => sub { $erp->($_[0], currency($_[0]{erp}, 'JPY') . $told->($_[0])) } },
 		{ name => 'wrong period in the ERP', from => $ANY_INVOICE, found => [qw(invoice.field_differs invoice_in_erp)], also => [qw(invoice.amount_differs paid_before_posted)],
-			plant => sub { $erp->($_[0], period($_[0]{erp}, '+1 month') . "UPDATE account_invoice SET $touched WHERE id = $_[0]{erp};") },
-			remedy => sub { $erp->($_[0], period($_[0]{erp}, '-1 month') . "UPDATE account_invoice SET $touched WHERE id = $_[0]{erp};") } },
+			repair => { 'invoice_in_erp/accounting_period' => [ call_there => { operation => 'cancel' } ], 'invoice_in_erp/posting_status' => 'push_again' },
+			plant => sub { $erp->($_[0], period($_[0]{erp}, '+1 month') . "UPDATE account_invoice SET $touched WHERE id = $_[0]{erp};") } },
 		{ name => 'unposted in the ERP', from => $ANY_INVOICE, found => [qw(invoice_in_erp invoice.field_differs)], also => [qw(paid_before_posted)],
-			plant => sub {
-				my ($row) = @_;
-				@$row{qw(erp_number move)} = split /\|/, $month->in_erp($row->{entity}, "SELECT number, move FROM account_invoice WHERE id = $row->{erp};");
-				$erp->($row, "UPDATE account_invoice SET state = 'draft', number = NULL, move = NULL, $touched WHERE id = $row->{erp};");
-			},
-			remedy => sub {
-				my ($row) = @_;
-				$erp->($row, "UPDATE account_invoice SET state = 'posted', number = '$row->{erp_number}', move = $row->{move}, $touched WHERE id = $row->{erp};");
-			} },
+			repair => { 'invoice_in_erp/posting_status' => [ call_there => { operation => 'post' }, 2 ] },
+			plant => sub { $erp->($_[0], without_move($_[0]{erp}) . "UPDATE account_invoice SET state = 'draft', number = NULL, move = NULL, $touched WHERE id = $_[0]{erp};") } },
 		{ name => 'orphan in the ERP', from => $INVOICE, found => [qw(invoice.orphan invoice.missing_here)], also => [],
+			repair => { 'invoice.missing_here' => 'delete_there' },
 			plant => sub {
 				my ($row) = @_;
 				my $id = $row->{erp} + 700_000;
 				$erp->($row, "INSERT INTO account_invoice (id, account, company, create_date, create_uid, currency, description, invoice_address, invoice_date, journal, party, reference, state, type)
 					SELECT $id, account, company, create_date, create_uid, currency, NULL, invoice_address, invoice_date, journal, party, 'typed by hand $id', 'draft', type FROM account_invoice WHERE id = $row->{erp};");
 				$row->{records} = ["$id"];
-			},
-			remedy => sub { my ($row) = @_; $erp->($row, "DELETE FROM account_invoice WHERE id = " . ($row->{erp} + 700_000) . ";") } },
+			} },
 		{ name => 'renamed in the ERP, and never told', from => $CUSTOMER, found => [qw(customer.stale customer.field_differs)], also => [],
 			repair => { 'customer.field_differs' => 'pull_again', 'customer.stale' => 'pull_again' },
 			plant => sub { $erp->($_[0], "UPDATE party_party SET name = name || ' & Co' WHERE id = $_[0]{erp};") } },
 
-		{ name => 'voided in billing after it was posted', from => "$ANY_INVOICE AND t.status = 'open'", found => [qw(voided_after_posting)],
+		# Credited in the ERP, and taken out of tax and revenue.
+		{ name => 'voided in billing after it was posted', from => $OPEN_INVOICE, found => [qw(voided_after_posting)],
 			also => [qw(committed_tax recognized_plus_deferred invoice_in_erp invoice.field_differs invoice.amount_differs invoice.missing_there invoice.missing_here)],
-			plant => sub { $billing->($_[0], invoice => $_[0]{billing}, set => { status => 'void', 'status_transitions.voided_at' => time }, event => 'voided') },
-			remedy => sub { $billing->($_[0], invoice => $_[0]{billing}, set => { status => 'open', 'status_transitions.voided_at' => undef }) } },
-		{ name => 'one cent off in billing, and never told', from => $ANY_INVOICE, found => [qw(invoice.amount_differs)], also => [qw(line_sums invoice_in_erp invoice.stale)],
-			plant => sub { my ($row) = @_; billed($billing, $row, 1) }, remedy => sub { my ($row) = @_; billed($billing, $row, 0) } },
+			repair => { voided_after_posting => 'credit_note', committed_tax => 'correct_tax', recognized_plus_deferred => 'reschedule' },
+			plant => sub { $billing->($_[0], invoice => $_[0]{billing}, set => { status => 'void', 'status_transitions.voided_at' => time }, event => 'voided') } },
+		# Billing owns what it billed: that comes here, the ERP has it reversed and made anew, revenue is planned
+		# again, and what the books lack is a journal that somebody approves.
+		{ name => 'another price in billing, and never told', from => $OPEN_INVOICE, found => [qw(invoice.amount_differs)],
+			also => [qw(line_sums invoice_in_erp invoice.field_differs invoice.stale schedules_complete recognized_plus_deferred)],
+			repair => {
+				'billing:invoice.amount_differs/total_amount' => 'pull_again', 'invoice_in_erp/total_amount' => [ call_there => { operation => 'cancel' } ],
+				'invoice_in_erp/posting_status' => 'push_again', schedules_complete => 'reschedule',
+				recognized_plus_deferred => [ adjustment => { debit_account => '1200', credit_account => '3900' } ] },
+			plant => sub { my ($row) = @_; billed($billing, $row, 1) } },
 		{ name => 'a payout that falls short', from => q(SELECT -row_number() OVER (ORDER BY o.id) AS n, o.entity, o.remote AS billing, o.amount, jsonb_build_array(p.id, p.number, o.remote) AS records
 				FROM month.payout o JOIN canonical.payout p ON p.number = o.id WHERE o.day >= date_trunc('month', month.today()) - interval '1 month'),
 			found => [qw(payout_sums)], also => [],
 			plant => sub { $billing->($_[0], payout => $_[0]{billing}, set => { amount => $_[0]{amount} - 1000 }) },
+			desk => 'the processor pays what was missing',
 			remedy => sub { $billing->($_[0], payout => $_[0]{billing}, set => { amount => $_[0]{amount} }) } },
 		{ name => 'lost in billing', from => $PAYMENT, found => [qw(payment.missing_there)], also => [qw(payment_allocation.missing_there)],
 			plant => sub {
@@ -113,9 +116,11 @@ sub kinds
 				$row->{kept} = $month->{billing}{ $row->{entity} }->stripe(GET => "/v1/payment_intents/$row->{billing}");
 				$billing->($row, payment_intent => $row->{billing}, purge => 1);
 			},
+			desk => 'billing restores it: only who took the money can say that it did',
 			remedy => sub { my ($row) = @_; $month->{billing}{ $row->{entity} }->load([ $row->{kept} ]) } },
 		{ name => 'a push that billing refuses', from => $CUSTOMER, found => [qw(customer.field_differs dead_letters)], also => [],
 			plant => sub { $month->psql("UPDATE canonical.customer SET billing_email = 'books at customer' WHERE id = '$_[0]{id}';") },
+			by => 'the application corrects the record, sync.discard()',
 			remedy => sub {
 				my ($row) = @_;
 				$month->psql("UPDATE canonical.customer SET billing_email = 'books-$row->{n}\@customer.example' WHERE id = '$row->{id}';
@@ -151,12 +156,17 @@ sub period
 		UPDATE account_invoice SET accounting_date = (SELECT m.date FROM account_move m WHERE m.id = account_invoice.move) WHERE id = $id;";
 }
 
+# A line of it, and what follows from that.
 sub billed
 {
 	my ($billing, $row, $more) = @_;
 	my $factor = $row->{currency} eq 'JPY' ? 1 : 100;
-	my $total = sprintf('%.0f', $row->{total_amount} * $factor) + $more;
-	return $billing->($row, invoice => $row->{billing}, set => { total => $total + 0 }, event => \0);
+	my %amount = map { $_ => sprintf('%.0f', $row->{$_} * $factor) + $more } qw(total_amount net_amount line_amount);
+
+	return $billing->($row, invoice => $row->{billing}, event => \0, set => {
+		total => $amount{total_amount}, amount_due => $amount{total_amount}, amount_remaining => $amount{total_amount},
+		total_excluding_tax => $amount{net_amount}, subtotal => $amount{net_amount}, subtotal_excluding_tax => $amount{net_amount},
+		'lines.data.0.amount' => $amount{line_amount}, 'lines.data.0.subtotal' => $amount{line_amount} });
 }
 
 1;
