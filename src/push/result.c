@@ -14,6 +14,8 @@
 #include "govern/retry.h"
 #include "push/internal.h"
 
+#define SPENT_KEYS 3 /* of a delivery, that servers which are lost may have spent */
+
 const SeManifestObject *
 se_delivery_object(const SeDelivery *d)
 {
@@ -344,12 +346,15 @@ ambiguous(SeDelivery *d, TimestampTz now)
 
 /*
  * A server that is lost may have sent the event under the same key, made of what it alone had pulled
- * by then; the vendor refuses that key for anything else. What sets a state is sent under another.
+ * by then; the vendor refuses that key for anything else. What sets a state is sent under another, which
+ * a second lost server may have spent, and so on. Attempts do not tell whether it was tried: the first
+ * refusal may be the one that nobody heard.
  */
 static bool
 may_be_spent(const SeDelivery *d)
 {
-	return d->op->kind == SE_OP_UPDATE && d->key != NULL && d->attempts == 0 &&
+	return (d->op->kind == SE_OP_UPDATE || d->op->kind == SE_OP_UPSERT) && d->key != NULL &&
+		   (d->attempts == 0 || d->issue <= SPENT_KEYS) &&
 		   se_event_since(&d->event) < se_hub_suspect_before;
 }
 

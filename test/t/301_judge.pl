@@ -48,9 +48,26 @@ is(keys_judged([ 1000, 1010 ]), '', 'a key that was used once');
 is(keys_judged([ 1000, 1700 ], [ 12_050, 12_060 ]), '', 'a key that was used again when its life was over, its first effect having come late');
 like(keys_judged([ 1000, 1010 ], [ 1000, 1020 ]), qr/executed twice in one life, within 10 ms/, 'a key that was executed twice while it lived');
 
-sub refused { my (@times) = @_; return join '; ', SyncExt::Torture::Judge::wrong_keys([ { key => 'k', refused => [ [@times] ] } ], [], [5000]) }
+# A key that was refused once; the standby took over at 5000. attempts: those on record, [when, outcome].
+sub refused
+{
+	my ($since, $at, %option) = @_;
+	my $endpoint = $option{endpoint} // 'POST /v1/customers/cus_1';
+	my %key = (key => 'k', endpoint => $endpoint, refused => [ [ $since, $at, $option{refused} // $endpoint ] ]);
+	my @attempts = map { { key => 'k', at => $_->[0], outcome => $_->[1] } } @{ $option{attempts} // [] };
+
+	return join '; ', map { s/ \(.*//r } SyncExt::Torture::Judge::wrong_keys([ \%key ], [], [5000], @attempts);
+}
+
+my $two = 'key k stood for two requests';
 
 is(refused(4000, 6000), '', 'a key that a lost server had spent on another request');
-is(refused(4000, 4500), 'key k stood for two requests', 'before that a key is one request');
-is(refused(6000, 6500), 'key k stood for two requests', 'and afterwards, too');
+is(refused(4000, 6000, attempts => [ [ 6000, 'rejected' ] ]), '', '… which the one that took over hears');
+is(refused(4000, 6000, attempts => [ [ 5900, undef ], [ 6000, 'rejected' ] ]), '', '… at its second try, when the first was not answered');
+is(refused(4000, 4500), $two, 'before that a key is one request');
+is(refused(6000, 6500), $two, 'and afterwards, too');
+is(refused(4000, 6000, attempts => [ [ 4000, undef ], [ 6000, 'rejected' ] ]), $two, 'and where the attempt was known');
+is(refused(4000, 6000, endpoint => 'POST /v1/customers'), $two, 'what makes a record is looked up first');
+is(refused(4000, 6000, refused => 'POST /v1/customers/cus_2'), $two, 'a record stays the same record');
+is(refused(4000, 6000, attempts => [ [ 5900, 'rejected' ], [ 6000, undef ] ]), 'key k was used again after it had been refused', 'a refusal that was heard is heeded');
 done_testing();

@@ -121,26 +121,45 @@ sub wrong_record
 	return map { "$name: $_ (wrote @{ $r->{versions} }" . ($r->{gone} ? ' delete' : '') . '; effects ' . telling(@effects) . ')' } @wrong;
 }
 
+# Whether a refusal is one that the hub cannot help. The server that was lost may have made an update of more, or of less,
+# than the one that took over knows, and nobody there knows of its attempt: it is refused, and sent under another key.
+# What makes a record is looked up first, and what was claimed before the standby took over is repeated as it was.
+sub spent_by_another
+{
+	my ($refused, $key, $took_over, @attempts) = @_;
+	my ($since, $at, $endpoint) = @$refused;
+
+	return 0 if $endpoint ne $key->{endpoint} || $endpoint !~ m{^POST /v1/\w+/[^/]+$};
+	foreach my $takeover (grep { $since < $_ && $_ <= $at } @$took_over)
+	{
+		return 1 if !grep { $_->{at} < $takeover } @attempts;
+	}
+	return 0;
+}
+
+# attempts: those that the hub has on record.
 sub wrong_keys
 {
-	my ($keys, $effects, $took_over) = @_;
+	my ($keys, $effects, $took_over, @attempts) = @_;
+	my %attempts;
 	my (%used, @wrong);
 
 	foreach my $e (grep { defined $_->{idempotency_key} } @$effects)
 	{
 		push @{ $used{ $e->{idempotency_key} } }, $e;
 	}
+	push @{ $attempts{ $_->{key} } }, $_ foreach @attempts;
 	foreach my $key (@$keys)
 	{
 		my @effects = @{ $used{ $key->{key} } // [] };
 
-		# The server that was lost may have made the request of more, or of less, than the one that took over knows:
-		# it is refused, and sent under another key.
-		foreach my $refused (@{ $key->{refused} })
-		{
-			my ($since, $at) = @$refused;
-			push @wrong, "key $key->{key} stood for two requests" if !grep { $since < $_ && $_ <= $at } @$took_over;
-		}
+		my @claimed = @{ $attempts{ $key->{key} } // [] };
+
+		push @wrong, map { "key $key->{key} stood for two requests ($_->[2])" }
+		  grep { !spent_by_another($_, $key, $took_over, @claimed) } @{ $key->{refused} };
+		# An answer that was lost is asked for again, one that was heard is not.
+		push @wrong, "key $key->{key} was used again after it had been refused"
+		  if @{ $key->{refused} } && grep { ($_->{outcome} // '') eq 'rejected' } @claimed[ 0 .. $#claimed - 1 ];
 		foreach my $i (1 .. $#effects)
 		{
 			# What sets a state is sent again when its key is over. Its life began when the vendor took it, and the
@@ -152,6 +171,12 @@ sub wrong_keys
 	}
 	return @wrong;
 }
+
+my $attempts = <<'EOF';
+SELECT c.idempotency_key AS key, extract(epoch FROM c.at) * 1000 AS at, o.outcome
+  FROM sync.claim c LEFT JOIN sync.outcome o ON o.route_id = c.route_id AND o.seq = c.seq AND o.attempt_id = c.attempt_id
+ WHERE c.idempotency_key IS NOT NULL ORDER BY c.attempt_id
+EOF
 
 # ---- the states ----
 
@@ -240,7 +265,7 @@ sub wrong
 		}
 		push @wrong, map { "$system: $_ was never committed (" . telling(@{ $effects->{$system}{$_} }) . ')' } sort keys %{ $effects->{$system} };
 	}
-	push @wrong, wrong_keys($sandbox->keys, $sandbox->effects, $self->{took_over});
+	push @wrong, wrong_keys($sandbox->keys, $sandbox->effects, $self->{took_over}, rows($hub, $attempts));
 	push @wrong, wrong_states($hub, $sandbox);
 	push @wrong, map { "held: $_" } split /\n/, $hub->sql('SELECT delivery, object, record_id, state, code, message FROM sync.delivery d WHERE EXISTS (SELECT FROM sync._unfinished u WHERE u.seq = d.seq)');
 	push @wrong, map { "inbox: $_" } split /\n/, $hub->sql('SELECT system, object, remote_id, state, reason FROM sync.inbox_status');
