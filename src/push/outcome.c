@@ -104,6 +104,8 @@ fill_pushed(SePushed *p, SeDelivery *d)
 		d->op->kind == SE_OP_CREATE || d->op->kind == SE_OP_UPSERT || d->op->kind == SE_OP_UPDATE;
 	p->fresh = d->op->kind == SE_OP_CREATE && d->remote_id == NULL;
 	p->deleted = d->pushed_deleted;
+	/* A server that is lost had deleted it already, and this repetition has made it once more. */
+	p->rebinds = d->op->kind == SE_OP_UPSERT && se_event_since(&d->event) < se_hub_suspect_before;
 	p->financial = d->route->financial;
 	p->cause = se_event_id(&d->event);
 	p->correlation_id =

@@ -47,6 +47,8 @@ sub history
 	return \%record;
 }
 
+sub system_of { my ($vendor, $collection) = @_; return $vendor ne 'rest' ? 'billing' : $collection =~ /^bulk_/ ? 'bulk' : 'crm' }
+
 # Effects of our requests: system → record → in order.
 sub effects
 {
@@ -61,9 +63,10 @@ sub effects
 		# What was deleted says no more whose it was.
 		my $id = ($vendor eq 'rest' ? $e->{external_id} : $e->{metadata}{sync_id} // $id_of{ $e->{id} });
 		my $number = $e->{metadata}{number} // $e->{metadata}{code};
-		my $kind = $e->{method} eq 'DELETE' ? 'delete' : defined $below ? 'update' : 'create';
+		my $system = system_of($vendor, $collection);
+		my $kind = $e->{method} eq 'DELETE' ? 'delete' : $system eq 'bulk' ? 'upsert' : defined $below ? 'update' : 'create';
 
-		push @{ $effect{ $vendor eq 'rest' ? 'crm' : 'billing' }{ $id // "without id: $e->{path}" } },
+		push @{ $effect{$system}{ $id // "without id: $e->{path}" } },
 		  { kind => $kind, n => defined $number && $number =~ /\.(\d+)$/ ? $1 : undef, remote => $e->{id}, key => $e->{idempotency_key}, at => $e->{time_ms} };
 	}
 	return \%effect;
@@ -94,6 +97,8 @@ sub wrong_record
 			shift @takeovers;
 			$before = $last if $last > $before;
 			$last = 0;
+			# What is told again makes anew what was deleted there, and its delete is told again, too.
+			$deleted = 0 if $e->{kind} eq 'upsert';
 		}
 		push @wrong, "$e->{kind} after its delete" if $deleted;
 		$deleted = 1 if $e->{kind} eq 'delete';
@@ -187,11 +192,14 @@ sub remote_states
 
 	foreach my $collection (sort keys %object_of)
 	{
-		foreach my $x (SyncExt::Torture::Vendor::live_rest($sandbox, $collection))
+		foreach my $at ([ crm => $collection ], [ bulk => "bulk_$collection" ])
 		{
-			my @lines = map { "$_->{line}:$_->{price}x$_->{quantity}" } @{ $x->{lines} // [] };
-			push @states, { system => 'crm', object => $object_of{$collection}, id => $x->{external_id}, remote => $x->{id},
-				state => join('|', map { $_ // '' } $x->{number} // $x->{code}, $x->{name}, $x->{note}, $x->{state}, $x->{customer}, sort @lines) };
+			foreach my $x (SyncExt::Torture::Vendor::live_rest($sandbox, $at->[1]))
+			{
+				my @lines = map { "$_->{line}:$_->{price}x$_->{quantity}" } @{ $x->{lines} // [] };
+				push @states, { system => $at->[0], object => $object_of{$collection}, id => $x->{external_id}, remote => $x->{id},
+					state => join('|', map { $_ // '' } $x->{number} // $x->{code}, $x->{name}, $x->{note}, $x->{state}, $x->{customer}, sort @lines) };
+			}
 		}
 		foreach my $x (SyncExt::Torture::Vendor::live_stripe($sandbox, $collection))
 		{
@@ -211,7 +219,7 @@ SELECT y.name AS system, t.object, t.id, concat_ws('|', coalesce(t.number, ''), 
        CASE WHEN t.object = 'subscription' AND y.name = 'crm' THEN 'posted' ELSE '' END,
        coalesce(sync.remote_id('customer', t.customer_id::text, y.name), ''),
        (SELECT string_agg(l.line, '|' ORDER BY l.line COLLATE "C")
-          FROM (SELECT format('%s:%sx%s', CASE y.name WHEN 'crm' THEN i.line_no::text ELSE i.id::text END,
+          FROM (SELECT format('%s:%sx%s', CASE y.name WHEN 'billing' THEN i.id::text ELSE i.line_no::text END,
                               sync.remote_id('price', i.price_id::text, y.name), i.quantity) AS line
                   FROM app.subscription_item i WHERE i.subscription_id = t.id) l)) AS state
   FROM (SELECT 'customer' AS object, id, number, name, note, NULL::uuid AS customer_id FROM app.customer
@@ -257,7 +265,7 @@ sub wrong
 	my $history = history($hub, \@wrong);
 	my $effects = effects($hub, $sandbox);
 
-	foreach my $system (qw(billing crm))
+	foreach my $system (qw(billing bulk crm))
 	{
 		foreach my $id (sort keys %$history)
 		{
