@@ -124,7 +124,7 @@ sub attempts_and_keys
 sub end_of_suspicion
 {
 	my ($id, $wanted, $what) = @_;
-	my $asked = $wanted eq '4|4';
+	my $asked = $wanted eq '4|4' ? 1 : 0;
 
 	$hub->sql("SELECT sync.resume('crm')");
 	$hub->wait_idle;
@@ -143,7 +143,7 @@ subtest 'a key that a lost server has spent on another request' => sub {
 	foreach my $case (
 		[ 'spent', '2|2', 'the change is sent under another', \%refused ],
 		[ 'unheard', '3|2', '… also when the first try was not answered', { kind => 'reset_before' }, \%refused ],
-		[ 'two lost', '3|3', '… and under a third, since two servers may be lost', (\%refused) x 2 ],
+		[ 'both', '3|3', '… and under a third, since two servers may be lost', (\%refused) x 2 ],
 		[ 'refused', '4|4', '… but not for ever', (\%refused) x 4 ])
 	{
 		my ($name, $wanted, $what, @faults) = @$case;

@@ -30,8 +30,8 @@ $first->wait_for_catchup($standby, 'replay');
 $standby->safe_psql('hub', 'SELECT pg_wal_replay_pause()');
 $hub->sql("SELECT sync.resume(name) FROM sync.system");
 $hub->wait_idle;
-is_deeply([ $hub->broken ], [], 'the lost server sent them all');
 $hub->forget($gone);
+is_deeply([ $hub->broken ], [], 'the lost server sent them all');
 $hub->power_off;
 $standby->append_conf('postgresql.conf', "primary_conninfo = ''\n");
 $standby->reload;
@@ -60,6 +60,8 @@ foreach my $system (qw(billing bulk crm))
 # One who takes an upsert makes it anew; the others say that it is gone.
 is(names(bulk => $gone), 'Eve 1, Eve 2, Eve 2, Eve 2, Eve 2', 'bulk: what was deleted is changed and deleted once more');
 is(scalar(grep { ($_->{external_id} // '') eq $gone } map { @{ $sandbox->rest(GET => "/$_")->{data} } } qw(bulk customers)), 0, '… and it is gone');
+is($hub->sql("SELECT o.outcome, o.state, o.code FROM sync.claim c JOIN sync.outcome o USING (route_id, seq, attempt_id) WHERE c.record_id = '$gone' AND o.state = 'ignored'"),
+	'rejected|ignored|gone', 'crm: a change of what is deleted here and there is passed over');
 is_deeply([ $hub->broken(systems => ['billing']) ], [], 'all keys were executed once, and nothing is left');
 
 $hub->node->stop;
