@@ -16,6 +16,7 @@ sub judged
 		$at += 10;
 		push @took_over, $at if $word eq '|';
 		push @effects, { kind => $record{upserts} ? 'upsert' : @effects ? 'update' : 'create', n => $word, at => $at, key => "k$word" } if $word =~ /^\d+$/;
+		push @effects, { kind => 'create', n => $1, at => $at, key => "k$word" } if $word =~ /^new(\d+)$/;
 		push @effects, { kind => 'delete', at => $at } if $word eq 'delete';
 	}
 	my $r = { object => 'customer', versions => [ 1 .. 6 ], %record };
@@ -34,7 +35,10 @@ like(judged('1 2 3 4 6 | 5 6', object => 'subscription'), qr/change 5, which is 
 is(judged('1 4 5 | 5 6 5 6'), 'change 5 after change 6', 'once');
 is(judged('1 3 5 | 3 5 | 3 5 6'), '', 'each that takes over');
 is(judged('1 5 6 delete | 6', gone => 1), 'update after its delete', 'never what is deleted');
-is(judged('1 5 6 delete | 6 delete', gone => 1, upserts => 1), '', '… but where a repetition makes it anew, it is deleted again');
+is(judged('1 new1 6'), 'was made twice', 'nothing is made twice');
+is(judged('1 6 | new1 6'), 'was made twice', 'what was made is looked up');
+is(judged('1 6 delete | new1 6 delete', gone => 1), '', '… and not found if it was deleted as well: that ends so once more');
+is(judged('1 5 6 delete | 6 delete', gone => 1, upserts => 1), '', 'where each state is an upsert, a repetition makes it anew and deletes it again');
 is(judged('1 5 6 delete 6 delete', gone => 1, upserts => 1), 'upsert after its delete; delete after its delete', 'after a takeover only');
 is(judged('1 5 6 delete | 6', gone => 1, upserts => 1), 'is still there', 'and always');
 is(judged('1 7'), 'change 7 was never committed; ends with change 7 of 6', 'what was never written');

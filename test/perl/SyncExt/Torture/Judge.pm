@@ -80,12 +80,10 @@ sub wrong_record
 	my ($system, $id, $r, $took_over, @effects) = @_;
 	my $name = "$system: $r->{object} $id";
 	my %committed = map { $_ => 1 } @{ $r->{versions} };
-	my @creates = grep { $_->{kind} eq 'create' } @effects;
-	my ($last, $deleted, $before) = (0, 0, 0);
+	my ($last, $made, $deleted, $before) = (0, 0, 0, 0);
 	my @takeovers = @$took_over;
 	my (%seen, @wrong);
 
-	push @wrong, "was made " . @creates . ' times' if @creates > 1;
 	foreach my $e (@effects)
 	{
 		my $n = $e->{n};
@@ -98,8 +96,9 @@ sub wrong_record
 			$before = $last if $last > $before;
 			$last = 0;
 			# What is told again makes anew what was deleted there, and its delete is told again, too.
-			$deleted = 0 if $e->{kind} eq 'upsert';
+			$made = $deleted = 0 if $deleted && $e->{kind} =~ /^(?:create|upsert)$/;
 		}
+		push @wrong, 'was made twice' if $e->{kind} eq 'create' && $made++;
 		push @wrong, "$e->{kind} after its delete" if $deleted;
 		$deleted = 1 if $e->{kind} eq 'delete';
 		next if !defined $n;
