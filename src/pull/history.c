@@ -154,3 +154,20 @@ se_history_pushed(const SeTarget *target, SeItem **items, int n)
 	}
 	put(&history);
 }
+
+/* A record has left a remote one that is gone: rows of SPI are that one's id and fields. */
+void
+se_history_gone(const SeTarget *target, const SeItem *item)
+{
+	History history;
+
+	begin(&history, target, (int) SPI_processed);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		SeItem gone = {.remote_id = se_spi_text(i, 1), .record_id = item->record_id};
+		bool isnull;
+
+		add(&history, &gone, DatumGetJsonbP(se_spi_datum(i, 2, &isnull)), true);
+	}
+	put(&history);
+}

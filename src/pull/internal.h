@@ -157,6 +157,7 @@ typedef struct SeItem
 	bool decided_new; /* a person said that it is none of ours */
 	bool is_new;
 	bool binds;
+	bool rebinds; /* may leave the remote record that it is bound to for this one */
 	bool applied;
 	Jsonb *base;		   /* fields as they were known; NULL: none were */
 	List *overridden;	   /* char *: what an app has changed and they are to set again */
@@ -390,6 +391,7 @@ extern void se_causes_find(const SeTarget *target, SeItem **items, int n);
 extern void se_history_page(const SeTarget *target, SeItem **items, int n);
 extern void se_history_pushed_new(const SeTarget *target, SeItem **items, int n);
 extern void se_history_pushed(const SeTarget *target, SeItem **items, int n); /* rows of SPI */
+extern void se_history_gone(const SeTarget *target, const SeItem *item);	  /* likewise */
 
 /* ---- state.c ---- */
 extern void se_state_bind(const SeTarget *target, SeItem **items, int n);

@@ -40,6 +40,7 @@ typedef struct SePushed
 	bool sent;		 /* they are the remote's too, should the answer hold no record */
 	bool fresh;		 /* made just now: neither bound nor in the mirror, as far as can be told */
 	bool deleted;
+	bool rebinds;				/* our id is the key there: what it stands for now is the record */
 	bool financial;				/* the object is */
 	const char *cause;			/* id of the event */
 	const char *correlation_id; /* NULL: the same */
@@ -51,8 +52,8 @@ typedef struct SePushed
  * ours: what the system made of the record by itself (a status, a number) is left for the next pull,
  * which brings it into our table. Without, the sent fields that the pull mapping knows are merged
  * into it. The mirror's pushed_at becomes `now`.
- * A remote id that is bound to another record (or a record bound to another remote id) raises
- * ERRCODE_UNIQUE_VIOLATION; callers bisect.
+ * A remote id that is bound to another record (or a record bound to another remote id, unless it
+ * rebinds) raises ERRCODE_UNIQUE_VIOLATION; callers bisect.
  */
 extern void se_mirror_pushed(SePushed *items, int n, TimestampTz now);
 

@@ -294,6 +294,7 @@ record_group(const SeTarget *target, SePushed **pushed, int n, TimestampTz now)
 		items[i].record_id = pstrdup(pushed[i]->record_id);
 		items[i].record = pushed[i]->deleted ? NULL : pushed[i]->record;
 		items[i].deleted = pushed[i]->deleted;
+		items[i].rebinds = pushed[i]->rebinds;
 		items[i].cause = text_copy(pushed[i]->cause);
 		items[i].correlation_id = text_copy(pushed[i]->correlation_id);
 		all[i] = &items[i];

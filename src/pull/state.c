@@ -23,6 +23,44 @@ remote_ids(SeItem **items, int n)
 	return se_arg_array(&arg, TEXTOID);
 }
 
+/* The remote record that the item's was bound to is gone, and another stands under our id. */
+static bool
+bind_anew(const SeTarget *target, SeItem *item)
+{
+	static SPIPlanPtr mirror_plan = NULL;
+	static SPIPlanPtr plan = NULL;
+	Oid types[] = {INT4OID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum values[] = {
+		Int32GetDatum(target->system_id), Int32GetDatum(target->object_id), 0, 0, 0, 0};
+	const char *const texts[] = {item->record_id, item->remote_id, item->map.remote_number,
+								 item->map.version};
+	char nulls[] = "      ";
+	uint64 rows;
+
+	for (int i = 0; i < lengthof(texts); i++)
+	{
+		if (texts[i] != NULL)
+			values[2 + i] = CStringGetTextDatum(texts[i]);
+		else
+			nulls[2 + i] = 'n';
+	}
+	(void) se_spi_execute(&mirror_plan,
+						  "UPDATE sync.mirror m SET deleted = true, mapping = NULL"
+						  " FROM sync.external_id x WHERE x.system_id = $1 AND x.object_id = $2"
+						  " AND x.record_id = $3 AND m.system_id = $1 AND m.object_id = $2"
+						  " AND m.remote_id = x.remote_id AND NOT m.deleted"
+						  " RETURNING m.remote_id, m.fields",
+						  3, types, values, NULL, false, 0);
+	se_history_gone(target, item);
+	SPI_freetuptable(SPI_tuptable);
+	rows = se_spi_execute(&plan,
+						  "UPDATE sync.external_id SET remote_id = $4, remote_number = $5,"
+						  " remote_version = $6, bound_at = pg_catalog.clock_timestamp()"
+						  " WHERE system_id = $1 AND object_id = $2 AND record_id = $3",
+						  lengthof(types), types, values, nulls, false, 0);
+	return rows == 1;
+}
+
 /*
  * Binds records and renews number and version of bound ones. A record that stands bound to another
  * remote id is not updated, comes back missing, and makes this raise.
@@ -65,7 +103,7 @@ se_state_bind(const SeTarget *target, SeItem **items, int n)
 		" WHERE x.remote_id = excluded.remote_id RETURNING 1",
 		6, types, values, NULL, false, 0);
 	SPI_freetuptable(SPI_tuptable);
-	if (rows != n)
+	if (rows != n && !(n == 1 && items[0]->rebinds && bind_anew(target, items[0])))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNIQUE_VIOLATION),
 				 n == 1 ? errmsg("record %s of object \"%s\" is bound to another remote id than %s",

@@ -209,7 +209,8 @@ struct SeDelivery
 	bool recover;			/* the next request is a look-up that settles an ambiguity */
 	bool unkeyed;			/* the attempt that may have taken effect did not carry its key */
 	bool repeats;			/* a replay under the keys of before */
-	int batch_limit;		/* travels with fewer than this many others; 0: as the connector says */
+	bool gone; /* a lost server may have deleted the record there: an older change found nothing */
+	int batch_limit; /* travels with fewer than this many others; 0: as the connector says */
 	TimestampTz first_claim_at;
 
 	/* the attempt in flight, or just answered */

@@ -24,6 +24,7 @@
 #include "core/spi.h"
 #include "pull/pull.h"
 #include "push/internal.h"
+#include "push/record_body.h"
 #include "push/push.h"
 #include "worker/seal.h"
 
@@ -104,6 +105,8 @@ fill_pushed(SePushed *p, SeDelivery *d)
 		d->op->kind == SE_OP_CREATE || d->op->kind == SE_OP_UPSERT || d->op->kind == SE_OP_UPDATE;
 	p->fresh = d->op->kind == SE_OP_CREATE && d->remote_id == NULL;
 	p->deleted = d->pushed_deleted;
+	/* A server that is lost had deleted it already, and this repetition has made it once more. */
+	p->rebinds = d->op->kind == SE_OP_UPSERT && se_event_since(&d->event) < se_hub_suspect_before;
 	p->financial = d->route->financial;
 	p->cause = se_event_id(&d->event);
 	p->correlation_id =
@@ -180,6 +183,23 @@ notify:
 	for (int i = 0; i < size; i++)
 		se_push_notify_record(owners[i]->route->system->id, owners[i]->event.object_id,
 							  owners[i]->event.record_id);
+}
+
+/* What is deleted here as well needs no change there: its delete follows, and comes to the same. */
+static void
+pass_over_gone(SeDelivery **deliveries, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		SeDelivery *d = deliveries[i];
+
+		if (!d->gone || se_record_body(d->event.object_id, d->event.record_id) != NULL)
+			continue;
+		d->ending = SE_END_IGNORED;
+		d->code = "gone";
+		d->message = MemoryContextStrdup(
+			d->cxt, "the record is deleted here and there; a server that is lost had told of it");
+	}
 }
 
 /* ---- outcome rows ---- */
@@ -398,6 +418,7 @@ se_outcome_flush(TimestampTz now)
 	se_txn_begin("recording outcomes");
 	n = keep_free(batch, n, now);
 	bind_pushed(batch, n, now);
+	pass_over_gone(batch, n);
 	insert_outcomes(batch, n);
 	audited = se_audit_deliveries(batch, n);
 	for (int i = 0; i < n; i++)

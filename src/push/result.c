@@ -14,6 +14,8 @@
 #include "govern/retry.h"
 #include "push/internal.h"
 
+#define SPENT_KEYS 3 /* of a delivery, that servers which are lost may have spent */
+
 const SeManifestObject *
 se_delivery_object(const SeDelivery *d)
 {
@@ -344,12 +346,28 @@ ambiguous(SeDelivery *d, TimestampTz now)
 
 /*
  * A server that is lost may have sent the event under the same key, made of what it alone had pulled
- * by then; the vendor refuses that key for anything else. What sets a state is sent under another.
+ * by then; the vendor refuses that key for anything else. What sets a state is sent under another, which
+ * a second lost server may have spent, and so on. Attempts do not tell whether it was tried: the first
+ * refusal may be the one that nobody heard.
  */
 static bool
 may_be_spent(const SeDelivery *d)
 {
-	return d->op->kind == SE_OP_UPDATE && d->key != NULL && d->attempts == 0 &&
+	return (d->op->kind == SE_OP_UPDATE || d->op->kind == SE_OP_UPSERT) && d->key != NULL &&
+		   (d->attempts == 0 || d->issue <= SPENT_KEYS) &&
+		   se_event_since(&d->event) < se_hub_suspect_before;
+}
+
+/* A server that is lost may have sent this change, and then the delete of the record that comes after it. */
+static bool
+may_be_deleted(const SeDelivery *d, const SeReply *reply)
+{
+	const char *then = reply->verdict.then;
+
+	return (d->op->kind == SE_OP_UPDATE || d->op->kind == SE_OP_ACTION ||
+			d->op->kind == SE_OP_VERIFY) &&
+		   (reply->answer.status == 404 || reply->answer.status == 410 ||
+			(then != NULL && strcmp(then, "missing") == 0)) &&
 		   se_event_since(&d->event) < se_hub_suspect_before;
 }
 
@@ -366,7 +384,8 @@ judge(SeDelivery *d, SeReply *reply, TimestampTz now)
 		case SE_REJECTED:
 			if (redirected(d, verdict))
 				return;
-			if (may_be_spent(d))
+			d->gone = may_be_deleted(d, reply);
+			if (!d->gone && may_be_spent(d))
 			{
 				d->attempts++;
 				d->issue++;
@@ -374,7 +393,8 @@ judge(SeDelivery *d, SeReply *reply, TimestampTz now)
 				return;
 			}
 			d->attempts++;
-			if (verdict->replayed && d->pending_id != 0 && strcmp(d->pending_state, "retry") == 0 &&
+			if (!d->gone && verdict->replayed && d->pending_id != 0 &&
+				strcmp(d->pending_state, "retry") == 0 &&
 				d->attempts < d->route->system->max_attempts)
 			{
 				/*
@@ -423,7 +443,7 @@ note_answer(SeDelivery *d, const SeReply *reply)
 	d->message = reply->verdict.message ? pstrdup(reply->verdict.message) : plain_message(reply);
 	d->request_id = reply->verdict.request_id ? pstrdup(reply->verdict.request_id) : NULL;
 	d->response = se_bounded_text(system, reply->answer.body, reply->answer.body_len);
-	d->has_pushed = d->pushed_deleted = false;
+	d->has_pushed = d->pushed_deleted = d->gone = false;
 	memset(&d->extract, 0, sizeof(d->extract));
 }
 

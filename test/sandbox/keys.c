@@ -35,7 +35,7 @@ typedef struct Key
 	int64_t replays;
 	int64_t conflicts;
 	int64_t mismatches;
-	json_t *refused; /* of each mismatch: [when the key's life began, when it was] */
+	json_t *refused; /* of each mismatch: [start of the key's life, time, endpoint] */
 	int64_t abandoned;
 	json_t *objects;
 } Key;
@@ -134,6 +134,14 @@ replay(Key *key, Reply *reply)
 	reply_header(reply, "Original-Request", key->request_id);
 }
 
+static void
+note_refused(Key *key, const Request *req)
+{
+	json_array_append_new(key->refused, json_pack("[I, I, o]", (json_int_t) key->since_ms,
+												  (json_int_t) clock_ms(),
+												  json_sprintf("%s %s", req->method, req->path)));
+}
+
 KeyState
 key_begin(const Request *req, const char *name, Reply *reply)
 {
@@ -148,8 +156,7 @@ key_begin(const Request *req, const char *name, Reply *reply)
 		if (endpoint_differs || key->fingerprint != fingerprint(req))
 		{
 			key->mismatches++;
-			json_array_append_new(key->refused, json_pack("[I, I]", (json_int_t) key->since_ms,
-														  (json_int_t) clock_ms()));
+			note_refused(key, req);
 			stats.key_mismatches++;
 			return endpoint_differs ? KEY_OTHER_ENDPOINT : KEY_OTHER_PARAMETERS;
 		}

@@ -51,9 +51,22 @@ SELECT sync.set_guard('paid first', 'entitlement',
 SET TimeZone = 'Asia/Tokyo';
 SET DateStyle = 'German';
 INSERT INTO shop.entitlement VALUES (1, 1, 'sso', 2.50, '2026-01-31 12:00+09'), (2, 2, 'sso', 1, now());
-\set VERBOSITY verbose
 UPDATE shop.entitlement SET status = 'active' WHERE id = 1;
-\set VERBOSITY default
+-- What a client reads of it. (\set VERBOSITY verbose would show a line of the server's source, too.)
+DO $$
+DECLARE
+    state text;
+    part text;
+    rel text;
+    col text;
+    rule text;
+BEGIN
+    UPDATE shop.entitlement SET status = 'active' WHERE id = 1;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, part = SCHEMA_NAME, rel = TABLE_NAME, col = COLUMN_NAME, rule = CONSTRAINT_NAME;
+    RAISE NOTICE '% at %.%.%: %', state, part, rel, col, rule;
+END
+$$;
 INSERT INTO shop.entitlement VALUES (3, 1, 'api', 1, NULL, 'active');
 UPDATE shop.entitlement SET status = 'active' WHERE id = 2;
 -- A bulk write is refused as a whole; what stays active is not asked about.

@@ -101,20 +101,71 @@ subtest 'a request that was throttled and comes out otherwise' => sub {
 	is_deeply([ $hub->broken(systems => ['crm']) ], [], 'all is well');
 };
 
-subtest 'a key that a lost server has spent on another request' => sub {
-	my $id = $hub->write('spent 1');
+# A record whose next requests meet these faults; as after a promotion, when what this server knows of the events
+# so far need not be all.
+sub suspect
+{
+	my ($name, @faults) = @_;
+	my $id = $hub->write("$name 1");
+
 	$hub->wait_idle;
-	# As after a promotion: what this server knows of the events so far need not be all.
-	$hub->sql("UPDATE sync.hub SET suspect_before = clock_timestamp() + interval '1 hour'; SELECT sync._change()");
-	$sandbox->fault(kind => 'status', status => 400, match => { method => 'POST', path => '/v1/customers', body_contains => 'spent' },
-		body => '{"error": {"type": "idempotency_error", "message": "Keys for idempotent requests can only be used with the same parameters"}}');
-	$hub->rename($id, 'spent 2');
+	$hub->sql("UPDATE sync.hub SET suspect_before = clock_timestamp() + interval '1 hour'; SELECT sync.pause('crm')");
+	$sandbox->fault(%$_, match => { method => 'POST', path => '/v1/customers', body_contains => $name }) foreach @faults;
+	return $id;
+}
+
+# Attempts and keys of its update.
+sub attempts_and_keys
+{
+	my ($id) = @_;
+	return $hub->sql("SELECT count(*), count(DISTINCT idempotency_key) FROM sync.claim WHERE record_id = '$id' AND step = 'update' AND idempotency_key IS NOT NULL");
+}
+
+sub end_of_suspicion
+{
+	my ($id, $wanted, $what) = @_;
+	my $asked = $wanted eq '4|4' ? 1 : 0;
+
+	$hub->sql("SELECT sync.resume('crm')");
 	$hub->wait_idle;
-	is($hub->sql("SELECT count(*), count(DISTINCT idempotency_key) FROM sync.claim WHERE record_id = '$id' AND step = 'update' AND idempotency_key IS NOT NULL"), '2|2',
-		'the change is sent under another');
-	is($hub->value("SELECT count(*) FROM sync.pending"), 0, 'and nobody is asked');
+	is(attempts_and_keys($id), $wanted, $what);
+	is($hub->value("SELECT count(*) FROM sync.pending WHERE record_id = '$id'"), $asked, $asked ? 'a person is asked then' : 'and nobody is asked');
 	$hub->sql('UPDATE sync.hub SET suspect_before = NULL; SELECT sync._change()');
+	$hub->sql("SELECT sync.discard(id, 'the vendor refuses it') FROM sync.pending WHERE record_id = '$id'");
 	is_deeply([ $hub->broken(systems => ['crm']) ], [], 'all is well');
+	return;
+}
+
+my %refused = (kind => 'status', status => 400,
+	body => '{"error": {"type": "idempotency_error", "message": "Keys for idempotent requests can only be used with the same parameters"}}');
+
+subtest 'a key that a lost server has spent on another request' => sub {
+	foreach my $case (
+		[ 'spent', '2|2', 'the change is sent under another', \%refused ],
+		[ 'unheard', '3|2', '… also when the first try was not answered', { kind => 'reset_before' }, \%refused ],
+		[ 'both', '3|3', '… and under a third, since two servers may be lost', (\%refused) x 2 ],
+		[ 'refused', '4|4', '… but not for ever', (\%refused) x 4 ])
+	{
+		my ($name, $wanted, $what, @faults) = @$case;
+		my $id = suspect($name, @faults);
+
+		$hub->rename($id, "$name 2");
+		$hub->poll_until("SELECT EXISTS (SELECT FROM sync.outcome o JOIN sync.claim c USING (route_id, seq, attempt_id) WHERE c.record_id = '$id' AND c.step = 'update' AND o.state IN ('done', 'dead'))");
+		end_of_suspicion($id, $wanted, $what);
+	}
+};
+
+subtest 'a server that dies when it has heard that a key was spent' => sub {
+	my $id = suspect('deaf', (\%refused) x 2);
+
+	$hub->arm('push-answered', 'wait');
+	$hub->rename($id, 'deaf 2');
+	$hub->reached('push-answered');
+	$hub->power_off;
+	$hub->disarm('push-answered');
+	$hub->node->start;
+	$hub->wait_running;
+	end_of_suspicion($id, '3|2', 'hears it again, and sends the change under another');
 };
 
 subtest 'a second ambiguity is looked up as often as the first' => sub {

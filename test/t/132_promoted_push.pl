@@ -8,25 +8,31 @@ use SyncExt::Cluster;
 use SyncExt::Hub;
 use Test::More;
 
-my $hub = SyncExt::Hub->new('first', conf => "wal_keep_size = 256MB\n");
+my $hub = SyncExt::Hub->new('first', systems => [qw(billing bulk crm)], conf => "wal_keep_size = 256MB\n");
 my ($first, $sandbox) = ($hub->node, $hub->sandbox);
 my $standby = SyncExt::Cluster->new('second', bare => 1, database => 'hub');
 
+# Of what is financial no state is left out, and the history of the mirror must not end with what is gone.
+$hub->sql(q(UPDATE sync.object SET financial = true; SELECT sync._change()));
 my $id = $hub->write('Ada 1');
+my $gone = $hub->write('Eve 1');
 $hub->wait_idle;
 $first->backup('base');
 $standby->init_from_backup($first, 'base', has_streaming => 1);
 $standby->append_conf('postgresql.conf', "hot_standby = on\n");
 $standby->start;
 
-$hub->sql("SELECT sync.pause('crm'), sync.pause('billing')");
+$hub->sql("SELECT sync.pause(name) FROM sync.system");
 $hub->rename($id, "Ada $_") foreach 2 .. 4;
 my $new = $hub->write('Bob 1');
 $hub->rename($new, 'Bob 2');
+$hub->rename($gone, 'Eve 2');
+$hub->sql("DELETE FROM app.customer WHERE id = '$gone'");
 $first->wait_for_catchup($standby, 'replay');
 $standby->safe_psql('hub', 'SELECT pg_wal_replay_pause()');
-$hub->sql("SELECT sync.resume('crm'), sync.resume('billing')");
+$hub->sql("SELECT sync.resume(name) FROM sync.system");
 $hub->wait_idle;
+$hub->forget($gone);
 is_deeply([ $hub->broken ], [], 'the lost server sent them all');
 $hub->power_off;
 $standby->append_conf('postgresql.conf', "primary_conninfo = ''\n");
@@ -39,20 +45,25 @@ $standby->start;
 $standby->promote;
 $hub->{node} = $standby;
 $hub->poll_until("SELECT EXISTS (SELECT FROM sync.worker WHERE database = 'hub' AND state = 'running')");
-$hub->sql("SELECT sync.resume('crm'), sync.resume('billing')");
+$hub->sql("SELECT sync.resume(name) FROM sync.system");
 $hub->wait_idle(120);
 
 sub names { my ($system, $id) = @_; return join ', ', map { $_->{name} } @{ $hub->effects_of($system)->{$id} } }
 
 is(names(billing => $id), 'Ada 1, Ada 2, Ada 3, Ada 4', 'nothing takes effect twice under the keys of before');
 is(names(crm => $id), 'Ada 1, Ada 2, Ada 3, Ada 4, Ada 2, Ada 3, Ada 4', 'a system without keys is told all states again, in order, and the newest last');
-foreach my $system (qw(billing crm))
+foreach my $system (qw(billing bulk crm))
 {
 	my @made = grep { $_->{name} eq 'Bob 1' } @{ $hub->effects_of($system)->{$new} };
 
-	is(scalar(@made), 1, "$system: what was made is found, and not made again");
+	is(scalar(keys %{ { map { $_->{remote} => 1 } @made } }), 1, "$system: what was made is found, and not made again");
 	like(names($system, $new), qr/Bob 2$/, "$system: it ends with its newest state");
 }
+# One who takes an upsert makes it anew; the others say that it is gone.
+is(names(bulk => $gone), 'Eve 1, Eve 2, Eve 2, Eve 2, Eve 2', 'bulk: what was deleted is changed and deleted once more');
+is(scalar(grep { ($_->{external_id} // '') eq $gone } map { @{ $sandbox->rest(GET => "/$_")->{data} } } qw(bulk customers)), 0, '… and it is gone');
+is($hub->sql("SELECT o.outcome, o.state, o.code FROM sync.claim c JOIN sync.outcome o USING (route_id, seq, attempt_id) WHERE c.record_id = '$gone' AND o.state = 'ignored'"),
+	'rejected|ignored|gone', 'crm: a change of what is deleted here and there is passed over');
 is_deeply([ $hub->broken(systems => ['billing']) ], [], 'all keys were executed once, and nothing is left');
 
 $hub->node->stop;

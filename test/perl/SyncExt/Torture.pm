@@ -21,6 +21,7 @@ use SyncExt::Torture::Judge;
 use SyncExt::Torture::Vendor;
 use Time::HiRes qw(sleep time);
 
+our @SYSTEMS = qw(billing bulk crm);
 our $KEY_LIFETIME = 8;	  # seconds, as the manifest says
 our $KEY_TTL = 11;		  # as the vendor keeps it: requests may be under way for a while
 
@@ -32,7 +33,7 @@ sub new
 
 	$self->{dir} = PostgreSQL::Test::Utils::tempdir('torture');
 	$self->{sandbox} = SyncExt::Sandbox->start(seed => $self->{seed}, idempotency_ttl => $KEY_TTL);
-	$self->{sandbox}->config(rest_token => $SyncExt::Hub::REST_TOKEN, search_lag_ms => 1000);
+	$self->{sandbox}->config(rest_token => $SyncExt::Hub::REST_TOKEN, search_lag_ms => 1000, rest_forget => ', 4');
 	$self->{hub} = SyncExt::Hub->new('torture', sandbox => $self->{sandbox}, systems => [], bare => 1,
 		conf => "wal_keep_size = 512MB\nmax_connections = 60\nlog_lock_waits = on\nsync_ext.max_attempts = 1000\nlog_min_duration_statement = 2000\n");
 	$self->set_up;
@@ -54,7 +55,8 @@ sub set_up
 	$self->{version} = 1;
 	$self->register;
 	my %server = (max_in_flight => 8, rate_limit => '400/s', timeout => '2 s', settle_time => '2500 ms', base_url => $hub->sandbox->url);
-	foreach my $system ([ billing => 'torture_stripe', api_key => $SyncExt::Hub::STRIPE_KEY ], [ crm => 'torture_rest', token => $SyncExt::Hub::REST_TOKEN ])
+	my @rest = (token => $SyncExt::Hub::REST_TOKEN);
+	foreach my $system ([ billing => 'torture_stripe', api_key => $SyncExt::Hub::STRIPE_KEY ], [ bulk => 'torture_batch', @rest ], [ crm => 'torture_rest', @rest ])
 	{
 		my ($name, $connector, $secret, $value) = @$system;
 		my $options = join ', ', map { "$_ '$server{$_}'" } sort keys %server;
@@ -71,13 +73,13 @@ sub set_up
 	return;
 }
 
-# Both manifests, under a new version.
+# The manifests, under a new version.
 sub register
 {
 	my ($self) = @_;
 	my $version = $self->{version}++;
 
-	foreach my $text (SyncExt::Torture::Vendor::rest(), SyncExt::Torture::Vendor::stripe($KEY_LIFETIME))
+	foreach my $text (SyncExt::Torture::Vendor::rest(), SyncExt::Torture::Vendor::batch(), SyncExt::Torture::Vendor::stripe($KEY_LIFETIME))
 	{
 		$text =~ s/"version":\s*"1"/"version": "$version"/;
 		$self->try("SELECT sync.register_connector(\$m\$$text\$m\$::jsonb)");
@@ -91,6 +93,12 @@ sub try
 	my ($self, $sql) = @_;
 	my ($status, $out) = eval { $self->node->psql('hub', $sql, timeout => 60) };
 	return defined $status && $status == 0 ? $out // '' : undef;
+}
+
+sub all_systems
+{
+	my ($self, $what) = @_;
+	return $self->try('SELECT ' . join ', ', map { "sync.$what('$_')" } @SYSTEMS);
 }
 
 # ---- other processes ----
@@ -206,11 +214,24 @@ sub wait_gone
 	return SyncExt::Hub::_until('the server to be gone', sub { !grep { kill 0, $_ } @pids });
 }
 
+# A prepared transaction whose locks, and whose events, outlive what comes next; somebody ends it afterwards.
+sub leave_prepared
+{
+	my ($self) = @_;
+	my $gid = 'across-' . ++$self->{across};
+	my ($n, $verb) = (1 + int rand 200, rand() < 0.7 ? 'COMMIT' : 'ROLLBACK');
+
+	$self->try("SET lock_timeout = '1 s'; BEGIN; SELECT app.put_customer($n, 'prepared $gid'); SELECT app.put_subscription($n, 'all', $n, NULL); PREPARE TRANSACTION '$gid'");
+	$self->later(rand 5, sub { $self->try("$verb PREPARED '$gid'") });
+	return;
+}
+
 sub kill_hub
 {
 	my ($self) = @_;
 	my ($pid) = eval { $self->hub->hub_pid } or return;
 
+	$self->leave_prepared if rand() < 0.5;
 	kill 'KILL', $pid;
 	SyncExt::Hub::_until('the hub to be gone', sub { !kill 0, $pid });
 	$self->hub->wait_up;
@@ -222,6 +243,7 @@ sub kill_postmaster
 {
 	my ($self) = @_;
 	my $node = $self->node;
+	$self->leave_prepared;
 	my @pids = ($node->{_pid}, grep { /^\d+$/ } split /\s+/, `ps -o pid= --ppid $node->{_pid}`);
 
 	kill 'KILL', $node->{_pid};
@@ -253,7 +275,7 @@ sub promote
 	my ($self) = @_;
 	my ($node, $standby) = ($self->node, $self->{standby});
 
-	$self->try("SELECT sync.resume('billing'), sync.resume('crm')");
+	$self->all_systems('resume');
 	SyncExt::Torture::Vendor::misbehave($self->{sandbox}, 1);
 	PostgreSQL::Test::Utils::append_to_file("$self->{dir}/no_more", '');
 	sleep 1;
@@ -263,7 +285,7 @@ sub promote
 		$self->end_prepared;
 		($self->try('SELECT count(*) FROM app.customer WHERE slot IS NULL') // -1) == $made }, 300);
 	$self->hold_all;
-	$self->try("SELECT sync.pause('billing'), sync.pause('crm')");
+	$self->all_systems('pause');
 	$self->try("SET lock_timeout = '300 ms'; SELECT app.put_customer(s, NULL), app.put_price(s, NULL) FROM generate_series(1, 40) s");
 	$self->try("SET lock_timeout = '300 ms'; SELECT app.put_subscription(s, 'line', s, NULL) FROM generate_series(1, 40) s");
 	$node->wait_for_catchup($standby, 'replay');
@@ -271,7 +293,7 @@ sub promote
 	# Vendors' changes that this server pulled now would be lost with it, and what it had sent on of them not. The
 	# standby will not hear of this, and pull them.
 	$self->hub->sql('UPDATE sync.stream SET every = NULL; SELECT sync._change()');
-	$self->try("SELECT sync.resume('billing'), sync.resume('crm')");
+	$self->all_systems('resume');
 	sleep 0.2 + rand 4;
 	$self->hub->power_off;
 	$standby->append_conf('postgresql.conf', "primary_conninfo = ''\n");
@@ -285,7 +307,7 @@ sub promote
 	$standby->promote;
 	$self->{hub}{node} = $standby;
 	$self->hub->wait_up;
-	$self->try("SELECT sync.resume('billing'), sync.resume('crm')");
+	$self->all_systems('resume');
 	$self->go_on;
 	$self->{promoted}++;
 	$self->make_standby if $self->{promoted} < $self->{promotions};
@@ -322,7 +344,7 @@ sub start_person
 sub pause
 {
 	my ($self) = @_;
-	my $system = SyncExt::Torture::App::one_of(qw(billing crm));
+	my $system = SyncExt::Torture::App::one_of(@SYSTEMS);
 
 	$self->try("SELECT sync.pause('$system', 'torture')");
 	# Longer than a key lives, now and then.
@@ -355,7 +377,7 @@ sub reload
 sub alter_server
 {
 	my ($self) = @_;
-	my $system = SyncExt::Torture::App::one_of(qw(billing crm));
+	my $system = SyncExt::Torture::App::one_of(@SYSTEMS);
 	my $option = SyncExt::Torture::App::one_of("max_in_flight '1'", "max_in_flight '8'", "max_in_flight '20'", "rate_limit '20/s'",
 		"rate_limit '400/s'", "settle_time '2500 ms'", "settle_time '4 s'");
 
@@ -383,7 +405,7 @@ sub weather
 my @act = (
 	[ 3, 'kill -9 of the hub', \&kill_hub ],
 	[ 1, 'kill -9 of the postmaster', \&kill_postmaster ],
-	[ 2, 'power failure', sub { $_[0]->hub->power_off; $_[0]->node->start } ],
+	[ 2, 'power failure', sub { $_[0]->leave_prepared; $_[0]->hub->power_off; $_[0]->node->start } ],
 	[ 1, 'immediate restart', sub { $_[0]->node->stop('immediate'); $_[0]->node->start } ],
 	[ 1, 'fast restart', sub { $_[0]->node->restart } ],
 	[ 1, 'the hub terminated', sub { $_[0]->try("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'sync_ext hub'") } ],
@@ -493,8 +515,8 @@ sub quiet
 		$hub->sql((rand() < 0.5 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$gid'");
 	}
 	$hub->sql('ALTER SYSTEM RESET ALL');
-	$hub->sql("SELECT pg_reload_conf(); SELECT sync.resume('billing'), sync.resume('crm')");
-	$hub->sql("ALTER SERVER $_ OPTIONS (SET rate_limit '400/s', SET max_in_flight '8')") foreach qw(billing crm);
+	$hub->sql('SELECT pg_reload_conf()');
+	$hub->sql("SELECT sync.resume('$_'); ALTER SERVER $_ OPTIONS (SET rate_limit '400/s', SET max_in_flight '8')") foreach @SYSTEMS;
 	$hub->wait_until('late effects', sub { $self->{sandbox}->stats->{late_effects_pending} == 0 });
 	# A journal is read back a little at each poll, and what is near a push is read by id then: with
 	# polls each second there would be no end of it.

@@ -47,6 +47,8 @@ sub history
 	return \%record;
 }
 
+sub system_of { my ($vendor, $collection) = @_; return $vendor ne 'rest' ? 'billing' : $collection =~ /^bulk_/ ? 'bulk' : 'crm' }
+
 # Effects of our requests: system → record → in order.
 sub effects
 {
@@ -61,9 +63,10 @@ sub effects
 		# What was deleted says no more whose it was.
 		my $id = ($vendor eq 'rest' ? $e->{external_id} : $e->{metadata}{sync_id} // $id_of{ $e->{id} });
 		my $number = $e->{metadata}{number} // $e->{metadata}{code};
-		my $kind = $e->{method} eq 'DELETE' ? 'delete' : defined $below ? 'update' : 'create';
+		my $system = system_of($vendor, $collection);
+		my $kind = $e->{method} eq 'DELETE' ? 'delete' : $system eq 'bulk' ? 'upsert' : defined $below ? 'update' : 'create';
 
-		push @{ $effect{ $vendor eq 'rest' ? 'crm' : 'billing' }{ $id // "without id: $e->{path}" } },
+		push @{ $effect{$system}{ $id // "without id: $e->{path}" } },
 		  { kind => $kind, n => defined $number && $number =~ /\.(\d+)$/ ? $1 : undef, remote => $e->{id}, key => $e->{idempotency_key}, at => $e->{time_ms} };
 	}
 	return \%effect;
@@ -77,12 +80,10 @@ sub wrong_record
 	my ($system, $id, $r, $took_over, @effects) = @_;
 	my $name = "$system: $r->{object} $id";
 	my %committed = map { $_ => 1 } @{ $r->{versions} };
-	my @creates = grep { $_->{kind} eq 'create' } @effects;
-	my ($last, $deleted, $before) = (0, 0, 0);
+	my ($last, $made, $deleted, $before) = (0, 0, 0, 0);
 	my @takeovers = @$took_over;
 	my (%seen, @wrong);
 
-	push @wrong, "was made " . @creates . ' times' if @creates > 1;
 	foreach my $e (@effects)
 	{
 		my $n = $e->{n};
@@ -94,7 +95,10 @@ sub wrong_record
 			shift @takeovers;
 			$before = $last if $last > $before;
 			$last = 0;
+			# What is told again makes anew what was deleted there, and its delete is told again, too.
+			$made = $deleted = 0 if $deleted && $e->{kind} =~ /^(?:create|upsert)$/;
 		}
+		push @wrong, 'was made twice' if $e->{kind} eq 'create' && $made++;
 		push @wrong, "$e->{kind} after its delete" if $deleted;
 		$deleted = 1 if $e->{kind} eq 'delete';
 		next if !defined $n;
@@ -121,26 +125,45 @@ sub wrong_record
 	return map { "$name: $_ (wrote @{ $r->{versions} }" . ($r->{gone} ? ' delete' : '') . '; effects ' . telling(@effects) . ')' } @wrong;
 }
 
+# Whether a refusal is one that the hub cannot help. The server that was lost may have made an update of more, or of less,
+# than the one that took over knows, and nobody there knows of its attempt: it is refused, and sent under another key.
+# What makes a record is looked up first, and what was claimed before the standby took over is repeated as it was.
+sub spent_by_another
+{
+	my ($refused, $key, $took_over, @attempts) = @_;
+	my ($since, $at, $endpoint) = @$refused;
+
+	return 0 if $endpoint ne $key->{endpoint} || $endpoint !~ m{^POST /v1/\w+/[^/]+$};
+	foreach my $takeover (grep { $since < $_ && $_ <= $at } @$took_over)
+	{
+		return 1 if !grep { $_->{at} < $takeover } @attempts;
+	}
+	return 0;
+}
+
+# attempts: those that the hub has on record.
 sub wrong_keys
 {
-	my ($keys, $effects, $took_over) = @_;
+	my ($keys, $effects, $took_over, @attempts) = @_;
+	my %attempts;
 	my (%used, @wrong);
 
 	foreach my $e (grep { defined $_->{idempotency_key} } @$effects)
 	{
 		push @{ $used{ $e->{idempotency_key} } }, $e;
 	}
+	push @{ $attempts{ $_->{key} } }, $_ foreach @attempts;
 	foreach my $key (@$keys)
 	{
 		my @effects = @{ $used{ $key->{key} } // [] };
 
-		# The server that was lost may have made the request of more, or of less, than the one that took over knows:
-		# it is refused, and sent under another key.
-		foreach my $refused (@{ $key->{refused} })
-		{
-			my ($since, $at) = @$refused;
-			push @wrong, "key $key->{key} stood for two requests" if !grep { $since < $_ && $_ <= $at } @$took_over;
-		}
+		my @claimed = @{ $attempts{ $key->{key} } // [] };
+
+		push @wrong, map { "key $key->{key} stood for two requests ($_->[2])" }
+		  grep { !spent_by_another($_, $key, $took_over, @claimed) } @{ $key->{refused} };
+		# An answer that was lost is asked for again, one that was heard is not.
+		push @wrong, "key $key->{key} was used again after it had been refused"
+		  if @{ $key->{refused} } && grep { ($_->{outcome} // '') eq 'rejected' } @claimed[ 0 .. $#claimed - 1 ];
 		foreach my $i (1 .. $#effects)
 		{
 			# What sets a state is sent again when its key is over. Its life began when the vendor took it, and the
@@ -153,6 +176,12 @@ sub wrong_keys
 	return @wrong;
 }
 
+my $attempts = <<'EOF';
+SELECT c.idempotency_key AS key, extract(epoch FROM c.at) * 1000 AS at, o.outcome
+  FROM sync.claim c LEFT JOIN sync.outcome o ON o.route_id = c.route_id AND o.seq = c.seq AND o.attempt_id = c.attempt_id
+ WHERE c.idempotency_key IS NOT NULL ORDER BY c.attempt_id
+EOF
+
 # ---- the states ----
 
 sub remote_states
@@ -162,11 +191,14 @@ sub remote_states
 
 	foreach my $collection (sort keys %object_of)
 	{
-		foreach my $x (SyncExt::Torture::Vendor::live_rest($sandbox, $collection))
+		foreach my $at ([ crm => $collection ], [ bulk => "bulk_$collection" ])
 		{
-			my @lines = map { "$_->{line}:$_->{price}x$_->{quantity}" } @{ $x->{lines} // [] };
-			push @states, { system => 'crm', object => $object_of{$collection}, id => $x->{external_id}, remote => $x->{id},
-				state => join('|', map { $_ // '' } $x->{number} // $x->{code}, $x->{name}, $x->{note}, $x->{state}, $x->{customer}, sort @lines) };
+			foreach my $x (SyncExt::Torture::Vendor::live_rest($sandbox, $at->[1]))
+			{
+				my @lines = map { "$_->{line}:$_->{price}x$_->{quantity}" } @{ $x->{lines} // [] };
+				push @states, { system => $at->[0], object => $object_of{$collection}, id => $x->{external_id}, remote => $x->{id},
+					state => join('|', map { $_ // '' } $x->{number} // $x->{code}, $x->{name}, $x->{note}, $x->{state}, $x->{customer}, sort @lines) };
+			}
 		}
 		foreach my $x (SyncExt::Torture::Vendor::live_stripe($sandbox, $collection))
 		{
@@ -186,7 +218,7 @@ SELECT y.name AS system, t.object, t.id, concat_ws('|', coalesce(t.number, ''), 
        CASE WHEN t.object = 'subscription' AND y.name = 'crm' THEN 'posted' ELSE '' END,
        coalesce(sync.remote_id('customer', t.customer_id::text, y.name), ''),
        (SELECT string_agg(l.line, '|' ORDER BY l.line COLLATE "C")
-          FROM (SELECT format('%s:%sx%s', CASE y.name WHEN 'crm' THEN i.line_no::text ELSE i.id::text END,
+          FROM (SELECT format('%s:%sx%s', CASE y.name WHEN 'billing' THEN i.id::text ELSE i.line_no::text END,
                               sync.remote_id('price', i.price_id::text, y.name), i.quantity) AS line
                   FROM app.subscription_item i WHERE i.subscription_id = t.id) l)) AS state
   FROM (SELECT 'customer' AS object, id, number, name, note, NULL::uuid AS customer_id FROM app.customer
@@ -232,7 +264,7 @@ sub wrong
 	my $history = history($hub, \@wrong);
 	my $effects = effects($hub, $sandbox);
 
-	foreach my $system (qw(billing crm))
+	foreach my $system (qw(billing bulk crm))
 	{
 		foreach my $id (sort keys %$history)
 		{
@@ -240,7 +272,7 @@ sub wrong
 		}
 		push @wrong, map { "$system: $_ was never committed (" . telling(@{ $effects->{$system}{$_} }) . ')' } sort keys %{ $effects->{$system} };
 	}
-	push @wrong, wrong_keys($sandbox->keys, $sandbox->effects, $self->{took_over});
+	push @wrong, wrong_keys($sandbox->keys, $sandbox->effects, $self->{took_over}, rows($hub, $attempts));
 	push @wrong, wrong_states($hub, $sandbox);
 	push @wrong, map { "held: $_" } split /\n/, $hub->sql('SELECT delivery, object, record_id, state, code, message FROM sync.delivery d WHERE EXISTS (SELECT FROM sync._unfinished u WHERE u.seq = d.seq)');
 	push @wrong, map { "inbox: $_" } split /\n/, $hub->sql('SELECT system, object, remote_id, state, reason FROM sync.inbox_status');

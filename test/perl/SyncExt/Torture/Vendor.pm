@@ -1,4 +1,4 @@
-# The two vendors of the torture test: how they speak, how they misbehave, and what they change by
+# The vendors of the torture test: how they speak, how they misbehave, and what they change by
 # themselves.
 package SyncExt::Torture::Vendor;
 
@@ -15,6 +15,7 @@ our %header = ('X-Sandbox-Actor' => 'vendor');
 # ---- manifests ----
 
 sub rest { return SyncExt::Hub::manifest('torture_rest') }
+sub batch { return SyncExt::Hub::manifest('torture_batch') }
 
 # The shipped connector, with the app's columns, a key that soon dies, and a journal that is not
 # read back for a minute each second.
