@@ -155,11 +155,13 @@ CREATE UNLOGGED TABLE sync.finding (
     severity        text,
     explanation     text,
     delivery        text,
-    detail          text
+    detail          text,
+    fingerprint     text
 );
-CREATE INDEX finding_reconciliation_idx ON sync.finding (reconciliation_id);
+CREATE INDEX finding_reconciliation_idx ON sync.finding (reconciliation_id, fingerprint);
 COMMENT ON TABLE sync.finding IS 'What running reconciliations have found so far';
 COMMENT ON COLUMN sync.finding.class IS 'break, or what is none: explained by a policy, in_transit, timing';
+COMMENT ON COLUMN sync.finding.fingerprint IS 'Set when the run ends: of the first of each break, as in sync.break_entry';
 COMMENT ON COLUMN sync.finding.at_risk IS 'Amount at risk in currency; NULL: that of difference';
 
 CREATE TABLE sync.break_entry (

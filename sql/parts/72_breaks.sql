@@ -20,12 +20,15 @@ BEGIN
     -- Two runs of one comparison settle one after the other.
     PERFORM pg_advisory_xact_lock(hashtext('sync_ext breaks'), hashtext(run.source));
 
-    CREATE TEMPORARY TABLE pg_temp._sync_found ON COMMIT DROP AS
-    SELECT DISTINCT ON (fingerprint) f.*,
-           md5(jsonb_build_array(f.kind, f.object, f.record_id, f.system, f.other_system, f.remote_id, f.field, f.currency)::text) AS fingerprint
-      FROM sync.finding f
-     WHERE f.reconciliation_id = run.id AND f.class IN ('break', 'explained', 'in_transit')
-     ORDER BY fingerprint, f.class;
+    -- Marked where they stand: a temporary table for each run would leave its rows in the catalogs, and these are
+    -- read by everybody.
+    UPDATE sync.finding f SET fingerprint = k.fingerprint
+      FROM (SELECT DISTINCT ON (n.fingerprint) n.place, n.fingerprint
+              FROM (SELECT t.ctid AS place, t.class,
+                           md5(jsonb_build_array(t.kind, t.object, t.record_id, t.system, t.other_system, t.remote_id, t.field, t.currency)::text) AS fingerprint
+                      FROM sync.finding t WHERE t.reconciliation_id = run.id AND t.class IN ('break', 'explained', 'in_transit')) n
+             ORDER BY n.fingerprint, n.class) k
+     WHERE f.ctid = k.place;
 
     UPDATE sync.break_entry b
        SET last_seen = clock_timestamp(), last_run = run.id, times_seen = b.times_seen + 1, ours = f.ours, theirs = f.theirs,
@@ -40,9 +43,9 @@ BEGIN
                         WHEN (o.difference, o.theirs, o.ours) IS NOT DISTINCT FROM (n.difference, n.theirs, n.ours)
                              AND (o.status = 'accepted' OR o.status = 'explained' AND o.resolved_by IS NOT NULL) THEN o.status
                         ELSE 'open' END AS next
-              FROM pg_temp._sync_found n
+              FROM sync.finding n
               JOIN sync.break_entry o ON o.source = run.source AND o.fingerprint = n.fingerprint AND o.status <> 'resolved'
-             WHERE n.class <> 'in_transit') f
+             WHERE n.reconciliation_id = run.id AND n.class <> 'in_transit') f
      WHERE b.id = f.break_id;
 
     WITH made AS (
@@ -52,8 +55,8 @@ BEGIN
         SELECT run.source, f.fingerprint, f.kind, f.object, f.record_id, f.record_number, f.system, f.other_system, f.remote_id, f.field, f.ours,
                f.theirs, f.difference, f.currency, abs(coalesce(f.at_risk, f.difference)), f.entity, f.period, f.customer,
                coalesce(f.severity, 'error'), CASE f.class WHEN 'explained' THEN 'explained' ELSE 'open' END, f.explanation, f.detail, run.id, run.id
-          FROM pg_temp._sync_found f
-         WHERE f.class <> 'in_transit'
+          FROM sync.finding f
+         WHERE f.reconciliation_id = run.id AND f.fingerprint IS NOT NULL AND f.class <> 'in_transit'
            AND NOT EXISTS (SELECT FROM sync.break_entry b
                             WHERE b.source = run.source AND b.fingerprint = f.fingerprint AND b.status <> 'resolved')
         RETURNING b.id, b.status)
@@ -72,41 +75,18 @@ BEGIN
                     AND EXISTS (SELECT FROM sync.reconciliation e WHERE e.id = b.last_run AND e.mode = 'full')
                     AND NOT EXISTS (SELECT FROM sync.mirror m WHERE m.system_id = run.system_id AND m.object_id = run.object_id AND m.remote_id = b.remote_id
                                        AND greatest(m.seen_at, m.pushed_at) > b.last_seen))
-           AND NOT EXISTS (SELECT FROM pg_temp._sync_found f WHERE f.fingerprint = b.fingerprint)
+           AND NOT EXISTS (SELECT FROM sync.finding f WHERE f.reconciliation_id = run.id AND f.fingerprint = b.fingerprint)
         RETURNING b.id)
     SELECT count(*) INTO n_closed FROM gone;
 
-    SELECT count(*) INTO n_found FROM pg_temp._sync_found f WHERE f.class = 'break';
+    SELECT count(*) INTO n_found FROM sync.finding f WHERE f.reconciliation_id = run.id AND f.fingerprint IS NOT NULL AND f.class = 'break';
     UPDATE sync.reconciliation r
        SET state = 'done', finished_at = clock_timestamp(), found = n_found, opened = n_opened, closed = n_closed,
            in_transit = (SELECT count(*) FROM sync.finding f WHERE f.reconciliation_id = run.id AND f.class IN ('in_transit', 'timing')),
-           explained = (SELECT count(*) FROM pg_temp._sync_found f WHERE f.class = 'explained')
+           explained = (SELECT count(*) FROM sync.finding f WHERE f.reconciliation_id = run.id AND f.fingerprint IS NOT NULL AND f.class = 'explained')
      WHERE r.id = run.id;
-    DROP TABLE pg_temp._sync_found;
     DELETE FROM sync.finding f WHERE f.reconciliation_id = run.id;
     PERFORM sync._breaks_told(run.id, newest);
 END
 $$;
 COMMENT ON FUNCTION sync._settle_breaks(bigint, text[]) IS 'Ends a run: its findings become breaks, breaks that occur no longer are resolved, and who listens is told';
-
-CREATE FUNCTION sync._breaks_told(reconciliation bigint, newest jsonb)
-RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    run sync.reconciliation;
-BEGIN
-    SELECT r.* INTO STRICT run FROM sync.reconciliation r WHERE r.id = reconciliation;
-    IF run.opened = 0 AND run.closed = 0 THEN
-        RETURN;
-    END IF;
-    PERFORM sync._audit('reconciliation.differs', (SELECT o.name FROM sync.object o WHERE o.id = run.object_id), NULL,
-                        (SELECT y.name FROM sync.system y WHERE y.id = run.system_id),
-                        jsonb_build_object('reconciliation', run.id, 'source', run.source, 'found', run.found, 'opened', run.opened,
-                                           'closed', run.closed, 'newest', newest));
-    PERFORM pg_notify('sync_drift', jsonb_build_object('type', 'drift_detected', 'reconciliation', run.id, 'source', run.source,
-                                                       'found', run.found, 'opened', run.opened, 'closed', run.closed)::text);
-END
-$$;
-COMMENT ON FUNCTION sync._breaks_told(bigint, jsonb) IS 'Audit row and notification of a run that opened or closed breaks';
