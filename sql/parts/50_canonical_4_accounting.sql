@@ -36,6 +36,8 @@ VALUES
     ('accounting_period', 'start_date', 'date NOT NULL', NULL, 'First day; accounting_period columns of other tables name the period by it'),
     ('accounting_period', 'end_date', 'date NOT NULL', NULL, 'Last day'),
     ('accounting_period', 'status', 'enum(open soft_closed closed) NOT NULL DEFAULT ''open''', NULL, 'open: takes postings; soft_closed: only with approval; closed: none'),
+    ('accounting_period', 'closed_at', 'timestamptz', NULL, 'Instant since which it is closed; empty: it is not. Kept by a trigger, which takes one that is given'),
+    ('accounting_period', 'was_closed', 'tstzmultirange NOT NULL DEFAULT ''{}''', NULL, 'Times before during which it was closed, until it was opened again; kept by a trigger'),
 
     ('fx_rate', '', NULL, NULL, 'The rate of exchange between two currencies on a day'),
     ('fx_rate', 'from_currency', 'char(3) NOT NULL', 'currency', 'Currency converted from, ISO 4217'),

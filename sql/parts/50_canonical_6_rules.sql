@@ -51,6 +51,7 @@ VALUES
     ('gl_entry', 'trigger', 'guard_posted', 'BEFORE UPDATE OR DELETE ON %1$I.%2$I FOR EACH ROW
        WHEN (OLD.status IN (''posted'', ''reversed''))
        EXECUTE FUNCTION %1$I.guard_posted(legal_entity_id, posting_date, accounting_period, currency, fx_rate, created_at)'),
+    ('accounting_period', 'trigger', 'keep_closed', 'BEFORE INSERT OR UPDATE ON %1$I.%2$I FOR EACH ROW EXECUTE FUNCTION %1$I.keep_closed()'),
     ('invoice_line', 'trigger', 'guard_posted', 'BEFORE INSERT OR UPDATE OR DELETE ON %1$I.%2$I FOR EACH ROW
        EXECUTE FUNCTION %1$I.guard_posted_invoice_line(invoice_id, line_no, product_id, description, quantity, unit_price,
           net_amount, discount_amount, tax_amount, tax_code, service_start, service_end)'),

@@ -103,6 +103,25 @@ BEGIN
             RETURN NEW;
         END $fn$ $ddl$, schema_name);
 
+    -- The clock, and not the transaction's time: who closes a period may have waited for somebody who posted
+    -- into it, and the row is locked by now.
+    EXECUTE format($ddl$
+        CREATE OR REPLACE FUNCTION %1$I.keep_closed() RETURNS trigger
+        LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $fn$
+        BEGIN
+            IF NEW.status = 'closed' THEN
+                IF TG_OP = 'INSERT' OR OLD.status <> 'closed' AND NEW.closed_at IS NOT DISTINCT FROM OLD.closed_at OR NEW.closed_at IS NULL THEN
+                    NEW.closed_at := CASE WHEN TG_OP = 'INSERT' THEN coalesce(NEW.closed_at, clock_timestamp()) WHEN OLD.status = 'closed' THEN OLD.closed_at ELSE clock_timestamp() END;
+                END IF;
+            ELSE
+                IF TG_OP = 'UPDATE' AND OLD.closed_at < clock_timestamp() THEN
+                    NEW.was_closed := OLD.was_closed + tstzmultirange(tstzrange(OLD.closed_at, clock_timestamp()));
+                END IF;
+                NEW.closed_at := NULL;
+            END IF;
+            RETURN NEW;
+        END $fn$ $ddl$, schema_name);
+
     -- Called for posted documents only (the trigger's WHEN). A document that
     -- was itself inserted in this transaction is not yet closed: created_at is
     -- then the transaction's own time, and it closes with the document.

@@ -11,7 +11,7 @@ VALUES
      'Make the schedule, or correct it in the system that owns it.',
      $query$
 WITH line AS (
-    SELECT l.id, l.line_no, l.net_amount, i.number, i.currency, i.issue_date, i.legal_entity_id, i.customer_id,
+    SELECT l.id, l.line_no, l.net_amount, i.number, i.currency, i.issue_date, sync._accounting_day(i.posting_date, i.issue_date) AS day, i.legal_entity_id, i.customer_id,
            i.total_amount <= (SELECT coalesce(sum(n.total_amount), 0) FROM canonical.credit_note n WHERE n.invoice_id = i.id AND n.status IN ('posted', 'applied')) AS credited
       FROM canonical.invoice_line l
       JOIN canonical.invoice i ON i.id = l.invoice_id
@@ -25,13 +25,13 @@ WITH line AS (
       FROM canonical.revenue_schedule s WHERE s.status <> 'canceled' AND s.invoice_line_id IS NOT NULL GROUP BY s.invoice_line_id, s.standard
 ), wrong AS (
     SELECT 'invoice_line' AS object, l.id, l.number, l.line_no, s.standard AS field, round(l.net_amount, canonical.minor_units(l.currency)) AS ours, s.total AS theirs, l.currency,
-           l.issue_date AS day, l.legal_entity_id, l.customer_id, s.standard IS NULL AND l.issue_date >= current_date - 1 AS young,
+           l.day, l.legal_entity_id, l.customer_id, s.standard IS NULL AND l.issue_date >= current_date - 1 AS young,
            CASE WHEN s.standard IS NULL THEN 'has no schedule' ELSE 'its schedule is of another amount' END AS detail
       FROM line l
       LEFT JOIN schedule s ON s.invoice_line_id = l.id
      WHERE s.total IS DISTINCT FROM round(l.net_amount, canonical.minor_units(l.currency)) AND NOT (l.credited AND s.standard IS NULL)
     UNION ALL
-    SELECT 'revenue_schedule', s.id, i.number, l.line_no, 'total_amount', s.total_amount, p.amount, s.currency, coalesce(i.issue_date, s.start_date), s.legal_entity_id,
+    SELECT 'revenue_schedule', s.id, i.number, l.line_no, 'total_amount', s.total_amount, p.amount, s.currency, sync._accounting_day(i.posting_date, coalesce(i.issue_date, s.start_date)), s.legal_entity_id,
            i.customer_id, false, CASE WHEN p.amount IS NULL THEN 'the schedule has no lines' ELSE 'the schedule''s lines have another sum' END
       FROM canonical.revenue_schedule s
       LEFT JOIN part p ON p.schedule_id = s.id
@@ -74,7 +74,7 @@ WITH part AS (
      GROUP BY g.id, j.recognized, j.currency
 )
 SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, n.standard AS field, to_jsonb(v.billed) AS ours, to_jsonb(n.recognized + n.deferred) AS theirs,
-       n.recognized + n.deferred - v.billed AS difference, i.currency, abs(n.recognized + n.deferred - v.billed) AS at_risk, e.code AS entity, i.issue_date AS period, c.number AS customer,
+       n.recognized + n.deferred - v.billed AS difference, i.currency, abs(n.recognized + n.deferred - v.billed) AS at_risk, e.code AS entity, sync._accounting_day(i.posting_date, i.issue_date) AS period, c.number AS customer,
        format('recognized %s, deferred %s, billed %s', n.recognized, n.deferred, v.billed) AS detail
   FROM invoice n
   JOIN canonical.invoice i ON i.id = n.invoice_id
@@ -91,7 +91,7 @@ SELECT 'gl_entry', l.id, l.number, 'revenue in ' || l.schedules, to_jsonb(l.reco
   LEFT JOIN canonical.legal_entity e ON e.id = l.legal_entity_id
  WHERE l.posted <> l.recognized OR l.currency <> l.schedules
 UNION ALL
-SELECT 'revenue_schedule', s.id, i.number, 'gl_entry_id', to_jsonb(sum(p.amount)), NULL, -sum(p.amount), s.currency, abs(sum(p.amount)), e.code, coalesce(i.issue_date, s.start_date), c.number,
+SELECT 'revenue_schedule', s.id, i.number, 'gl_entry_id', to_jsonb(sum(p.amount)), NULL, -sum(p.amount), s.currency, abs(sum(p.amount)), e.code, sync._accounting_day(i.posting_date, coalesce(i.issue_date, s.start_date)), c.number,
        'recognized without a posted journal: ' || string_agg(to_char(p.period, 'YYYY-MM'), ', ' ORDER BY p.period)
   FROM canonical.revenue_schedule_line p
   JOIN canonical.revenue_schedule s ON s.id = p.schedule_id
@@ -103,10 +103,10 @@ SELECT 'revenue_schedule', s.id, i.number, 'gl_entry_id', to_jsonb(sum(p.amount)
  WHERE p.status = 'recognized' AND coalesce(g.status, 'none') NOT IN ('posted', 'reversed')
    -- Only where journals are in the hub at all.
    AND EXISTS (SELECT FROM canonical.gl_entry o WHERE o.legal_entity_id = s.legal_entity_id)
- GROUP BY s.id, i.number, i.issue_date, c.number, e.code
+ GROUP BY s.id, i.id, c.number, e.code
 $query$),
     ('recognized_in_time', 'error',
-     'No revenue is recognized before its service begins or before its month does, nor in a period after that was closed',
+     'No revenue is recognized before its service begins or before its month does, nor in a period while that was closed',
      'Reverse the recognition and plan it for its month; what belongs into a closed period goes into the next open one, with approval.',
      $query$
 SELECT 'revenue_schedule' AS object, s.id AS record_id, i.number AS record_number, v.field, to_jsonb(min(v.allowed)) AS ours, to_jsonb(min(v.done)) AS theirs, s.currency,
@@ -120,7 +120,6 @@ SELECT 'revenue_schedule' AS object, s.id AS record_id, i.number AS record_numbe
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(s.legal_entity_id, i.legal_entity_id)
   LEFT JOIN canonical.gl_entry g ON g.id = p.gl_entry_id
   LEFT JOIN canonical.accounting_period a ON a.legal_entity_id = coalesce(g.legal_entity_id, e.id) AND coalesce(g.posting_date, p.period) BETWEEN a.start_date AND a.end_date
-        AND a.status = 'closed'
  CROSS JOIN LATERAL (SELECT (p.recognized_at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date) t (day)
  CROSS JOIN LATERAL (
        SELECT 'start_date' AS field, s.start_date AS allowed, least(t.day, (p.period + interval '1 month')::date - 1) AS done, 'recognized before the service began' AS detail
@@ -130,7 +129,7 @@ SELECT 'revenue_schedule' AS object, s.id AS record_id, i.number AS record_numbe
         WHERE NOT (t.day < s.start_date) AND (t.day < p.period OR p.period > current_date)
        UNION ALL
        SELECT 'accounting_period', a.end_date, coalesce(g.posting_date, p.period), 'recognized in a period that was closed already'
-        WHERE coalesce(g.posted_at, p.recognized_at) > a.updated_at) v
+        WHERE coalesce(g.posted_at, p.recognized_at) > a.closed_at OR a.was_closed @> coalesce(g.posted_at, p.recognized_at)) v
  WHERE p.status = 'recognized'
  GROUP BY s.id, i.number, v.field, v.detail, e.code, c.number
 $query$),
@@ -158,7 +157,7 @@ WITH tax AS (
     SELECT DISTINCT i.legal_entity_id FROM tax t JOIN canonical.invoice i ON i.id = t.invoice_id
 )
 SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, v.field, v.ours, v.theirs, v.difference, i.currency, v.at_risk, e.code AS entity,
-       i.issue_date AS period, c.number AS customer, v.detail, CASE WHEN v.young THEN 'timing' ELSE 'break' END AS class
+       sync._accounting_day(i.posting_date, i.issue_date) AS period, c.number AS customer, v.detail, CASE WHEN v.young THEN 'timing' ELSE 'break' END AS class
   FROM canonical.invoice i
   LEFT JOIN tax t ON t.invoice_id = i.id
   LEFT JOIN entity n ON n.legal_entity_id = i.legal_entity_id

@@ -144,12 +144,21 @@ INSERT INTO revenue_schedule_line (schedule_id, period, amount, status) VALUES (
 SELECT * FROM sync.deferred_rollforward('[2024-01-01,2024-02-01)');
 -- Closed and soft-closed periods take nothing, months to come neither; of the other entity they do.
 UPDATE accounting_period SET status = 'closed' WHERE start_date = '2024-01-01' AND legal_entity_id = u('DE');
+UPDATE accounting_period SET attrs = '{"note": 1}', closed_at = NULL WHERE start_date = '2024-01-01' AND legal_entity_id = u('DE');
+SELECT closed_at BETWEEN now() - interval '1 min' AND now() AS closed_then, was_closed FROM accounting_period WHERE status = 'closed';
 SELECT * FROM sync.recognize_revenue('[2024-01-01,2024-02-01)');
 SELECT * FROM sync.recognize_revenue('[2024-03-01,2024-04-01)', 'US');
 SELECT * FROM sync.recognize_revenue('[2024-01-01,2024-02-01)', 'FR');
 SELECT sync.recognize_revenue(daterange('2024-01-01', current_date + 2), 'DE');
 SELECT legal_entity, currency, month, deferred_account, revenue_account, amount, lines FROM sync.recognize_revenue('[2024-01-01,2024-02-01)', 'US');
+SELECT closed_at FROM accounting_period WHERE status = 'closed' \gset
 UPDATE accounting_period SET status = 'open' WHERE start_date = '2024-01-01';
+SELECT e.code, p.closed_at, lower(p.was_closed) = :'closed_at' AS from_then, upper(p.was_closed) BETWEEN now() - interval '1 min' AND clock_timestamp() AS until_now
+  FROM accounting_period p JOIN legal_entity e ON e.id = p.legal_entity_id WHERE p.start_date = '2024-01-01' ORDER BY 1;
+BEGIN;
+UPDATE accounting_period SET status = 'closed', closed_at = '2024-02-03 10:00+00' WHERE start_date = '2024-01-01' AND legal_entity_id = u('DE') RETURNING closed_at;
+UPDATE accounting_period SET status = 'soft_closed' WHERE start_date = '2024-01-01' AND legal_entity_id = u('DE') RETURNING closed_at, was_closed @> timestamptz '2024-02-04' AS was_closed;
+ROLLBACK;
 SELECT legal_entity, currency, month, deferred_account, revenue_account, amount, lines FROM sync.recognize_revenue('[2024-01-01,2024-03-01)');
 SELECT * FROM sync.recognize_revenue('[2024-01-01,2024-03-01)');
 SELECT e.code, g.posting_date, g.accounting_period, g.currency, g.fx_rate, g.status, l.account_code, l.debit, l.credit
