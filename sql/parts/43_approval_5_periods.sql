@@ -22,25 +22,100 @@ END
 $$;
 COMMENT ON FUNCTION sync._look_up(name, name, name, text) IS 'A value of the row with an id, read as the table''s owner';
 
--- The accounting day: the posting date, else the day of issue, else the day of settlement where the
--- legal entity is.
+-- ---- the accounting day ----
+--
+-- What findings, totals, rules, certificates and the gate go by: the day of posting, else of issue, else of
+-- arrival (of a payout), else of settlement or of the attempt, where the legal entity is. A record that does not
+-- say whose it is goes with the invoice that it names, else with its customer.
+
+-- In this form, and without SET, it becomes a part of the query that calls it.
+CREATE FUNCTION sync._accounting_day(posting_date date, issue_date date DEFAULT NULL, arrival_date date DEFAULT NULL, settled_at timestamptz DEFAULT NULL,
+                                     attempted_at timestamptz DEFAULT NULL, zone text DEFAULT NULL)
+RETURNS date
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN coalesce(posting_date, issue_date, arrival_date, (coalesce(settled_at, attempted_at) AT TIME ZONE coalesce(zone, 'UTC'))::date);
+COMMENT ON FUNCTION sync._accounting_day(date, date, date, timestamptz, timestamptz, text) IS
+    'Accounting day of a document: of posting, issue, arrival, settlement or attempt, in the time zone of its legal entity';
+
+-- What a system says may be anything.
+CREATE FUNCTION sync._date(value text)
+RETURNS date
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN value ~ '^[0-9]{4}-(0[1-9]|1[0-2])-([01][0-9]|2[0-8])|^[0-9]{4}-(0[13-9]|1[0-2])-(29|30)|^[0-9]{4}-(0[13578]|1[02])-31|^[0-9]{2}([02468][048]|[13579][26])-02-29'
+                 AND value !~ '^0000|^.{8}00' THEN left(value, 10)::date END;
+COMMENT ON FUNCTION sync._date(text) IS 'The date that a text begins with; NULL: with none';
+
+CREATE FUNCTION sync._instant(value text)
+RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN sync._date(value) IS NULL THEN NULL
+            WHEN value ~ '^.{10}[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?(Z|[+-](0[0-9]|1[0-5])(:?[0-5][0-9])?)$' THEN value::timestamptz
+            WHEN value ~ '^.{10}[T ]([01][0-9]|2[0-3]):[0-5][0-9]' THEN left(value, 16)::timestamp AT TIME ZONE 'UTC'
+            ELSE sync._date(value)::timestamp AT TIME ZONE 'UTC' END;
+COMMENT ON FUNCTION sync._instant(text) IS 'The instant that a text says, in UTC unless it says otherwise; NULL: it says none';
+
+CREATE FUNCTION sync._accounting_day(body jsonb, zone text)
+RETURNS date
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN sync._accounting_day(sync._date(body ->> 'posting_date'), sync._date(body ->> 'issue_date'), sync._date(body ->> 'arrival_date'),
+                            sync._instant(body ->> 'settled_at'), sync._instant(body ->> 'attempted_at'), zone);
+COMMENT ON FUNCTION sync._accounting_day(jsonb, text) IS 'Accounting day of a document as jsonb; NULL: none that can be read';
+
 CREATE FUNCTION sync._accounting_date(o sync.object, body jsonb, OUT entity text, OUT day date)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    zone text;
 BEGIN
     entity := coalesce(body ->> 'legal_entity_id', sync._look_up(o.schema_name, 'invoice', 'legal_entity_id', body ->> 'invoice_id'),
                        sync._look_up(o.schema_name, 'customer', 'legal_entity_id', body ->> 'customer_id'));
-    day := coalesce(body ->> 'posting_date', body ->> 'issue_date')::date;
-    IF day IS NULL AND body ->> 'settled_at' IS NOT NULL THEN
-        zone := coalesce(sync._look_up(o.schema_name, 'legal_entity', 'timezone', entity), 'UTC');
-        day := ((body ->> 'settled_at')::timestamptz AT TIME ZONE zone)::date;
-    END IF;
+    day := sync._accounting_day(body, CASE WHEN coalesce(body ->> 'posting_date', body ->> 'issue_date', body ->> 'arrival_date') IS NULL
+                                           THEN sync._look_up(o.schema_name, 'legal_entity', 'timezone', entity) END);
 END
 $$;
 COMMENT ON FUNCTION sync._accounting_date(sync.object, jsonb) IS 'Legal entity and accounting day of a document';
+
+-- Of many documents at once what they do not say themselves: whose the invoices and customers are that they name, and
+-- where each entity is.
+CREATE FUNCTION sync._look_up_all(schema_name name, table_name name, column_name name, ids jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner name;
+BEGIN
+    SELECT pg_get_userbyid(c.relowner) INTO owner
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = column_name AND NOT a.attisdropped
+      JOIN pg_attribute k ON k.attrelid = c.oid AND k.attname = 'id' AND NOT k.attisdropped
+     WHERE n.nspname = schema_name AND c.relname = table_name AND c.relkind IN ('r', 'p');
+    IF owner IS NULL OR ids = '[]' THEN
+        RETURN '{}';
+    END IF;
+    RETURN coalesce(sync._run_as(owner, format('SELECT jsonb_object_agg(t.id::text, t.%I::text) FROM %I.%I t WHERE $1[1] IS NULL OR t.id::text IN (SELECT jsonb_array_elements_text($1[1]))',
+                                               column_name, schema_name, table_name), ids, NULL, NULL)::jsonb, '{}');
+END
+$$;
+COMMENT ON FUNCTION sync._look_up_all(name, name, name, jsonb) IS 'As sync._look_up(), of the rows with the ids of an array, as an object by id; NULL: of all';
+
+CREATE FUNCTION sync._places(schema_name name, bodies jsonb[])
+RETURNS jsonb
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_build_object('invoice', sync._look_up_all($1, 'invoice', 'legal_entity_id', n.invoices), 'customer', sync._look_up_all($1, 'customer', 'legal_entity_id', n.customers),
+                              'zone', sync._look_up_all($1, 'legal_entity', 'timezone', NULL))
+      FROM (SELECT coalesce(jsonb_agg(DISTINCT b -> 'invoice_id') FILTER (WHERE b ->> 'invoice_id' IS NOT NULL), '[]') AS invoices,
+                   coalesce(jsonb_agg(DISTINCT b -> 'customer_id') FILTER (WHERE b ->> 'customer_id' IS NOT NULL), '[]') AS customers
+              FROM unnest(bodies) b WHERE b ->> 'legal_entity_id' IS NULL) n
+$$;
+COMMENT ON FUNCTION sync._places(name, jsonb[]) IS 'What many documents do not say of themselves: {"invoice": {id: entity}, "customer": {id: entity}, "zone": {entity: time zone}}';
+
+CREATE FUNCTION sync._entity(body jsonb, places jsonb)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN coalesce(body ->> 'legal_entity_id', places -> 'invoice' ->> (body ->> 'invoice_id'), places -> 'customer' ->> (body ->> 'customer_id'));
+COMMENT ON FUNCTION sync._entity(jsonb, jsonb) IS 'Id of the legal entity of a document, by what sync._places() says';
 
 CREATE FUNCTION sync._accounting_period(o sync.object, entity text, day date, next_open boolean, OUT status text, OUT first date, OUT last date)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -87,10 +162,10 @@ BEGIN
     END IF;
     IF to_regclass(format('%I.accounting_period', o.schema_name)) IS NULL
        OR NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = o.table_oid AND NOT a.attisdropped
-                         AND a.attname IN ('posting_date', 'issue_date', 'settled_at')) THEN
+                         AND a.attname IN ('posting_date', 'issue_date', 'arrival_date', 'settled_at', 'attempted_at')) THEN
         RAISE EXCEPTION 'object "%" has no accounting date, or no periods', o.name
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'Its table needs posting_date, issue_date or settled_at, and beside it a table accounting_period, as in the canonical model.';
+                  HINT = 'Its table needs posting_date, issue_date, arrival_date, settled_at or attempted_at, and beside it a table accounting_period, as in the canonical model.';
     END IF;
     call := jsonb_build_object('object', o.name, 'policy', policy, 'reason', reason, 'set_by', session_user);
     waits := sync._approval('set_period_policy', o.name, NULL, NULL, NULL, call, reason);

@@ -295,6 +295,7 @@ BEGIN
 
     FOR document IN
         VALUES ('touch_updated_at', 'Keeps updated_at: the time of the transaction that last changed the row'),
+               ('keep_closed', 'Keeps since when a period is closed, and when it was'),
                ('guard_posted', 'Refuses changes of a posted document; the arguments are the closed columns'),
                ('guard_posted_invoice_line', 'Refuses changes of the lines of a posted invoice'),
                ('guard_posted_credit_note_line', 'Refuses changes of the lines of a posted credit note'),

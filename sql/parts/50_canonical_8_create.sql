@@ -221,7 +221,7 @@ BEGIN
         SELECT p.oid::regprocedure AS signature, p.proname IN ('minor_units', 'fits_currency') AS in_checks
         FROM pg_proc p
         WHERE p.pronamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = schema_name)
-            AND (p.proname IN ('minor_units', 'fits_currency', 'touch_updated_at')
+            AND (p.proname IN ('minor_units', 'fits_currency', 'touch_updated_at', 'keep_closed')
                  OR p.proname ~ '^(guard_posted|check_(gl_entry|revenue_schedule|payment_allocation)_)')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', item.signature);
@@ -248,7 +248,7 @@ BEGIN
       FROM (SELECT n.nspowner AS owner FROM pg_namespace n WHERE n.nspname = schema_name
             UNION ALL
             SELECT p.proowner FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = schema_name
-             WHERE p.proname IN ('minor_units', 'fits_currency', 'touch_updated_at')
+             WHERE p.proname IN ('minor_units', 'fits_currency', 'touch_updated_at', 'keep_closed')
                 OR p.proname ~ '^(guard_posted|check_(gl_entry|revenue_schedule|payment_allocation)_)') s
       JOIN pg_roles o ON o.oid = s.owner
      WHERE NOT o.rolsuper AND o.rolname <> current_user

@@ -87,6 +87,44 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._in_place(oid) IS 'Whether a table can be read with the rights of the extension''s owner without running anybody''s code';
 
+-- Whose a record is, as sync._accounting_date() has it. Where the table that would tell cannot be read in place, it is not told.
+CREATE FUNCTION sync._entity_sql(o sync.object)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce('coalesce(' || string_agg(w.sql, ', ' ORDER BY w.n) || ')', 'NULL::text')
+      FROM (SELECT 1 AS n, 'c.legal_entity_id::text' AS sql
+              FROM pg_attribute a WHERE a.attrelid = o.table_oid AND a.attname = 'legal_entity_id' AND NOT a.attisdropped
+            UNION ALL
+            SELECT t.n, format('(SELECT p.legal_entity_id::text FROM %I.%I p WHERE p.id%s = c.%I%s)', o.schema_name, t.name,
+                               CASE WHEN k.atttypid <> a.atttypid THEN '::text' ELSE '' END, t.name || '_id', CASE WHEN k.atttypid <> a.atttypid THEN '::text' ELSE '' END)
+              FROM (VALUES (2, 'invoice'), (3, 'customer')) t (n, name)
+              JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = t.name || '_id' AND NOT a.attisdropped
+              JOIN pg_namespace s ON s.nspname = o.schema_name
+              JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = t.name AND c.relkind IN ('r', 'p') AND c.oid <> o.table_oid AND sync._in_place(c.oid)
+              JOIN pg_attribute k ON k.attrelid = c.oid AND k.attname = 'id' AND NOT k.attisdropped
+              JOIN pg_attribute e ON e.attrelid = c.oid AND e.attname = 'legal_entity_id' AND NOT e.attisdropped) w
+$$;
+COMMENT ON FUNCTION sync._entity_sql(sync.object) IS 'Id of the legal entity of a record, as an expression over alias c';
+
+-- The zones of the entities, which are few, are part of the expression.
+CREATE FUNCTION sync._day_sql(o sync.object)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN bool_and(w.has IS NULL) THEN 'NULL::date'
+                ELSE format('sync._accounting_day(%s, %s)', string_agg(coalesce('c.' || w.has, 'NULL'), ', ' ORDER BY w.n),
+                            CASE WHEN bool_or(w.n > 3 AND w.has IS NOT NULL) AND sync._entity_sql(o) <> 'NULL::text'
+                                 THEN format('%L::jsonb ->> %s', sync._look_up_all(o.schema_name, 'legal_entity', 'timezone', NULL), sync._entity_sql(o)) ELSE 'NULL' END) END
+      FROM (SELECT u.n, a.attname AS has
+              FROM unnest(ARRAY['posting_date', 'issue_date', 'arrival_date', 'settled_at', 'attempted_at']) WITH ORDINALITY u (name, n)
+              LEFT JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = u.name AND NOT a.attisdropped
+                   AND a.atttypid = CASE WHEN u.n > 3 THEN 'timestamptz'::regtype ELSE 'date'::regtype END) w
+$$;
+COMMENT ON FUNCTION sync._day_sql(sync.object) IS 'Accounting day of a record, as an expression over alias c';
+
 CREATE FUNCTION sync._side(object_id integer, OUT relation regclass, OUT in_place boolean, OUT record_sql text, OUT found_sql text, OUT key_sql text,
                            OUT amount_sql text, OUT told_sql text, OUT currency_sql text, OUT entity_sql text, OUT day_sql text, OUT made_sql text)
 LANGUAGE sql STABLE
@@ -117,11 +155,7 @@ AS $$
     money AS (
         SELECT string_agg('c.' || u.name, ', ' ORDER BY u.n) AS sql, string_agg(format('CASE WHEN m.fields ? %L THEN c.%s END', u.name, u.name), ', ' ORDER BY u.n) AS told
           FROM unnest(ARRAY['total_amount', 'amount', 'total_value', 'gross_amount']) WITH ORDINALITY u (name, n)
-          JOIN col ON col.name = u.name AND col.type = 'numeric'),
-    day AS (
-        SELECT string_agg(CASE u.name WHEN 'settled_at' THEN '(c.settled_at AT TIME ZONE ''UTC'')::date' ELSE 'c.' || u.name END, ', ' ORDER BY u.n) AS sql
-          FROM unnest(ARRAY['posting_date', 'issue_date', 'settled_at']) WITH ORDINALITY u (name, n)
-          JOIN col ON col.name = u.name AND col.type = CASE u.name WHEN 'settled_at' THEN 'timestamp with time zone' ELSE 'date' END)
+          JOIN col ON col.name = u.name AND col.type = 'numeric')
     SELECT o.table_oid, o.table_oid IS NOT NULL AND sync._in_place(o.table_oid) AND (o.line_oid IS NULL OR sync._in_place(o.line_oid)),
            (SELECT CASE WHEN max(k.keys) = 1 THEN format('c.%I::text COLLATE "C"', max(k.k))
                         ELSE 'jsonb_build_array(' || string_agg(format('c.%I::text', k.k), ', ' ORDER BY k.n) || ')::text COLLATE "C"' END FROM key k),
@@ -130,8 +164,7 @@ AS $$
            coalesce((SELECT 'coalesce(' || m.sql || ')' FROM money m WHERE m.sql IS NOT NULL), 'NULL::numeric'),
            coalesce((SELECT 'coalesce(' || m.told || ')' FROM money m WHERE m.sql IS NOT NULL), 'NULL::numeric'),
            coalesce((SELECT 'c.currency::text' FROM col WHERE name = 'currency'), 'NULL::text'),
-           coalesce((SELECT 'c.legal_entity_id::text' FROM col WHERE name = 'legal_entity_id'), 'NULL::text'),
-           coalesce((SELECT 'coalesce(' || d.sql || ')' FROM day d WHERE d.sql IS NOT NULL), 'NULL::date'),
+           sync._entity_sql(o), sync._day_sql(o),
            coalesce((SELECT 'c.created_at' FROM col WHERE name = 'created_at' AND type = 'timestamp with time zone'), 'NULL::timestamptz')
       FROM sync.object o WHERE o.id = $1
 $$;

@@ -20,17 +20,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._number(text) IS 'A number out of a text; NULL: it is none';
 
-CREATE FUNCTION sync._day(body jsonb)
-RETURNS date
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE WHEN d.text ~ '^[0-9]{4}-(0[1-9]|1[0-2])-([01][0-9]|2[0-8])|^[0-9]{4}-(0[13-9]|1[0-2])-(29|30)|^[0-9]{4}-(0[13578]|1[02])-31|^[0-9]{2}([02468][048]|[13579][26])-02-29'
-                THEN left(d.text, 10)::date END
-      FROM (SELECT coalesce(body ->> 'posting_date', body ->> 'issue_date', body ->> 'settled_at')) d (text)
-$$;
-COMMENT ON FUNCTION sync._day(jsonb) IS 'Accounting day of a document by its fields; NULL: none that can be read';
-
 -- What a record is about in money, with its sign.
 CREATE FUNCTION sync._signed_amount(body jsonb)
 RETURNS numeric

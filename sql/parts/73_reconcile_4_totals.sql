@@ -29,21 +29,26 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._add_sums(sync.reconciliation, jsonb) IS 'Adds counts and amounts to the totals of a run: an array of objects with the id of the entity, the month, the currency and both sides';
 
--- Pairs of records, each as jsonb; NULL: that side does not have it. Without an entity, day or currency of its
--- own a remote record counts where the record that it is bound to does.
+-- Pairs of records, each as jsonb; NULL: that side does not have it. Each side counts by its own fields; without an
+-- entity, day or currency of its own a remote record counts where the record that it is bound to does.
 CREATE FUNCTION sync._add_totals(run sync.reconciliation, ours jsonb[], theirs jsonb[])
 RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH side AS (
-        SELECT u.body ->> 'legal_entity_id' AS entity, sync._day(u.body) AS day, u.body ->> 'currency' AS currency,
-               1 AS our_count, sync._signed_amount(u.body) AS our_amount, 0 AS their_count, NULL::numeric AS their_amount
-          FROM unnest(ours, theirs) u (body, fields) WHERE u.body IS NOT NULL
+    WITH known AS MATERIALIZED (
+        SELECT sync._places(o.schema_name, ours || theirs) AS places FROM sync.object o WHERE o.id = run.object_id),
+    pair AS (
+        SELECT u.body, u.fields, k.places -> 'zone' AS zone, e.entity, coalesce(u.fields ->> 'legal_entity_id', e.entity, sync._entity(u.fields, k.places)) AS their_entity
+          FROM unnest(ours, theirs) u (body, fields) CROSS JOIN known k CROSS JOIN LATERAL (SELECT sync._entity(u.body, k.places)) e (entity)),
+    side AS (
+        SELECT p.entity, sync._accounting_day(p.body, p.zone ->> p.entity) AS day, p.body ->> 'currency' AS currency,
+               1 AS our_count, sync._signed_amount(p.body) AS our_amount, 0 AS their_count, NULL::numeric AS their_amount
+          FROM pair p WHERE p.body IS NOT NULL
         UNION ALL
-        SELECT coalesce(u.fields ->> 'legal_entity_id', u.body ->> 'legal_entity_id'), coalesce(sync._day(u.fields), sync._day(u.body)),
-               coalesce(u.fields ->> 'currency', u.body ->> 'currency'), 0, NULL, 1, sync._signed_amount(u.fields)
-          FROM unnest(ours, theirs) u (body, fields) WHERE u.fields IS NOT NULL)
+        SELECT p.their_entity, coalesce(sync._accounting_day(p.fields, p.zone ->> p.their_entity), sync._accounting_day(p.body, p.zone ->> p.entity)),
+               coalesce(p.fields ->> 'currency', p.body ->> 'currency'), 0, NULL, 1, sync._signed_amount(p.fields)
+          FROM pair p WHERE p.fields IS NOT NULL)
     SELECT sync._add_sums(run, jsonb_agg(to_jsonb(g)))
       FROM (SELECT s.entity, date_trunc('month', s.day)::date AS period, s.currency, sum(s.our_count) AS our_count, sum(s.our_amount) AS our_amount,
                    sum(s.their_count) AS their_count, sum(s.their_amount) AS their_amount
@@ -53,53 +58,55 @@ $$;
 COMMENT ON FUNCTION sync._add_totals(sync.reconciliation, jsonb[], jsonb[]) IS 'Adds pairs of records to the totals of a run; NULL: that side does not have it';
 
 -- Of the hub against a system as it is now: what agreed is summed already, the suspects are added one by one.
--- Each side counts by its own fields; what they do not have is taken from the other's.
 CREATE FUNCTION sync._write_hub_totals(run sync.reconciliation, sums jsonb)
 RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH side AS (
-        SELECT g.entity, g.period, g.currency, g.n AS our_count, g.amount AS our_amount, g.n AS their_count, g.told AS their_amount
-          FROM jsonb_to_recordset(sums) g (entity text, period date, currency text, n bigint, amount numeric, told numeric)
-        UNION ALL
-        SELECT v.entity, date_trunc('month', v.day)::date, v.currency, v.ours, v.our_amount, 1 - v.ours, v.their_amount
-          FROM pg_temp._sync_suspect s
-         CROSS JOIN LATERAL (
-               SELECT s.body ->> 'legal_entity_id', sync._day(s.body), s.body ->> 'currency', 1, sync._signed_amount(s.body), NULL::numeric
-                WHERE s.bound AND s.body IS NOT NULL
-               UNION ALL
-               SELECT coalesce(s.fields ->> 'legal_entity_id', s.body ->> 'legal_entity_id'), coalesce(sync._day(s.fields), sync._day(s.body)),
-                      coalesce(s.fields ->> 'currency', s.body ->> 'currency'), 0, NULL, sync._signed_amount(s.fields)
-                WHERE (s.mirrored OR NOT s.bound) AND s.remote_id IS NOT NULL AND NOT s.deleted) v (entity, day, currency, ours, our_amount, their_amount)
-         WHERE run.period IS NULL OR v.day IS NULL OR v.day <@ run.period)
-    SELECT sync._add_sums(run, jsonb_agg(to_jsonb(s))) FROM side s
+    SELECT sync._add_sums(run, (SELECT jsonb_agg(jsonb_build_object('entity', g.entity, 'period', g.period, 'currency', g.currency, 'our_count', g.n, 'our_amount', g.amount,
+                                                                   'their_count', g.n, 'their_amount', g.told))
+                                  FROM jsonb_to_recordset(sums) g (entity text, period date, currency text, n bigint, amount numeric, told numeric)));
+    SELECT sync._add_totals(run, array_agg(v.ours), array_agg(v.theirs))
+      FROM (SELECT CASE WHEN s.bound THEN s.body END AS ours, row_number() OVER () / 1000 AS piece,
+                   CASE WHEN (s.mirrored OR NOT s.bound) AND s.remote_id IS NOT NULL AND NOT s.deleted THEN coalesce(s.fields, '{}') END AS theirs
+              FROM pg_temp._sync_suspect s) v
+     WHERE v.ours IS NOT NULL OR v.theirs IS NOT NULL
+     GROUP BY v.piece
 $$;
 COMMENT ON FUNCTION sync._write_hub_totals(sync.reconciliation, jsonb) IS 'Writes counts and amounts of the hub and a system: of what agreed, and of the suspects';
 
--- ours: (record_id, entity, day, currency, amount) with counted; theirs: (remote_id, record_id, fields).
+-- ours: (record_id, fields) with entity, day and currency of the record itself where fields do not say, and counted;
+-- theirs: (remote_id, record_id, fields).
 CREATE FUNCTION sync._write_totals(run sync.reconciliation, ours_sql text, theirs_sql text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    places jsonb;
     sums jsonb;
 BEGIN
+    EXECUTE format('SELECT sync._places((SELECT o.schema_name FROM sync.object o WHERE o.id = %s), CASE WHEN %L THEN ''{}'' ELSE
+                               ARRAY(SELECT u.fields FROM %s u WHERE u.fields ->> ''legal_entity_id'' IS NULL) || ARRAY(SELECT t.fields FROM %s t WHERE t.fields ->> ''legal_entity_id'' IS NULL) END)',
+                   run.object_id, run.other_system_id IS NOT NULL, ours_sql, theirs_sql) INTO places;
     EXECUTE format($sql$
-        WITH ours AS MATERIALIZED (SELECT * FROM %1$s u),
+        WITH ours AS MATERIALIZED (
+            SELECT u.record_id, u.counted, sync._signed_amount(u.fields) AS amount, coalesce(u.fields ->> 'currency', u.currency) AS currency, e.entity,
+                   coalesce(sync._accounting_day(u.fields, $1 -> 'zone' ->> e.entity), u.day) AS day
+              FROM %1$s u CROSS JOIN LATERAL (SELECT coalesce(u.fields ->> 'legal_entity_id', u.entity, sync._entity(u.fields, $1))) e (entity)),
         side AS (
             SELECT u.entity, u.day, u.currency, 1 AS our_count, u.amount AS our_amount, 0 AS their_count, NULL::numeric AS their_amount FROM ours u WHERE u.counted
             UNION ALL
-            SELECT coalesce(t.fields ->> 'legal_entity_id', u.entity), coalesce(sync._day(t.fields), u.day), coalesce(t.fields ->> 'currency', u.currency),
+            SELECT e.entity, coalesce(sync._accounting_day(t.fields, $1 -> 'zone' ->> e.entity), u.day), coalesce(t.fields ->> 'currency', u.currency),
                    0, NULL, 1, sync._signed_amount(t.fields)
-              FROM %2$s t LEFT JOIN ours u ON u.record_id = t.record_id)
+              FROM %2$s t LEFT JOIN ours u ON u.record_id = t.record_id
+             CROSS JOIN LATERAL (SELECT coalesce(t.fields ->> 'legal_entity_id', u.entity, sync._entity(t.fields, $1))) e (entity))
         SELECT jsonb_agg(to_jsonb(g))
           FROM (SELECT s.entity, date_trunc('month', s.day)::date AS period, s.currency, sum(s.our_count) AS our_count, sum(s.our_amount) AS our_amount,
                        sum(s.their_count) AS their_count, sum(s.their_amount) AS their_amount
                   FROM side s WHERE %3$L::daterange IS NULL OR s.day IS NULL OR s.day <@ %3$L::daterange
                  GROUP BY 1, 2, 3) g
-    $sql$, ours_sql, theirs_sql, run.period) INTO sums;
+    $sql$, ours_sql, theirs_sql, run.period) INTO sums USING places;
     PERFORM sync._add_sums(run, sums);
 END
 $$;
@@ -160,13 +167,11 @@ DECLARE
     side record := sync._side(run.object_id);
 BEGIN
     IF run.other_system_id IS NULL THEN
-        RETURN format('(SELECT b.record_id, b.body ->> ''legal_entity_id'' AS entity, sync._day(b.body) AS day, b.body ->> ''currency'' AS currency,
-                               sync._signed_amount(b.body) AS amount, x.record_id IS NOT NULL AS counted
+        RETURN format('(SELECT b.record_id, b.body AS fields, NULL::text AS entity, NULL::date AS day, NULL::text AS currency, x.record_id IS NOT NULL AS counted
                           FROM %s b LEFT JOIN sync.external_id x ON x.object_id = %s AND x.system_id = %s AND x.record_id = b.record_id AND x.bound_at <= %L)',
                       sync._body_as_of_sql(run.object_id, run.as_of), run.object_id, run.system_id, run.as_of);
     END IF;
-    RETURN format('(SELECT a.record_id, coalesce(a.fields ->> ''legal_entity_id'', h.entity) AS entity, coalesce(sync._day(a.fields), h.day) AS day,
-                           coalesce(a.fields ->> ''currency'', h.currency) AS currency, sync._signed_amount(a.fields) AS amount, true AS counted
+    RETURN format('(SELECT a.record_id, a.fields, h.entity, h.day, h.currency, true AS counted
                       FROM %s a JOIN %s b ON b.record_id = a.record_id AND NOT b.deleted
                       LEFT JOIN (SELECT %s AS record_id, %s AS entity, %s AS day, %s AS currency FROM %s c) h ON h.record_id = a.record_id WHERE NOT a.deleted)',
                   sync._mirror_sql(run.system_id, run.object_id, run.as_of), sync._mirror_sql(run.other_system_id, run.object_id, run.as_of),

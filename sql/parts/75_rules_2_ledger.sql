@@ -40,8 +40,8 @@ $$;
 COMMENT ON FUNCTION sync._wanted(integer, text) IS 'Whether a route''s condition and cut-over date let a record pass as it is now';
 
 -- The query for one kind of document: its table, what is due in the ERP, its day where the ERP's period
--- has to be that day's, and what the ERP calls final.
-CREATE FUNCTION sync._ledger_query(tbl text, amount text, due text, entity text, day text, final text, same_period boolean, number text DEFAULT 'd.number')
+-- has to be that day's, what the ERP calls final, and its accounting day.
+CREATE FUNCTION sync._ledger_query(tbl text, amount text, due text, entity text, day text, final text, same_period boolean, booked text, number text DEFAULT 'd.number')
 RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -55,7 +55,7 @@ WITH flying AS MATERIALIZED (
      ORDER BY u.system_id, u.record_id, u.seq
 ), due AS (
     SELECT d.id::text COLLATE "C" AS record_id, %8$s AS number, d.currency::text AS currency, d.%2$s AS amount,
-           e.code AS entity, c.number AS customer, %5$s AS day
+           e.code AS entity, c.number AS customer, %5$s AS day, %9$s AS booked
       FROM canonical.%1$s d
       LEFT JOIN canonical.customer c ON c.id = d.customer_id
       LEFT JOIN canonical.legal_entity e ON e.id = %4$s
@@ -97,7 +97,7 @@ WITH flying AS MATERIALIZED (
               AND date_trunc('month', (s.fields ->> 'posting_date')::timestamp) <> date_trunc('month', s.day::timestamp)) v
 )
 SELECT '%1$s' AS object, w.record_id, w.number AS record_number, w.system, w.remote_id, w.field, w.ours, w.theirs, w.difference, w.currency, w.at_risk,
-       w.entity, w.day AS period, w.customer, w.detail || CASE WHEN f.state = 'dead' THEN '; its delivery failed' WHEN f.state = 'conflict' THEN '; its delivery is in conflict'
+       w.entity, w.booked AS period, w.customer, w.detail || CASE WHEN f.state = 'dead' THEN '; its delivery failed' WHEN f.state = 'conflict' THEN '; its delivery is in conflict'
                                                                     WHEN NOT f.moves THEN '; it is on its way since ' || f.event_at::date ELSE '' END AS detail,
        CASE WHEN f.moves THEN 'in_transit' WHEN w.field = 'unknown' AND (w.read_until IS NULL OR w.read_until < w.known_at) THEN 'timing'
             WHEN p.approval_id IS NOT NULL THEN 'explained' ELSE 'break' END AS class,
@@ -109,9 +109,9 @@ SELECT '%1$s' AS object, w.record_id, w.number AS record_number, w.system, w.rem
                       WHERE w.field = 'accounting_period' AND v.object_id = w.object_id AND v.record_id = w.record_id
                         AND to_jsonb(date_trunc('month', v.posted_date::timestamp)::date) = w.theirs) p ON true
  WHERE CASE WHEN w.remote_id IS NOT NULL THEN true WHEN w.day < w.cutover_date THEN false ELSE sync._wanted(w.route_id, w.record_id) END
-$query$, tbl, amount, due, entity, day, final, same_period::text, number)
+$query$, tbl, amount, due, entity, day, final, same_period::text, number, booked)
 $$;
-COMMENT ON FUNCTION sync._ledger_query(text, text, text, text, text, text, boolean, text) IS 'Query of a rule that compares documents with the mirror of the ERP';
+COMMENT ON FUNCTION sync._ledger_query(text, text, text, text, text, text, boolean, text, text) IS 'Query of a rule that compares documents with the mirror of the ERP';
 
 CREATE FUNCTION sync._rules_ledger()
 RETURNS TABLE (name text, severity text, description text, remedy text, query text)
@@ -123,18 +123,19 @@ VALUES
      'Every issued invoice stands posted in the ERP of its legal entity, with equal total, currency and period; not proforma invoices, drafts and voided ones, nor what the route''s condition or cut-over date leaves out',
      'Missing: push it (sync.repair). Another amount or currency: void and reissue it there, the hub never changes a posted document. Not posted: post it there. Another period: move it there, or have the move approved.',
      sync._ledger_query('invoice', 'total_amount', $q$d.type = 'standard' AND d.status IN ('open', 'posted', 'partially_paid', 'paid', 'uncollectible')$q$,
-                        'coalesce(d.legal_entity_id, c.legal_entity_id)', 'd.issue_date', '{posted}', true)),
+                        'coalesce(d.legal_entity_id, c.legal_entity_id)', 'd.issue_date', '{posted}', true, 'sync._accounting_day(d.posting_date, d.issue_date)')),
     ('credit_note_in_erp', 'error',
      'Every posted credit note stands in the ERP of its invoice''s legal entity, with equal total and currency',
      'As for invoice_in_erp.',
      sync._ledger_query('credit_note', 'total_amount', $q$d.status IN ('posted', 'applied')$q$,
                         'coalesce((SELECT i.legal_entity_id FROM canonical.invoice i WHERE i.id = d.invoice_id), c.legal_entity_id)', 'd.issue_date',
-                        '{posted,applied}', false)),
+                        '{posted,applied}', false, 'sync._accounting_day(NULL, d.issue_date)')),
     ('payment_in_erp', 'error',
      'Every succeeded payment, refund and chargeback has its payment in the ERP of its legal entity, with equal amount and currency; not credits from a customer''s balance',
      'Missing: push it (sync.repair). Another amount: correct it there, by a payment of the difference or by reversal and a new one.',
      sync._ledger_query('payment', 'amount', $q$d.status = 'succeeded' AND d.kind <> 'credit' AND d.amount <> 0$q$,
                         'coalesce(d.legal_entity_id, c.legal_entity_id)',
-                        $q$(coalesce(d.settled_at, d.attempted_at, d.created_at) AT TIME ZONE coalesce(e.timezone, 'UTC'))::date$q$, '{posted}', false, 'd.processor_ref'))
+                        $q$sync._accounting_day(d.posting_date, NULL, NULL, d.settled_at, coalesce(d.attempted_at, d.created_at), e.timezone)$q$, '{posted}', false,
+                        $q$sync._accounting_day(d.posting_date, NULL, NULL, d.settled_at, d.attempted_at, e.timezone)$q$, 'd.processor_ref'))
 $$;
 COMMENT ON FUNCTION sync._rules_ledger() IS 'Rules about the ERP';

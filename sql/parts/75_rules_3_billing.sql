@@ -15,7 +15,7 @@ WITH step AS (
       FROM canonical.subscription_item i JOIN canonical.price r ON r.id = i.price_id
      WHERE r.billing_interval IS NOT NULL GROUP BY i.subscription_id
 ), known AS (
-    -- What was before the first bill that the hub knows of is not its history.
+    -- What was before the first bill that the hub knows of is not its history; without any bill, what was before it knew of the subscription.
     SELECT coalesce(i.legal_entity_id, c.legal_entity_id) AS entity, min(i.service_start) AS since
       FROM canonical.invoice i JOIN canonical.customer c ON c.id = i.customer_id
      WHERE i.type = 'standard' AND i.status NOT IN ('draft', 'void') GROUP BY 1
@@ -27,16 +27,16 @@ WITH step AS (
      WHERE p.kind = 'pause' GROUP BY p.subscription_id
 ), span AS (
     SELECT s.id, s.number, s.currency, s.mrr, c.number AS customer, e.code AS entity, z.zone, p.step,
-           greatest(s.start_date, (s.trial_end AT TIME ZONE z.zone)::date, k.since) AS first,
+           greatest(s.start_date, (s.trial_end AT TIME ZONE z.zone)::date, coalesce(k.since, (s.created_at AT TIME ZONE z.zone)::date)) AS first,
            least((now() AT TIME ZONE z.zone)::date - 1, (s.current_period_start AT TIME ZONE z.zone)::date,
                  (CASE WHEN s.status IN ('canceled', 'expired') THEN s.canceled_at END AT TIME ZONE z.zone)::date) AS ends
       FROM canonical.subscription s
       JOIN step p ON p.subscription_id = s.id
       JOIN canonical.customer c ON c.id = s.customer_id
-      JOIN known k ON k.entity IS NOT DISTINCT FROM coalesce(s.legal_entity_id, c.legal_entity_id)
-      LEFT JOIN canonical.legal_entity e ON e.id = k.entity
+      LEFT JOIN known k ON k.entity IS NOT DISTINCT FROM coalesce(s.legal_entity_id, c.legal_entity_id)
+      LEFT JOIN canonical.legal_entity e ON e.id = coalesce(s.legal_entity_id, c.legal_entity_id)
      CROSS JOIN LATERAL (SELECT coalesce(e.timezone, 'UTC')) z (zone)
-     WHERE s.status IN ('active', 'past_due', 'canceled', 'expired')
+     WHERE s.status IN ('active', 'past_due', 'canceled', 'expired') AND EXISTS (SELECT FROM known)
 ), need AS MATERIALIZED (
     SELECT s.*, datemultirange(daterange(s.first, s.ends))
                 - coalesce((SELECT range_agg(daterange((lower(r) AT TIME ZONE s.zone)::date, (upper(r) AT TIME ZONE s.zone)::date)) FROM unnest(t.paused) r), '{}') AS days
@@ -72,7 +72,7 @@ $query$),
      'Void the later invoice in billing, or credit it.',
      $query$
 WITH line AS (
-    SELECT i.id, i.number, i.currency, i.issue_date, i.created_at, i.legal_entity_id, i.customer_id,
+    SELECT i.id, i.number, i.currency, i.issue_date, sync._accounting_day(i.posting_date, i.issue_date) AS day, i.created_at, i.legal_entity_id, i.customer_id,
            coalesce(i.subscription_id, t.subscription_id) AS subscription, coalesce(l.subscription_item_id, l.price_id, l.product_id) AS item,
            l.service_start, l.service_end, l.net_amount
       FROM canonical.invoice i
@@ -87,21 +87,21 @@ WITH line AS (
     WINDOW w AS (PARTITION BY l.subscription, l.item, l.service_start, l.service_end ORDER BY l.issue_date, l.created_at, l.id)
 )
 SELECT 'invoice' AS object, a.id AS record_id, a.number AS record_number, to_jsonb(a.number) AS ours, to_jsonb(string_agg(DISTINCT a.before, ', ')) AS theirs, a.currency,
-       sum(a.net_amount) AS at_risk, e.code AS entity, a.issue_date AS period, c.number AS customer,
+       sum(a.net_amount) AS at_risk, e.code AS entity, a.day AS period, c.number AS customer,
        string_agg(DISTINCT format('subscription %s was billed for %s to %s by %s already', s.number, a.service_start, a.service_end, a.before), '; ') AS detail
   FROM again a
   JOIN canonical.subscription s ON s.id = a.subscription
   JOIN canonical.customer c ON c.id = a.customer_id
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(a.legal_entity_id, c.legal_entity_id)
  WHERE a.id <> a.before_id
- GROUP BY a.id, a.number, a.currency, e.code, a.issue_date, c.number
+ GROUP BY a.id, a.number, a.currency, e.code, a.day, c.number
 $query$),
     ('line_sums', 'error',
      'The lines of each issued invoice and posted credit note sum to its header: net, tax where lines have any, and net + tax = total',
      'Read the document again from the system that owns it (sync.repair); where that system is wrong itself, credit and reissue it there.',
      $query$
 WITH document AS (
-    SELECT 'invoice' AS object, i.id, i.number, i.currency, i.net_amount, i.tax_amount, i.total_amount, coalesce(i.posting_date, i.issue_date) AS day,
+    SELECT 'invoice' AS object, i.id, i.number, i.currency, i.net_amount, i.tax_amount, i.total_amount, sync._accounting_day(i.posting_date, i.issue_date) AS day,
            i.legal_entity_id, i.customer_id, s.*
       FROM canonical.invoice i
       LEFT JOIN (SELECT l.invoice_id AS doc, sum(l.net_amount) AS net, sum(l.tax_amount) AS tax, bool_or(l.tax_amount <> 0) AS taxed
@@ -134,9 +134,9 @@ $query$),
      $query$
 SELECT v.object, v.id AS record_id, v.number AS record_number, 'amount' AS field, to_jsonb(v.available) AS ours, to_jsonb(v.used) AS theirs,
        v.used - v.available AS difference, v.currency, v.used - v.available AS at_risk, e.code AS entity,
-       coalesce(v.day, (v.at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date) AS period, c.number AS customer, v.detail
+       sync._accounting_day(v.day, NULL, NULL, v.at, NULL, e.timezone) AS period, c.number AS customer, v.detail
   FROM (SELECT 'payment' AS object, p.id, p.processor_ref AS number, p.currency, CASE WHEN p.status IN ('failed', 'canceled') THEN 0 ELSE p.amount END AS available, a.used,
-               NULL::date AS day, coalesce(p.settled_at, p.attempted_at, p.created_at) AS at, p.legal_entity_id, p.customer_id,
+               p.posting_date AS day, coalesce(p.settled_at, p.attempted_at, p.created_at) AS at, p.legal_entity_id, p.customer_id,
                CASE WHEN p.status IN ('failed', 'canceled') THEN 'invoices are settled by a payment that ' || CASE p.status WHEN 'failed' THEN 'failed' ELSE 'was canceled' END
                     ELSE 'more is allocated than was paid' END AS detail
           FROM canonical.payment p
@@ -161,7 +161,7 @@ WITH paid AS (
 )
 SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, 'amount_paid' AS field, to_jsonb(i.amount_paid) AS ours, to_jsonb(coalesce(p.amount, 0)) AS theirs,
        coalesce(p.amount, 0) - i.amount_paid AS difference, i.currency, greatest(abs(coalesce(p.amount, 0) - i.amount_paid), p.amount - i.total_amount) AS at_risk,
-       e.code AS entity, coalesce(i.posting_date, i.issue_date) AS period, c.number AS customer,
+       e.code AS entity, sync._accounting_day(i.posting_date, i.issue_date) AS period, c.number AS customer,
        CASE WHEN p.amount > greatest(i.total_amount, 0) THEN 'more was allocated to it than its total' ELSE 'payments allocated to it sum to something else' END AS detail,
        -- The allocation may stand on a page that is not read yet.
        CASE WHEN EXISTS (SELECT FROM sync.external_id x JOIN sync.object o ON o.id = x.object_id AND o.table_oid = 'canonical.invoice'::regclass
@@ -181,7 +181,7 @@ $query$),
      $query$
 SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, 'amount_due' AS field, to_jsonb(i.amount_due) AS ours, to_jsonb(v.due) AS theirs,
        v.due - i.amount_due AS difference, i.currency, greatest(abs(v.due - i.amount_due), abs(i.amount_due) * (i.status = 'paid')::integer) AS at_risk, e.code AS entity,
-       coalesce(i.posting_date, i.issue_date) AS period, c.number AS customer,
+       sync._accounting_day(i.posting_date, i.issue_date) AS period, c.number AS customer,
        CASE WHEN v.due <> i.amount_due THEN 'total, paid and credited make another amount due' ELSE 'it is paid, and something is due' END AS detail
   FROM canonical.invoice i
  CROSS JOIN LATERAL (SELECT i.total_amount - i.amount_paid - i.amount_credited) v (due)
@@ -209,11 +209,11 @@ $query$),
      'Claim back what was given too much; correct the record where it is one only.',
      $query$
 SELECT 'payment' AS object, p.id AS record_id, p.processor_ref AS record_number, 'amount' AS field, to_jsonb(p.amount) AS ours, to_jsonb(r.amount) AS theirs,
-       r.amount - p.amount AS difference, p.currency, r.amount - p.amount AS at_risk, e.code AS entity, (r.at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date AS period,
+       r.amount - p.amount AS difference, p.currency, r.amount - p.amount AS at_risk, e.code AS entity, sync._accounting_day(r.day, NULL, NULL, r.at, NULL, e.timezone) AS period,
        c.number AS customer,
        CASE WHEN r.foreign THEN 'was given back in another currency' ELSE 'more was given back than was paid' END AS detail
   FROM (SELECT b.original_payment_id, sum(b.amount) AS amount, bool_or(b.currency <> o.currency) AS foreign,
-               max(coalesce(b.settled_at, b.attempted_at, b.created_at)) AS at
+               max(b.posting_date) AS day, max(coalesce(b.settled_at, b.attempted_at, b.created_at)) AS at
           FROM canonical.payment b JOIN canonical.payment o ON o.id = b.original_payment_id
          WHERE b.kind IN ('refund', 'chargeback') AND b.status = 'succeeded' GROUP BY b.original_payment_id) r
   JOIN canonical.payment p ON p.id = r.original_payment_id
@@ -231,7 +231,7 @@ WITH moved AS (
 )
 SELECT 'payout' AS object, p.id AS record_id, p.number AS record_number, CASE WHEN m.foreign THEN 'currency' ELSE 'amount' END AS field, to_jsonb(p.amount) AS ours,
        to_jsonb(m.net) AS theirs, coalesce(m.net, 0) - p.amount AS difference, p.currency, CASE WHEN m.foreign THEN abs(p.amount) ELSE abs(coalesce(m.net, 0) - p.amount) END AS at_risk,
-       e.code AS entity, coalesce(p.arrival_date, (p.created_at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date) AS period,
+       e.code AS entity, sync._accounting_day(NULL, NULL, p.arrival_date, p.created_at, NULL, e.timezone) AS period,
        CASE WHEN m.foreign THEN 'has movements in another currency' WHEN m.n IS NULL THEN 'has no movements' ELSE 'its ' || m.n || ' movements make another amount' END AS detail,
        CASE WHEN EXISTS (SELECT FROM sync.external_id x JOIN sync.object o ON o.id = x.object_id AND o.table_oid = 'canonical.payout'::regclass
                            JOIN sync._read_until r ON r.system_id = x.system_id AND r.table_oid = 'canonical.balance_transaction'::regclass
@@ -248,14 +248,14 @@ $query$),
      $query$
 SELECT v.object, v.id AS record_id, v.number AS record_number, v.field, to_jsonb(v.ours) AS ours, to_jsonb(string_agg(DISTINCT v.theirs::text, ', ')) AS theirs, v.ours AS currency,
        sum(v.amount) AS at_risk, e.code AS entity, v.day AS period, c.number AS customer, v.detail
-  FROM (SELECT 'invoice' AS object, 'payments' AS field, i.id, i.number, i.currency AS ours, p.currency AS theirs, a.amount, coalesce(i.posting_date, i.issue_date) AS day, i.legal_entity_id, i.customer_id,
+  FROM (SELECT 'invoice' AS object, 'payments' AS field, i.id, i.number, i.currency AS ours, p.currency AS theirs, a.amount, sync._accounting_day(i.posting_date, i.issue_date) AS day, i.legal_entity_id, i.customer_id,
                'was paid in another currency' AS detail
           FROM canonical.payment_allocation a JOIN canonical.payment p ON p.id = a.payment_id JOIN canonical.invoice i ON i.id = a.invoice_id WHERE p.currency <> i.currency
         UNION ALL
         SELECT 'invoice', 'credit_notes', i.id, i.number, i.currency, n.currency, n.total_amount, n.issue_date, i.legal_entity_id, i.customer_id, 'was credited in another currency'
           FROM canonical.credit_note n JOIN canonical.invoice i ON i.id = n.invoice_id WHERE n.status <> 'void' AND n.currency <> i.currency
         UNION ALL
-        SELECT 'invoice', 'subscription_id', i.id, i.number, i.currency, s.currency, i.total_amount, coalesce(i.posting_date, i.issue_date), i.legal_entity_id, i.customer_id,
+        SELECT 'invoice', 'subscription_id', i.id, i.number, i.currency, s.currency, i.total_amount, sync._accounting_day(i.posting_date, i.issue_date), i.legal_entity_id, i.customer_id,
                'its subscription ' || coalesce(s.number, s.id::text) || ' has another currency'
           FROM canonical.invoice i JOIN canonical.subscription s ON s.id = i.subscription_id WHERE i.status NOT IN ('draft', 'void') AND i.currency <> s.currency
         UNION ALL
@@ -271,7 +271,7 @@ $query$),
      'Reverse the posting in the ERP, or post a credit note for it.',
      $query$
 SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, m.system, m.remote_id, 'posting_status' AS field, to_jsonb(i.status) AS ours, to_jsonb('posted'::text) AS theirs,
-       i.currency, i.total_amount AS at_risk, e.code AS entity, coalesce(i.posting_date, i.issue_date) AS period, c.number AS customer,
+       i.currency, i.total_amount AS at_risk, e.code AS entity, sync._accounting_day(i.posting_date, i.issue_date) AS period, c.number AS customer,
        'was voided in billing on ' || coalesce((i.voided_at AT TIME ZONE coalesce(e.timezone, 'UTC'))::date::text, 'a day unknown') || ' and stands posted in the ERP'
            || CASE f.state WHEN 'dead' THEN '; its delivery failed' WHEN 'conflict' THEN '; its delivery is in conflict' ELSE '' END AS detail,
        CASE WHEN f.state NOT IN ('dead', 'conflict') AND f.event_at > now() - interval '7 days' THEN 'in_transit' ELSE 'break' END AS class, f.delivery
@@ -292,7 +292,7 @@ $query$),
      'Post the invoice in the ERP in the period of its issue, or have its date corrected there.',
      $query$
 SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, 'posting_date' AS field, to_jsonb(min(i.posting_date)) AS ours, to_jsonb(min(p.posting_date)) AS theirs,
-       i.currency, sum(a.amount) AS at_risk, e.code AS entity, coalesce(i.posting_date, i.issue_date) AS period, c.number AS customer,
+       i.currency, sum(a.amount) AS at_risk, e.code AS entity, sync._accounting_day(i.posting_date, i.issue_date) AS period, c.number AS customer,
        CASE WHEN i.posting_status = 'posted' THEN 'was posted on ' || i.posting_date || ', its payment on ' || min(p.posting_date)
             ELSE 'its payment is posted, and it is not' END AS detail
   FROM canonical.payment_allocation a

@@ -16,7 +16,7 @@ WITH bound AS (
 )
 SELECT g.object, g.record_id, coalesce(m.fields ->> 'number', g.remote_number) AS record_number, y.name AS system, g.remote_id, m.fields ->> 'currency' AS currency,
        (coalesce(m.fields ->> 'total_amount', m.fields ->> 'amount'))::numeric AS at_risk,
-       coalesce(m.fields ->> 'issue_date', m.fields ->> 'posting_date')::date AS period, 'is bound, and the record is not here' AS detail,
+       sync._accounting_day(m.fields, NULL) AS period, 'is bound, and the record is not here' AS detail,
        CASE WHEN f.record_id IS NOT NULL THEN 'in_transit' ELSE 'break' END AS class, f.delivery
   FROM gone g
   JOIN sync.system y ON y.id = g.system_id
@@ -95,7 +95,7 @@ $query$),
      'Open a collection case for the payment, closed at once where it is settled.',
      $query$
 SELECT 'payment' AS object, p.id AS record_id, p.processor_ref AS record_number, to_jsonb(p.failure_code) AS theirs, p.currency, p.amount AS at_risk, e.code AS entity,
-       (coalesce(p.attempted_at, p.created_at) AT TIME ZONE coalesce(e.timezone, 'UTC'))::date AS period, c.number AS customer, 'failed, and no collection case was opened' AS detail,
+       sync._accounting_day(p.posting_date, NULL, NULL, p.settled_at, coalesce(p.attempted_at, p.created_at), e.timezone) AS period, c.number AS customer, 'failed, and no collection case was opened' AS detail,
        CASE WHEN coalesce(p.attempted_at, p.created_at) > now() - interval '1 day' THEN 'timing' ELSE 'break' END AS class
   FROM canonical.payment p
   LEFT JOIN canonical.customer c ON c.id = p.customer_id
@@ -148,7 +148,7 @@ $query$),
      $query$
 SELECT o.name AS object, v.record_id, coalesce(r.fields ->> 'number', v.number) AS record_number, v.system, v.remote_id, v.field, v.ours, v.theirs,
        r.fields ->> 'currency' AS currency, (coalesce(r.fields ->> 'total_amount', r.fields ->> 'amount'))::numeric AS at_risk,
-       coalesce(r.fields ->> 'issue_date', r.fields ->> 'posting_date')::date AS period, v.detail
+       sync._accounting_day(r.fields, NULL) AS period, v.detail
   FROM (SELECT x.object_id, x.system_id, x.record_id, x.remote_number AS number, y.name AS system, x.remote_id, 'remote_number' AS field, to_jsonb(x.remote_number) AS ours, to_jsonb(x.others) AS theirs,
                'shares remote number ' || x.remote_number || ' with ' || x.others AS detail
           FROM (SELECT t.object_id, t.system_id, t.record_id, t.remote_id, t.remote_number, count(*) OVER w AS n,

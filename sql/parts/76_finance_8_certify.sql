@@ -42,8 +42,7 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON sync.certifica
     FOR EACH STATEMENT EXECUTE FUNCTION sync._certificate_refuse();
 COMMENT ON TRIGGER append_only ON sync.certificate IS 'Refuses changes and deletions';
 
--- The figures of a period by object, currency and account. Documents count on their accounting day: that of
--- the posting, else of issue, else of settlement where the entity is.
+-- The figures of a period by object, currency and account. Documents count on their accounting day.
 CREATE FUNCTION sync._certificate_figures(period daterange, entity text)
 RETURNS TABLE (object text, figure text, currency text, account text, amount numeric)
 LANGUAGE plpgsql STABLE
@@ -56,20 +55,20 @@ BEGIN
         ), document AS (
             SELECT 'invoice' AS object, i.currency::text, i.net_amount AS net, i.tax_amount AS tax, i.total_amount AS total, i.status = 'void' AS void
               FROM canonical.invoice i JOIN canonical.customer c ON c.id = i.customer_id JOIN e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id)
-             WHERE i.type = 'standard' AND i.status <> 'draft' AND coalesce(i.posting_date, i.issue_date) <@ $1
+             WHERE i.type = 'standard' AND i.status <> 'draft' AND sync._accounting_day(i.posting_date, i.issue_date) <@ $1
             UNION ALL
             SELECT 'credit_note', n.currency::text, n.net_amount, n.tax_amount, n.total_amount, n.status = 'void'
               FROM canonical.credit_note n JOIN canonical.customer c ON c.id = n.customer_id LEFT JOIN canonical.invoice i ON i.id = n.invoice_id
               JOIN e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id)
-             WHERE n.status <> 'draft' AND n.issue_date <@ $1
+             WHERE n.status <> 'draft' AND sync._accounting_day(NULL, n.issue_date) <@ $1
         ), payment AS (
             SELECT p.kind, p.currency::text, p.amount
               FROM canonical.payment p LEFT JOIN canonical.customer c ON c.id = p.customer_id JOIN e ON e.id = coalesce(p.legal_entity_id, c.legal_entity_id)
-             WHERE p.status IN ('succeeded', 'disputed') AND coalesce(p.posting_date, (coalesce(p.settled_at, p.attempted_at) AT TIME ZONE e.timezone)::date) <@ $1
+             WHERE p.status IN ('succeeded', 'disputed') AND sync._accounting_day(p.posting_date, NULL, NULL, p.settled_at, p.attempted_at, e.timezone) <@ $1
         ), ledger AS (
             SELECT g.currency::text, l.account_code, sum(l.debit) AS debit, sum(l.credit) AS credit, count(DISTINCT g.id) AS n
               FROM canonical.gl_entry g JOIN e ON e.id = g.legal_entity_id JOIN canonical.gl_entry_line l ON l.gl_entry_id = g.id
-             WHERE g.status IN ('posted', 'reversed') AND g.posting_date <@ $1 GROUP BY 1, 2
+             WHERE g.status IN ('posted', 'reversed') AND sync._accounting_day(g.posting_date) <@ $1 GROUP BY 1, 2
         )
         SELECT d.object, v.figure, d.currency, NULL::text, v.amount
           FROM (SELECT t.object, t.currency, count(*) FILTER (WHERE NOT t.void) AS n, sum(t.net) FILTER (WHERE NOT t.void) AS net, sum(t.tax) FILTER (WHERE NOT t.void) AS tax,

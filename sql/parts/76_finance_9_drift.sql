@@ -11,21 +11,21 @@ BEGIN
         WITH e AS (SELECT t.id, t.timezone FROM canonical.legal_entity t WHERE t.code = $2),
         now_there AS (
             SELECT 'invoice' AS object, i.id, i.number, i.created_at, i.updated_at FROM canonical.invoice i JOIN canonical.customer c ON c.id = i.customer_id
-              JOIN e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id) WHERE i.updated_at >= $3 AND coalesce(i.posting_date, i.issue_date) <@ $1
+              JOIN e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id) WHERE i.updated_at >= $3 AND sync._accounting_day(i.posting_date, i.issue_date) <@ $1
             UNION ALL
             SELECT 'credit_note', n.id, n.number, n.created_at, n.updated_at FROM canonical.credit_note n JOIN canonical.customer c ON c.id = n.customer_id
               LEFT JOIN canonical.invoice i ON i.id = n.invoice_id JOIN e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id)
-             WHERE n.updated_at >= $3 AND n.issue_date <@ $1
+             WHERE n.updated_at >= $3 AND sync._accounting_day(NULL, n.issue_date) <@ $1
             UNION ALL
             SELECT 'payment', p.id, p.processor_ref, p.created_at, p.updated_at FROM canonical.payment p LEFT JOIN canonical.customer c ON c.id = p.customer_id
               JOIN e ON e.id = coalesce(p.legal_entity_id, c.legal_entity_id)
-             WHERE p.updated_at >= $3 AND coalesce(p.posting_date, (coalesce(p.settled_at, p.attempted_at) AT TIME ZONE e.timezone)::date) <@ $1
+             WHERE p.updated_at >= $3 AND sync._accounting_day(p.posting_date, NULL, NULL, p.settled_at, p.attempted_at, e.timezone) <@ $1
             UNION ALL
             SELECT 'payout', p.id, p.number, p.created_at, p.updated_at FROM canonical.payout p JOIN e ON e.id = p.legal_entity_id
-             WHERE p.updated_at >= $3 AND p.arrival_date <@ $1
+             WHERE p.updated_at >= $3 AND sync._accounting_day(NULL, NULL, p.arrival_date) <@ $1
             UNION ALL
             SELECT 'gl_entry', g.id, g.number, g.created_at, g.updated_at FROM canonical.gl_entry g JOIN e ON e.id = g.legal_entity_id
-             WHERE g.updated_at >= $3 AND g.posting_date <@ $1
+             WHERE g.updated_at >= $3 AND sync._accounting_day(g.posting_date) <@ $1
             UNION ALL
             SELECT 'revenue_schedule_line', s.id, NULL, s.created_at, s.updated_at FROM canonical.revenue_schedule_line s
               JOIN canonical.revenue_schedule r ON r.id = s.schedule_id JOIN e ON e.id = r.legal_entity_id WHERE s.updated_at >= $3 AND s.period <@ $1
@@ -41,32 +41,25 @@ END
 $$;
 COMMENT ON FUNCTION sync._period_changes(daterange, text, timestamptz) IS 'Records of a period that were written since a moment';
 
-CREATE FUNCTION sync._accounting_day(body jsonb, timezone text)
-RETURNS date
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT coalesce((coalesce(body ->> 'posting_date', body ->> 'issue_date', body ->> 'arrival_date'))::date,
-                    (coalesce(body ->> 'settled_at', body ->> 'attempted_at')::timestamptz AT TIME ZONE timezone)::date)
-$$;
-COMMENT ON FUNCTION sync._accounting_day(jsonb, text) IS 'Accounting day of a document as an event has it';
-
 CREATE FUNCTION sync._period_removals(period daterange, entity text, since timestamptz)
 RETURNS TABLE (object text, record_id text, number text, change text, changed_at timestamptz)
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT o.name, x.record_id, x.body ->> o.number_column, CASE x.op WHEN 'D' THEN 'deleted' ELSE 'moved' END, x.at
-      FROM sync._entity_of(entity) e
-      JOIN sync.outbox x ON x.at >= since AND x.op IN ('D', 'U')
-      JOIN sync.object o ON o.id = x.object_id AND o.schema_name = sync._canonical_schema()
-                        AND o.table_name IN ('invoice', 'credit_note', 'payment', 'payout', 'gl_entry')
-     CROSS JOIN LATERAL (VALUES (x.body || coalesce(x.old, '{}'))) w (was)
-     CROSS JOIN LATERAL (VALUES (sync._accounting_day(w.was, e.timezone), sync._accounting_day(x.body, e.timezone))) d (before, after)
-     WHERE d.before <@ period AND (x.op = 'D' OR d.after IS NULL OR NOT d.after <@ period)
-       -- A credit note does not say whose it is.
-       AND coalesce(w.was ->> 'legal_entity_id', e.id) = e.id
-     ORDER BY x.at, o.name, x.record_id
+    WITH left_it AS MATERIALIZED (
+        SELECT o.name AS object, o.schema_name, x.record_id, x.body ->> o.number_column AS number, CASE x.op WHEN 'D' THEN 'deleted' ELSE 'moved' END AS change, x.at, w.was
+          FROM sync._entity_of(entity) e
+          JOIN sync.outbox x ON x.at >= since AND x.op IN ('D', 'U')
+          JOIN sync.object o ON o.id = x.object_id AND o.schema_name = sync._canonical_schema()
+                            AND o.table_name IN ('invoice', 'credit_note', 'payment', 'payout', 'gl_entry')
+         CROSS JOIN LATERAL (VALUES (x.body || coalesce(x.old, '{}'))) w (was)
+         CROSS JOIN LATERAL (VALUES (sync._accounting_day(w.was, e.timezone), sync._accounting_day(x.body, e.timezone))) d (before, after)
+         WHERE d.before <@ period AND (x.op = 'D' OR d.after IS NULL OR NOT d.after <@ period))
+    SELECT l.object, l.record_id, l.number, l.change, l.at
+      FROM left_it l
+     CROSS JOIN (SELECT sync._places(max(n.schema_name::text)::name, array_agg(n.was)) FROM left_it n) k (places)
+      JOIN sync._entity_of(entity) e ON coalesce(sync._entity(l.was, k.places), e.id) = e.id
+     ORDER BY l.at, l.object, l.record_id
 $$;
 COMMENT ON FUNCTION sync._period_removals(daterange, text, timestamptz) IS 'Records that were deleted from a period or moved out of it since a moment, as far as the outbox reaches';
 

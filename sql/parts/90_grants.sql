@@ -100,9 +100,9 @@ BEGIN
             ('sync_auditor', ARRAY['_rules']),
             ('sync_analyst', ARRAY['create_reconciliation_rule', 'drop_reconciliation_rule', 'set_rule_enabled', 'run_rules', '_rule_check', '_rules']),
             -- breaks
-            ('sync_admin', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all', 'schedule_reconciliation',
+            ('sync_admin', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all', 'reconcile_each', '_reconcile_steps', '_reconcile_step', 'schedule_reconciliation', 'create_drift_events',
                 'unschedule_reconciliation']),
-            ('sync_operator', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all']),
+            ('sync_operator', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all', 'reconcile_each', '_reconcile_steps', '_reconcile_step']),
             ('sync_approver', ARRAY['note_break', 'reopen_break']),
             ('sync_auditor', ARRAY['note_break']),
             ('sync_analyst', ARRAY['assign_break', 'note_break']),
@@ -121,7 +121,7 @@ BEGIN
             ('sync_auditor', ARRAY['_reads', '_message_pattern']),
             ('sync_worker', ARRAY['_seal_audit', '_anchors_after', '_upkeep_audit']),
             -- reports of the month end
-            ('sync_admin', ARRAY['_canonical_schema', '_model_query', '_check_period', '_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
+            ('sync_admin', ARRAY['_accounting_day', '_canonical_schema', '_model_query', '_check_period', '_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
                 '_deferred_moves', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since',
                 'certify', '_certificate_figures', '_period_changes',
                 '_straight_line', '_lines_to_schedule', 'build_revenue_schedules', '_check_open_periods', 'recognize_revenue']),
@@ -152,7 +152,7 @@ BEGIN
             signature := NULL;
             FOR signature IN SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
                               WHERE p.pronamespace = 'sync'::regnamespace AND p.proname = function_name LOOP
-                EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', signature, grantee.role);
+                EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', signature, grantee.role);
             END LOOP;
             IF signature IS NULL THEN
                 RAISE EXCEPTION 'there is no function sync.% to grant', function_name;

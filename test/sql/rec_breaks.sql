@@ -124,9 +124,21 @@ SELECT action, detail - 'break' - 'source' - 'kind' - 'approval' - 'currency' AS
 SELECT sync.reconcile_all(mode => 'guess');
 SELECT sync.schedule_reconciliation('nightly', '15 3 * * *');
 SELECT sync.unschedule_reconciliation('nightly');
+SELECT sync.create_reconciliation_rule('beside', $$SELECT 'thing' AS object, (1 / (1 - g))::text AS record_id FROM generate_series(1, 1) g$$, 'd', 'r') > 0 AS made;
 \c - brk_op
 SELECT sync.schedule_reconciliation('nightly', '15 3 * * *');
 SELECT count(*) AS runs FROM sync.reconcile_all();
+-- The same, each run in a transaction of its own.
+SELECT max(id) AS before FROM sync.reconciliation \gset
+CALL sync.reconcile_each(mode => 'guess');
+CALL sync.reconcile_each('empty');
+CALL sync.reconcile_each();
+SELECT count(*) AS runs, count(*) FILTER (WHERE r.state = 'failed') AS failed, count(DISTINCT r.xmin::text) AS transactions FROM sync.reconciliation r WHERE r.id > :before;
+BEGIN;
+CALL sync.reconcile_each();
+ROLLBACK;
+SET search_path = public;
+CALL sync.reconcile_each();
 \c - :me
 
 \c regression

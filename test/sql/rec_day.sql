@@ -59,7 +59,7 @@ CREATE VIEW disagrees AS
 SELECT t.object, t.entity, t.period, t.currency, t.unexplained, b.difference
   FROM (SELECT object, entity, period, currency, sum(unexplained) AS unexplained FROM sync.reconciliation_summary WHERE unexplained <> 0 GROUP BY 1, 2, 3, 4) t
   FULL JOIN (SELECT object, entity, period, currency, sum(difference) AS difference FROM sync.reconciliation_break WHERE status = 'open' AND source NOT LIKE 'rule:%' GROUP BY 1, 2, 3, 4) b
-    ON (t.object, t.entity, t.period, t.currency) IS NOT DISTINCT FROM (b.object, b.entity, b.period, b.currency)
+    ON t.object = b.object AND t.entity = b.entity AND t.period = b.period AND t.currency = b.currency
  WHERE t.unexplained IS DISTINCT FROM b.difference;
 
 -- All agree: each where it belongs.
@@ -100,7 +100,7 @@ RESET session_replication_role;
 SELECT e.code, m.month, f.object, f.amount FROM (VALUES ('DE'), ('US')) e (code), (VALUES ('2026-10-01'::date), ('2026-11-01')) m (month),
        sync._certificate_figures(daterange(m.month, (m.month + interval '1 month')::date), e.code) f WHERE f.figure LIKE '%count' AND f.object IN ('payment', 'credit_note', 'invoice') ORDER BY 1, 2, 3;
 SELECT i.number, t.code, d.day FROM sync.object o, LATERAL (SELECT 'I1', to_jsonb(i) FROM invoice i WHERE o.name = 'invoice' UNION ALL SELECT 'N1', to_jsonb(n) FROM credit_note n WHERE o.name = 'credit_note'
-       UNION ALL SELECT 'P' || p.amount / 10, to_jsonb(p) FROM payment p WHERE o.name = 'payment') i (number, body), LATERAL sync._accounting_date(o, i.body) d JOIN legal_entity t ON t.id::text = d.entity ORDER BY 1;
+       UNION ALL SELECT 'P' || (p.amount / 10)::integer, to_jsonb(p) FROM payment p WHERE o.name = 'payment') i (number, body), LATERAL sync._accounting_date(o, i.body) d JOIN legal_entity t ON t.id::text = d.entity ORDER BY 1;
 
 -- It is part of the query that calls it.
 EXPLAIN (COSTS OFF, VERBOSE) SELECT sync._accounting_day(p.posting_date, NULL, NULL, p.settled_at, p.attempted_at, 'UTC') FROM payment p;

@@ -32,8 +32,8 @@ CREATE FUNCTION public.k(name text) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$SEL
 SET search_path = "My Books", public, pg_catalog;
 BEGIN;
 INSERT INTO legal_entity (id, code, name, country, functional_currency, timezone) VALUES (k('DE'), 'DE', 'Nord GmbH', 'DE', 'EUR', 'Europe/Berlin'), (k('US'), 'US', 'Nord Inc', 'US', 'USD', 'America/New_York');
-INSERT INTO accounting_period (legal_entity_id, start_date, end_date, status, updated_at) VALUES
-    (k('DE'), '2026-06-01', '2026-06-30', 'closed', '2026-07-05 12:00+00'), (k('DE'), '2026-07-01', '2026-07-31', 'open', '2026-07-05 12:00+00');
+INSERT INTO accounting_period (legal_entity_id, start_date, end_date, status, closed_at) VALUES
+    (k('DE'), '2026-06-01', '2026-06-30', 'closed', '2026-07-05 12:00+00'), (k('DE'), '2026-07-01', '2026-07-31', 'open', NULL);
 INSERT INTO gl_account (code, name, class) VALUES ('1200', 'Receivables', 'asset'), ('3900', 'Deferred', 'liability'), ('8400', 'Revenue', 'revenue'), ('1776', 'Tax', 'liability');
 INSERT INTO customer (id, number, name, currency, legal_entity_id) VALUES (k('C-1'), 'C-1', 'Aster', 'EUR', k('DE')), (k('C-2'), 'C-2', 'Birch', 'JPY', k('US'));
 INSERT INTO product (id, code, name) VALUES (k('SEAT'), 'SEAT', 'Seat');
@@ -142,6 +142,14 @@ $$;
 :plant UPDATE invoice SET service_start = '2026-02-01' WHERE number = 'I-5'; UPDATE subscription SET start_date = '2026-02-15' WHERE number = 'S-1'; :look
 :plant UPDATE subscription SET start_date = '2026-02-15' WHERE number = 'S-1'; :look
 :plant UPDATE invoice SET service_start = '2026-02-01' WHERE number = 'I-5'; UPDATE subscription SET start_date = '2026-02-15', trial_end = '2026-05-01 Europe/Berlin' WHERE number = 'S-1'; :look
+-- What was before the first bill that is known is not seen; a gap after it is, wherever the start is said to be.
+:plant UPDATE invoice SET status = 'void' WHERE number = 'I-1'; UPDATE subscription SET start_date = '2026-02-15' WHERE number = 'S-1'; SELECT rule, number, field, currency, at_risk, entity, period, customer, detail FROM found() WHERE rule = 'period_billed'; ROLLBACK;
+-- Of an entity without any bill, what has passed since the hub knows of the subscription.
+:plant INSERT INTO legal_entity (id, code, name, functional_currency, timezone) VALUES (k('FR'), 'FR', 'Nord SARL', 'EUR', 'Europe/Paris');
+INSERT INTO subscription (id, customer_id, legal_entity_id, number, status, start_date, current_period_start, current_period_end, currency, mrr, created_at)
+VALUES (k('S-9'), k('C-1'), k('FR'), 'S-9', 'active', '2026-04-15', '2026-07-15 Europe/Paris', '2026-08-15 Europe/Paris', 'EUR', 100, '2026-06-15 12:00 Europe/Paris');
+INSERT INTO subscription_item (subscription_id, price_id, quantity) VALUES (k('S-9'), k('SEAT-EUR'), 1);
+SELECT rule, number, field, currency, at_risk, entity, period, customer, detail FROM found() WHERE rule = 'period_billed'; ROLLBACK;
 -- Nothing is due while it rests, nor for what was before the first bill that is known.
 :plant DELETE FROM payment_allocation WHERE invoice_id IN (k('I-2'), k('I-4')); DELETE FROM invoice_line WHERE invoice_id IN (k('I-2'), k('I-4')); DELETE FROM invoice WHERE number IN ('I-2', 'I-4');
 INSERT INTO amendment (subscription_id, kind, effective_at, status, attrs) VALUES (k('S-1'), 'pause', '2026-06-01 00:00 Europe/Berlin', 'applied', '{"origin": "billing"}'), (k('S-1'), 'resume', '2026-06-21 00:00 Europe/Berlin', 'applied', '{"origin": "billing"}');
@@ -214,6 +222,12 @@ SELECT field, status, explanation FROM sync.break_entry WHERE kind = 'invoice_in
 :plant UPDATE revenue_schedule_line SET recognized_at = '2026-06-20', status = 'recognized', gl_entry_id = k('R-5') WHERE id = k('part I-3'); UPDATE gl_entry_line SET debit = debit * 2, credit = credit * 2 WHERE gl_entry_id = k('R-5'); :look
 :plant UPDATE revenue_schedule_line SET period = '2026-07-01' WHERE id = k('part I-1'); :look
 :plant UPDATE gl_entry SET posted_at = '2026-07-20' WHERE id = k('R-6'); :look
+-- Whatever else was written to the period since. Between its opening and its closing again it was open, before and after it was not.
+:plant UPDATE gl_entry SET posted_at = '2026-07-20' WHERE id = k('R-6'); UPDATE accounting_period SET attrs = '{"note": 1}', updated_at = '2026-08-01' WHERE status = 'closed'; SELECT rule, number, period FROM found(); ROLLBACK;
+\set reopened 'UPDATE accounting_period SET closed_at = ''2026-07-21'', was_closed = ''{[2026-07-05 12:00+00,2026-07-19)}'' WHERE start_date = ''2026-06-01'';'
+:plant UPDATE gl_entry SET posted_at = '2026-07-20' WHERE id = k('R-6'); :reopened SELECT rule, number, period FROM found(); ROLLBACK;
+:plant UPDATE gl_entry SET posted_at = '2026-07-18' WHERE id = k('R-6'); :reopened SELECT rule, number, period FROM found(); ROLLBACK;
+:plant UPDATE gl_entry SET posted_at = '2026-07-22' WHERE id = k('R-6'); :reopened UPDATE accounting_period SET status = 'open', closed_at = NULL; SELECT rule, number, period FROM found(); ROLLBACK;
 :plant UPDATE revenue_schedule_line SET gl_entry_id = NULL, recognized_at = '2026-07-20' WHERE id = k('part I-2'); SELECT rule, number, field, period, detail FROM found() WHERE rule = 'recognized_in_time'; ROLLBACK;
 -- Two standards are two books; credited in full, a schedule may be gone.
 :plant INSERT INTO revenue_schedule SELECT (jsonb_populate_record(s, '{"id": "00000000-0000-0000-0000-000000000003", "standard": "ASC606"}')).* FROM revenue_schedule s WHERE s.id = k('plan I-3');

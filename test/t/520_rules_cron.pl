@@ -24,6 +24,7 @@ $node->sql(<<'EOF_SQL');
 CREATE TABLE public.wrong (n integer PRIMARY KEY, difference numeric, day date);
 INSERT INTO public.wrong VALUES (1, 5, current_date), (2, 7, current_date - 100);
 SELECT sync.create_reconciliation_rule('wrong', $$SELECT 'thing' AS object, w.n AS record_id, w.difference, 'EUR' AS currency, w.day AS period FROM public.wrong w$$, 'd', 'r');
+SELECT sync.create_reconciliation_rule('fails', $$SELECT 'thing' AS object, (1 / (w.n - w.n))::text AS record_id FROM public.wrong w$$, 'd', 'r');
 EOF_SQL
 like(refused("SELECT sync.schedule_reconciliation('Nightly', '* * * * *')"), qr/invalid name "Nightly"/, 'a name is a word');
 like(refused("SELECT sync.schedule_reconciliation('nightly', '* * * * *', mode => 'guess')"), qr/invalid schedule.*HINT/s, 'a mode is one of three');
@@ -37,6 +38,8 @@ is($node->value("SELECT count(*) FROM cron.job WHERE jobname = 'sync_ext books r
 $node->poll_until("SELECT count(*) > 0 FROM sync.reconciliation_schedule WHERE last_run_at IS NOT NULL", 130);
 is($node->sql("SELECT record_id, difference, status FROM sync.break_entry ORDER BY id"), '1|5|open', 'it ran at its time, over two months, and opened the break that is in them');
 is($node->value("SELECT count(*) FROM sync.audit WHERE action = 'reconciliation.differs'"), 1, 'which is on record');
+is($node->sql('SELECT DISTINCT source, state, error FROM sync.reconciliation ORDER BY 1'), "rule:fails|failed|division by zero\nrule:wrong|done|", 'beside a rule that fails');
+is($node->value('SELECT count(DISTINCT xmin::text) = count(*) FROM sync.reconciliation'), 't', 'each run in a transaction of its own');
 
 $node->sql("SELECT sync.unschedule_reconciliation('nightly')");
 is($node->value("SELECT count(*) FROM cron.job"), 0, 'taken back, pg_cron has no job');
@@ -44,7 +47,7 @@ is($node->sql("SELECT action FROM sync.audit WHERE action ~ '^reconciliation.(un
 
 # A job that pg_cron still has, in a copy for example, finds no schedule and does nothing.
 my $runs = $node->value('SELECT count(*) FROM sync.reconciliation');
-$node->sql("SELECT sync._scheduled('nightly')");
+$node->sql("CALL sync._scheduled('nightly')");
 is($node->value('SELECT count(*) FROM sync.reconciliation'), $runs, 'a job without its schedule does nothing');
 
 $node->stop;
