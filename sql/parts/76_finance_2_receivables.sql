@@ -12,7 +12,7 @@ AS $$
         SELECT t.id FROM sync.object t
           JOIN pg_class c ON c.oid = t.table_oid
           JOIN pg_roles r ON r.rolname = sync._caller()
-         WHERE t.schema_name = sync._canonical_schema() AND t.table_name = 'invoice' AND has_table_privilege(r.oid, c.oid, 'SELECT')
+         WHERE t.schema_name = (SELECT sync._canonical_schema()) AND t.table_name = 'invoice' AND has_table_privilege(r.oid, c.oid, 'SELECT')
            AND (NOT c.relrowsecurity OR r.rolbypassrls OR r.rolsuper OR pg_has_role(r.oid, c.relowner, 'USAGE') AND NOT c.relforcerowsecurity)
     ), state AS (
         SELECT m.system_id, m.object_id, m.remote_id, m.fields, m.deleted

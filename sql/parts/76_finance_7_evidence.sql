@@ -8,7 +8,7 @@
 CREATE FUNCTION sync._evidence_gaps(period daterange, entity text, zone text)
 RETURNS TABLE (source text, gap text)
 LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
     WITH bound AS (
         SELECT lower($1)::timestamp AT TIME ZONE $3 AS begins, upper($1)::timestamp AT TIME ZONE $3 AS ends),

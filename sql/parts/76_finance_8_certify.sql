@@ -108,10 +108,11 @@ END
 $$;
 COMMENT ON FUNCTION sync._certificate_figures(daterange, text) IS 'Figures of a period of a legal entity, as a certificate has them';
 
+-- Many small queries in one: compiling them takes ten times as long as they do.
 CREATE FUNCTION sync._figures_now(period daterange, entity text)
 RETURNS jsonb
 LANGUAGE sql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
     SELECT sync._as_model_owner($q$
         SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY f.object, f.figure, f.currency, f.account), '[]')

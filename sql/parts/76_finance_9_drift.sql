@@ -50,7 +50,7 @@ AS $$
         SELECT o.name AS object, o.schema_name, x.record_id, x.body ->> o.number_column AS number, CASE x.op WHEN 'D' THEN 'deleted' ELSE 'moved' END AS change, x.at, w.was
           FROM sync._entity_of(entity) e
           JOIN sync.outbox x ON x.at >= since AND x.op IN ('D', 'U')
-          JOIN sync.object o ON o.id = x.object_id AND o.schema_name = sync._canonical_schema()
+          JOIN sync.object o ON o.id = x.object_id AND o.schema_name = (SELECT sync._canonical_schema())
                             AND o.table_name IN ('invoice', 'credit_note', 'payment', 'payout', 'gl_entry')
          CROSS JOIN LATERAL (VALUES (x.body || coalesce(x.old, '{}'))) w (was)
          CROSS JOIN LATERAL (VALUES (sync._accounting_day(w.was, e.timezone), sync._accounting_day(x.body, e.timezone))) d (before, after)
@@ -88,7 +88,7 @@ COMMENT ON FUNCTION sync._break_changes(sync.certificate) IS 'Breaks of a certif
 CREATE FUNCTION sync.certificate_changes(id bigint)
 RETURNS TABLE (object text, record_id text, number text, change text, changed_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     c sync.certificate := sync._certificate_of($1);
