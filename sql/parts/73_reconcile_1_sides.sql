@@ -120,8 +120,9 @@ AS $$
                                  THEN format('%L::jsonb ->> %s', sync._look_up_all(o.schema_name, 'legal_entity', 'timezone', NULL), sync._entity_sql(o)) ELSE 'NULL' END) END
       FROM (SELECT u.n, a.attname AS has
               FROM unnest(ARRAY['posting_date', 'issue_date', 'arrival_date', 'settled_at', 'attempted_at']) WITH ORDINALITY u (name, n)
-              LEFT JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = u.name AND NOT a.attisdropped
-                   AND a.atttypid = CASE WHEN u.n > 3 THEN 'timestamptz'::regtype ELSE 'date'::regtype END) w
+              LEFT JOIN (pg_attribute a JOIN pg_type y ON y.oid = a.atttypid)
+                     ON a.attrelid = o.table_oid AND a.attname = u.name AND NOT a.attisdropped
+                        AND CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END = CASE WHEN u.n > 3 THEN 'timestamptz'::regtype ELSE 'date'::regtype END) w
 $$;
 COMMENT ON FUNCTION sync._day_sql(sync.object) IS 'Accounting day of a record, as an expression over alias c';
 

@@ -76,25 +76,21 @@ COMMENT ON FUNCTION sync._explanation(integer, sync.object, text, text, text, nu
 -- the record, or what is known of it, for these.
 CREATE FUNCTION sync._put_finding(run sync.reconciliation, o sync.object, system text, class text, kind text, record_id text, remote_id text,
                                   field text, ours jsonb, theirs jsonb, body jsonb, detail text, explanation text, delivery text, number text,
-                                  other_system text DEFAULT NULL, gone boolean DEFAULT false, their_day date DEFAULT NULL)
+                                  other_system text DEFAULT NULL, gone boolean DEFAULT false, said jsonb DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    dated record;
+    dated record := sync._accounting_date(o, body);
     currency text := body ->> 'currency';
     difference numeric;
     amount numeric := sync._signed_amount(body);
     twin text;
 BEGIN
-    BEGIN
-        dated := sync._accounting_date(o, body);
-    EXCEPTION WHEN data_exception THEN -- what a system says need not be a day
-        dated := sync._accounting_date(o, body - '{posting_date,issue_date,settled_at}'::text[]);
-    END;
     -- A document that the two have in different months is a difference in both.
-    IF run.period IS NOT NULL AND dated.day IS NOT NULL AND NOT dated.day <@ run.period AND NOT coalesce(their_day <@ run.period, false) THEN
+    IF run.period IS NOT NULL AND dated.day IS NOT NULL AND NOT dated.day <@ run.period
+       AND NOT coalesce((sync._accounting_date(o, jsonb_build_object('legal_entity_id', dated.entity) || said)).day <@ run.period, false) THEN
         RETURN;
     END IF;
     number := coalesce(body ->> o.number_column::text, number);
@@ -129,7 +125,7 @@ BEGIN
             CASE WHEN o.financial OR kind <> 'field_differs' THEN 'error' ELSE 'warning' END, explanation, delivery, detail);
 END
 $$;
-COMMENT ON FUNCTION sync._put_finding(sync.reconciliation, sync.object, text, text, text, text, text, text, jsonb, jsonb, jsonb, text, text, text, text, text, boolean, date) IS
+COMMENT ON FUNCTION sync._put_finding(sync.reconciliation, sync.object, text, text, text, text, text, text, jsonb, jsonb, jsonb, text, text, text, text, text, boolean, jsonb) IS
     'Writes a finding of a run, unless its day, and theirs, is outside the run''s period';
 
 -- By the rules of a pull, what is not the same to the letter is mostly the same: 10.50 and 10.5, lines in another order.
@@ -203,7 +199,7 @@ BEGIN
     LOOP
         PERFORM sync._put_finding(run, o, system, CASE WHEN s.way IS NOT NULL AND d.class = 'break' THEN 'in_transit' ELSE d.class END, d.kind, s.record_id, s.remote_id,
                                   d.field, d.our_value, d.their_value, coalesce(s.body, s.fields, '{}'), concat_ws('; ', d.detail, s.way), d.explanation, s.delivery,
-                                  s.remote_number, NULL, s.deleted, sync._day(s.fields));
+                                  s.remote_number, NULL, s.deleted, s.fields);
     END LOOP;
 END
 $$;
@@ -246,7 +242,7 @@ BEGIN
             PERFORM sync._put_finding(run, o, system, class, CASE WHEN sync._is_amount(difference.field) THEN 'amount_differs' ELSE 'field_differs' END, s.record_id,
                                       s.remote_id, difference.field, s.body -> difference.field, difference.theirs, body,
                                       concat_ws('; ', format('system "%s" says %s, system "%s" says %s', system, s.body -> difference.field, other, difference.theirs), s.way),
-                                      NULL, s.delivery, NULL, other, false, sync._day(s.fields));
+                                      NULL, s.delivery, NULL, other, false, s.fields);
         END LOOP;
     END IF;
 END

@@ -50,7 +50,7 @@ BEGIN
                                             AND x.object_id = job.object_id AND x.record_id = listed.our_id) THEN 'duplicate' ELSE d.kind END,
                                   coalesce(bound.record_id, nullif(suspect.record_id, ''), listed.our_id), nullif(there, ''), d.field, d.our_value, d.their_value,
                                   coalesce(ours, listed.fields, '{}'), said, d.explanation, way.delivery, coalesce(bound.remote_number, listed.remote_number), NULL,
-                                  coalesce(listed.deleted, false), sync._day(listed.fields));
+                                  coalesce(listed.deleted, false), listed.fields);
     END LOOP;
     PERFORM sync._add_totals(run, ARRAY[CASE WHEN bound.record_id IS NOT NULL THEN ours END],
                              ARRAY[CASE WHEN NOT listed.deleted AND listed.as_of > '-infinity' AND (listed.expected OR bound.record_id IS NOT NULL)

@@ -22,9 +22,9 @@ SELECT n.nspname AS schema_open_to_public FROM pg_namespace n
 SELECT p.oid::regprocedure AS unpinned FROM pg_proc p
  WHERE p.pronamespace = 'sync'::regnamespace AND p.prosecdef
    AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);
--- So does every PL/pgSQL function, and every SQL function that is not inlined.
+-- So does every PL/pgSQL function, and every SQL function that is not inlined; a procedure that commits cannot, and qualifies all that it names.
 SELECT p.oid::regprocedure AS unpinned FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
- WHERE p.pronamespace = 'sync'::regnamespace AND l.lanname = 'plpgsql'
+ WHERE p.pronamespace = 'sync'::regnamespace AND l.lanname = 'plpgsql' AND NOT (p.prokind = 'p' AND NOT p.prosecdef)
    AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);
 -- Functions that touch files and secrets are nobody's.
 SELECT p.oid::regprocedure AS function, a.grantee::regrole FROM pg_proc p, aclexplode(p.proacl) a
