@@ -121,7 +121,7 @@ BEGIN
             ('sync_auditor', ARRAY['_reads', '_message_pattern']),
             ('sync_worker', ARRAY['_seal_audit', '_anchors_after', '_upkeep_audit']),
             -- reports of the month end
-            ('sync_admin', ARRAY['_accounting_day', '_canonical_schema', '_model_query', '_check_period', '_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
+            ('sync_admin', ARRAY['_accounting_day', '_date', '_instant', '_canonical_schema', '_model_query', '_check_period', '_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
                 '_deferred_moves', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since',
                 'certify', '_certificate_figures', '_period_changes',
                 '_straight_line', '_lines_to_schedule', 'build_revenue_schedules', '_check_open_periods', 'recognize_revenue']),
