@@ -1,5 +1,15 @@
 -- Closed accounting periods: documents dated in one wait, or go into the next open one with approval.
 
+-- An id as its column has it, so that an index finds it: what is no uuid is NULL, and found nowhere.
+CREATE FUNCTION sync._id_sql(type oid, value_sql text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE type WHEN 'uuid'::regtype THEN format('CASE WHEN %1$s ~ ''^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'' THEN (%1$s)::uuid END', value_sql) ELSE value_sql END
+$$;
+COMMENT ON FUNCTION sync._id_sql(oid, text) IS 'The text of an id, as an expression of the type of its column if that is uuid or text';
+
 -- A value of a canonical table's row by id, read with the rights of the table's owner; NULL when there is
 -- no such table, column or row.
 CREATE FUNCTION sync._look_up(schema_name name, table_name name, column_name name, id text)
@@ -9,15 +19,18 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     owner name;
+    type oid;
 BEGIN
-    SELECT pg_get_userbyid(c.relowner) INTO owner
+    SELECT pg_get_userbyid(c.relowner), k.atttypid INTO owner, type
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = column_name AND NOT a.attisdropped
+      JOIN pg_attribute k ON k.attrelid = c.oid AND k.attname = 'id' AND NOT k.attisdropped
      WHERE n.nspname = schema_name AND c.relname = table_name AND c.relkind IN ('r', 'p');
     IF owner IS NULL OR id IS NULL THEN
         RETURN NULL;
     END IF;
-    RETURN sync._run_as(owner, format('SELECT t.%I::text FROM %I.%I t WHERE t.id::text = $2[1]', column_name, schema_name, table_name), NULL, id, NULL);
+    RETURN sync._run_as(owner, format('SELECT t.%I::text FROM %I.%I t WHERE t.id%s = %s', column_name, schema_name, table_name,
+                                      CASE WHEN type NOT IN ('uuid'::regtype, 'text'::regtype) THEN '::text' ELSE '' END, sync._id_sql(type, '$2[1]')), NULL, id, NULL);
 END
 $$;
 COMMENT ON FUNCTION sync._look_up(name, name, name, text) IS 'A value of the row with an id, read as the table''s owner';
@@ -83,8 +96,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     owner name;
+    type oid;
 BEGIN
-    SELECT pg_get_userbyid(c.relowner) INTO owner
+    SELECT pg_get_userbyid(c.relowner), k.atttypid INTO owner, type
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = column_name AND NOT a.attisdropped
       JOIN pg_attribute k ON k.attrelid = c.oid AND k.attname = 'id' AND NOT k.attisdropped
@@ -92,8 +106,11 @@ BEGIN
     IF owner IS NULL OR ids = '[]' THEN
         RETURN '{}';
     END IF;
-    RETURN coalesce(sync._run_as(owner, format('SELECT jsonb_object_agg(t.id::text, t.%I::text) FROM %I.%I t WHERE $1[1] IS NULL OR t.id::text IN (SELECT jsonb_array_elements_text($1[1]))',
-                                               column_name, schema_name, table_name), ids, NULL, NULL)::jsonb, '{}');
+    RETURN coalesce(sync._run_as(owner, format('SELECT jsonb_object_agg(t.id::text, t.%I::text) FROM %I.%I t', column_name, schema_name, table_name)
+                                        || CASE WHEN ids IS NULL THEN ''
+                                                ELSE format(' WHERE t.id%s IN (SELECT %s FROM jsonb_array_elements_text($1[1]) v (id))',
+                                                            CASE WHEN type NOT IN ('uuid'::regtype, 'text'::regtype) THEN '::text' ELSE '' END, sync._id_sql(type, 'v.id')) END,
+                                 ids, NULL, NULL)::jsonb, '{}');
 END
 $$;
 COMMENT ON FUNCTION sync._look_up_all(name, name, name, jsonb) IS 'As sync._look_up(), of the rows with the ids of an array, as an object by id; NULL: of all';

@@ -164,7 +164,8 @@ write_cursor(SeStream *stream, Jsonb *cursor, bool ended, bool held, int records
 			 TimestampTz next_at)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid types[] = {INT4OID, JSONBOID, TIMESTAMPTZOID, BOOLOID, INT4OID, INT4OID, TIMESTAMPTZOID, BOOLOID};
+	Oid types[] = {INT4OID, JSONBOID, TIMESTAMPTZOID, BOOLOID,
+				   INT4OID, INT4OID,  TIMESTAMPTZOID, BOOLOID};
 	Datum values[] = {Int32GetDatum(stream->id),
 					  JsonbPGetDatum(cursor),
 					  TimestampTzGetDatum(stream->started_at),
@@ -197,8 +198,8 @@ apply_page(SeJob *job, SeTarget *target, SePageResult *result)
 	if (job->page.last && job->page.full && target->pull->scan_deletes && !held)
 		se_scan_finish(stream, target);
 	/* A walk that must be made again is, also by the hub that comes after this one. */
-	write_cursor(stream, held ? stream->stored : job->page.next, job->page.last, held,
-				 job->nitems, result->applied,
+	write_cursor(stream, held ? stream->stored : job->page.next, job->page.last, held, job->nitems,
+				 result->applied,
 				 held && job->page.last ? GetCurrentTimestamp() + HELD_AGAIN_US : 0);
 	SE_CRASH_POINT("pull_before_commit");
 	se_txn_commit();
