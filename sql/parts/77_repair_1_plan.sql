@@ -2,6 +2,24 @@
 -- itself: an event for one system, a read by id, a field written as the system's change, a binding. The plan
 -- is made anew when it is carried out; where somebody has to approve it, it must still be the one he saw.
 
+-- What a shipped rule has before what can be done about any break; '': nothing by default.
+CREATE FUNCTION sync._own_remedies(kind text)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN kind = 'voided_after_posting' THEN '{credit_note}'
+                WHEN kind = 'amendment_arrived' THEN '{}'
+                WHEN kind IN ('schedules_complete', 'recognized_plus_deferred', 'recognized_in_time') THEN '{reschedule}'
+                WHEN kind = 'journals_balance' THEN '{restore}'
+                WHEN kind = 'committed_tax' THEN '{correct_tax}'
+                WHEN kind = 'entitlement_paid' THEN '{suspend}'
+                WHEN kind = 'canceled_revoked' THEN '{revoke}'
+                WHEN kind = 'failure_collected' THEN '{open_case}'
+                ELSE '{""}' END::text[]
+$$;
+COMMENT ON FUNCTION sync._own_remedies(text) IS 'Remedies of a shipped rule alone';
+
 -- The first one is what is done unless another is asked for; '': somebody has to choose.
 CREATE FUNCTION sync._remedies(kind text)
 RETURNS text[]
@@ -16,16 +34,8 @@ AS $$
         WHEN kind = 'duplicate' THEN '{"",delete_there,pull_again,unbind,bind,call_there,credit_note,adjustment}'
         WHEN kind = 'orphan' THEN '{unbind,delete_there,bind,pull_again,call_there}'
         WHEN kind = 'stale' THEN '{pull_again,push_again}'
-        ELSE CASE WHEN kind = 'voided_after_posting' THEN '{credit_note}'
-                  WHEN kind = 'amendment_arrived' THEN '{push_again}'
-                  WHEN kind IN ('schedules_complete', 'recognized_plus_deferred', 'recognized_in_time') THEN '{reschedule}'
-                  WHEN kind = 'journals_balance' THEN '{restore}'
-                  WHEN kind = 'committed_tax' THEN '{correct_tax}'
-                  WHEN kind = 'entitlement_paid' THEN '{suspend}'
-                  WHEN kind = 'canceled_revoked' THEN '{revoke}'
-                  WHEN kind = 'failure_collected' THEN '{open_case}'
-                  ELSE '{""}' END::text[]
-             || '{push_again,pull_again,correct,bind,unbind,delete_there,call_there,credit_note,adjustment}'::text[] END::text[]
+        ELSE sync._own_remedies(kind) || '{push_again,pull_again,correct,bind,unbind,delete_there,call_there,adjustment}'
+             || CASE kind WHEN 'voided_after_posting' THEN '{}' ELSE '{credit_note}' END::text[] END::text[]
 $$;
 COMMENT ON FUNCTION sync._remedies(text) IS 'What can be done about a kind of break, what is done by default first';
 
@@ -259,6 +269,18 @@ END
 $$;
 COMMENT ON FUNCTION sync._plan_unbind(sync._break_subject) IS 'Acts that end a binding';
 
+-- What makes, changes or reads a record needs the record; these need no more than its id.
+CREATE FUNCTION sync._id_operations(system text, object text)
+RETURNS text[]
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(o.key ORDER BY o.key), '{}')
+      FROM jsonb_each(sync._manifest(system) #> ARRAY['objects', object, 'push', 'operations']) o
+     WHERE coalesce(o.value ->> 'kind', o.key) NOT IN ('create', 'upsert', 'update', 'lookup', 'verify', 'read')
+$$;
+COMMENT ON FUNCTION sync._id_operations(text, text) IS 'Operations of a connector that can be called for a remote record, known by its id alone';
+
 -- One API call about a remote record, with the request as it will be sent.
 CREATE FUNCTION sync._call_act(s sync._break_subject, system text, remote text, operation text)
 RETURNS jsonb
@@ -267,13 +289,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     manifest constant jsonb := sync._manifest(system);
-    operations constant jsonb := manifest #> ARRAY['objects', s.object, 'push', 'operations'];
+    known constant text[] := sync._id_operations(system, s.object);
     rendered jsonb;
 BEGIN
-    IF operation IS NULL OR NOT coalesce(operations ? operation, false) THEN
-        PERFORM sync._no_repair(s.break_id, format('The connector of system "%s" has no operation %s for object "%s".', system, coalesce('"' || operation || '"', 'of no name'), s.object),
-                                coalesce('Name one: options => ''{"operation": "…"}''. It has: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(operations) k) || '.',
-                                         'Have it done there.'));
+    IF operation IS NULL OR operation <> ALL (known) THEN
+        PERFORM sync._no_repair(s.break_id, CASE WHEN operation IS NULL THEN 'It was not said what the system should do.'
+                                                 ELSE format('The connector of system "%s" has no operation "%s" that needs no more than the id of object "%s".', system, operation, s.object) END,
+                                coalesce('Name one: options => ''{"operation": "…"}''. It has: ' || nullif(array_to_string(known, ', '), '') || '.', 'Have it done there.'));
     ELSIF remote IS NULL THEN
         PERFORM sync._no_repair(s.break_id, 'It is not known which remote record is meant.', 'Say it: options => ''{"remote_id": "…"}''.');
     END IF;
@@ -300,7 +322,7 @@ DECLARE
     bound text;
 BEGIN
     IF which IS NULL OR which <> ALL (array_remove(ARRAY[s.system, s.other], NULL)) THEN
-        PERFORM sync._no_repair(s.break_id, format('It is about %s.', coalesce('two systems: ' || nullif(concat_ws(', ', s.system, s.other), ''), 'no system')),
+        PERFORM sync._no_repair(s.break_id, format('It is about %s.', coalesce(nullif(concat_ws(' and ', s.system, s.other), ''), 'no system')),
                                 'Say which one is meant: options => ''{"system": "…"}''.');
     END IF;
     SELECT x.remote_id INTO bound FROM sync.external_id x JOIN sync.system y ON y.id = x.system_id
@@ -326,9 +348,9 @@ BEGIN
     IF operation IS NULL THEN
         SELECT k.key INTO operation FROM jsonb_each(operations) k WHERE coalesce(k.value ->> 'kind', k.key) = 'delete' ORDER BY k.key LIMIT 1;
     END IF;
-    IF operation IS NULL OR NOT operations ? operation THEN
+    IF operation IS NULL THEN
         PERFORM sync._no_repair(s.break_id, format('The connector of system "%s" has no operation that takes a record of object "%s" away.', s.system, s.object),
-                                coalesce('Name one: options => ''{"operation": "…"}''. It has: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(operations) k) || '.',
+                                coalesce('Name one: options => ''{"operation": "…"}''. It has: ' || nullif(array_to_string(sync._id_operations(s.system, s.object), ', '), '') || '.',
                                          'Have it done there.'));
     END IF;
     bound_here := EXISTS (SELECT FROM sync.external_id x WHERE x.system_id = s.system_id AND x.object_id = s.object_id AND x.remote_id = remote);
