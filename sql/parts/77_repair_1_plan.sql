@@ -120,10 +120,31 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._act(text, text, text, jsonb) IS 'An act of a repair''s plan';
 
+-- An ERP that numbers in the order of days takes no document that is older than its last one of the month: the day on
+-- which it is posted there may be another than that of its issue.
+CREATE FUNCTION sync._plan_day(s sync._break_subject, to_system text, body jsonb, options jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    day date;
+BEGIN
+    IF NOT options ? 'day' THEN
+        RETURN '[]';
+    ELSIF NOT body ? 'posting_date' THEN
+        PERFORM sync._no_repair(s.break_id, format('Object "%s" has no posting_date.', s.object), 'Leave the day out: it is made anew on its own.');
+    END IF;
+    SELECT sync._document_day(s, d.entity, options ->> 'day') INTO day FROM sync.object o CROSS JOIN LATERAL sync._accounting_date(o, body) d WHERE o.id = s.object_id;
+    RETURN jsonb_build_array(sync._act('date', to_system, format('its accounting day there is %s', day), jsonb_build_object('set', jsonb_build_object('posting_date', day))));
+END
+$$;
+COMMENT ON FUNCTION sync._plan_day(sync._break_subject, text, jsonb, jsonb) IS 'The act that says on which day a document is posted over there';
+
 -- The record as it stands, told to one system: by its delivery that is held, or an event of its own. `field`:
 -- that field alone counts as changed. A record that the system has lost is made anew there, and so is a document
 -- that it has taken back: what was posted is never changed, but reversed and entered once more.
-CREATE FUNCTION sync._plan_push(s sync._break_subject, to_system text, field text)
+CREATE FUNCTION sync._plan_push(s sync._break_subject, to_system text, field text, options jsonb DEFAULT '{}')
 RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -169,6 +190,7 @@ BEGIN
     RETURN CASE WHEN lost THEN jsonb_build_array(sync._act('unbind', to_system, format('remote record %s is gone there', bound), jsonb_build_object('remote_id', bound, 'gone', true)))
                 WHEN reversed THEN jsonb_build_array(sync._act('unbind', to_system, format('remote record %s was reversed there', bound), jsonb_build_object('remote_id', bound)),
                                                      sync._act('alias', to_system, format('remote record %s stays known as an earlier one of it', bound), jsonb_build_object('remote_id', bound)))
+                     || sync._plan_day(s, to_system, body, options)
                 ELSE '[]' END
            || jsonb_build_array(sync._act('send', to_system, CASE WHEN lost OR reversed THEN 'it is made anew there' WHEN bound IS NULL THEN 'it is made there' END,
                   jsonb_strip_nulls(jsonb_build_object('field', CASE WHEN NOT coalesce(reversed, false) THEN field END, 'unbound', nullif(lost OR reversed, false),
@@ -176,7 +198,7 @@ BEGIN
                                  WHEN 'insert' = ANY (r.operations) THEN 'I' ELSE 'U' END))));
 END
 $$;
-COMMENT ON FUNCTION sync._plan_push(sync._break_subject, text, text) IS 'Acts that tell a system a record as it stands';
+COMMENT ON FUNCTION sync._plan_push(sync._break_subject, text, text, jsonb) IS 'Acts that tell a system a record as it stands';
 
 -- A record that the hub has lost comes back under its own id; what it was bound to ends before, because a
 -- system's news about a record that is gone here are lost.
@@ -453,7 +475,7 @@ BEGIN
     IF which IS NULL OR which <> ALL (array_remove(ARRAY[s.system, s.other], NULL)) THEN
         PERFORM sync._no_repair(s.break_id, format('It is about two systems: %s.', concat_ws(', ', s.system, s.other)), 'Say which one is meant: options => ''{"system": "…"}''.');
     END IF;
-    RETURN CASE remedy WHEN 'push_again' THEN sync._plan_push(s, which, NULL) ELSE sync._plan_pull(s, which, s.field, false) END;
+    RETURN CASE remedy WHEN 'push_again' THEN sync._plan_push(s, which, NULL, options) ELSE sync._plan_pull(s, which, s.field, false) END;
 END
 $$;
 COMMENT ON FUNCTION sync._plan_one_way(sync._break_subject, text, jsonb) IS 'Acts that tell a system the record, or take over what it says';
