@@ -11,7 +11,7 @@ AS $$
         SELECT m.manifest, m.manifest #> ARRAY['objects', o.name, 'pull'] AS pull
           FROM sync.system y CROSS JOIN sync.object o CROSS JOIN LATERAL sync._manifest(y.name) m (manifest) WHERE y.id = $1 AND o.id = $2),
     field AS (
-        SELECT false AS in_lines, f.key, f.value, m.manifest FROM manifest m CROSS JOIN LATERAL jsonb_each(coalesce(m.pull -> 'fields', '{}') || coalesce(m.pull -> 'compared', '{}')) f
+        SELECT false AS in_lines, f.key, f.value, m.manifest FROM manifest m CROSS JOIN LATERAL jsonb_each(m.pull -> 'fields') f
         UNION ALL
         SELECT true, f.key, f.value, m.manifest FROM manifest m CROSS JOIN LATERAL jsonb_each(m.pull #> '{lines,fields}') f),
     expression AS (

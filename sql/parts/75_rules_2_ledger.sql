@@ -121,7 +121,7 @@ AS $$
 VALUES
     ('invoice_in_erp', 'error',
      'Every issued invoice stands posted in the ERP of its legal entity, with equal total, currency and period; not proforma invoices, drafts and voided ones, nor what the route''s condition or cut-over date leaves out',
-     'Missing: push it (sync.repair). Another amount or currency: void and reissue it there, the hub never changes a posted document. Not posted: post it there. Another period: move it there, or have the move approved.',
+     'Missing: push it (sync.repair). Not posted: have it posted there (sync.repair: call_there). Another amount, currency or period: have it reversed there (call_there), then push it again, the hub never changes a posted document; or have the move into another period approved.',
      sync._ledger_query('invoice', 'total_amount', $q$d.type = 'standard' AND d.status IN ('open', 'posted', 'partially_paid', 'paid', 'uncollectible')$q$,
                         'coalesce(d.legal_entity_id, c.legal_entity_id)', 'd.issue_date', '{posted}', true, 'sync._accounting_day(d.posting_date, d.issue_date)')),
     ('credit_note_in_erp', 'error',

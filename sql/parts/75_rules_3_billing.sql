@@ -268,7 +268,7 @@ SELECT v.object, v.id AS record_id, v.number AS record_number, v.field, to_jsonb
 $query$),
     ('voided_after_posting', 'error',
      'An invoice that billing voided does not go on standing posted in the ERP, unless credit notes took all of it back',
-     'Reverse the posting in the ERP, or post a credit note for it.',
+     'Credit all of it (sync.repair: credit_note), or have the ERP reverse the posting (sync.repair: call_there).',
      $query$
 SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, m.system, m.remote_id, 'posting_status' AS field, to_jsonb(i.status) AS ours, to_jsonb('posted'::text) AS theirs,
        i.currency, i.total_amount AS at_risk, e.code AS entity, sync._accounting_day(i.posting_date, i.issue_date) AS period, c.number AS customer,
@@ -289,7 +289,7 @@ SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, m.syst
 $query$),
     ('paid_before_posted', 'error',
      'No payment stands in the ERP against an invoice that is not posted there, or that is posted later than it',
-     'Post the invoice in the ERP in the period of its issue, or have its date corrected there.',
+     'Not posted: have the ERP post it (sync.repair: call_there, of invoice_in_erp). Posted later: have it reversed there and push it again, or its date corrected.',
      $query$
 SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, 'posting_date' AS field, to_jsonb(min(i.posting_date)) AS ours, to_jsonb(min(p.posting_date)) AS theirs,
        i.currency, sum(a.amount) AS at_risk, e.code AS entity, sync._accounting_day(i.posting_date, i.issue_date) AS period, c.number AS customer,

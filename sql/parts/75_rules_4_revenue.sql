@@ -8,7 +8,7 @@ AS $rules$
 VALUES
     ('schedules_complete', 'error',
      'Every line of an issued invoice that has a service period has a revenue schedule of its net amount, and the schedule''s lines sum to it; lines of today and yesterday have time',
-     'Make the schedule, or correct it in the system that owns it.',
+     'Make it what the invoice says (sync.repair: reschedule); sync.build_revenue_schedules() makes all that are missing.',
      $query$
 WITH line AS (
     SELECT l.id, l.line_no, l.net_amount, i.number, i.currency, i.issue_date, sync._accounting_day(i.posting_date, i.issue_date) AS day, i.legal_entity_id, i.customer_id,
@@ -48,7 +48,7 @@ SELECT w.object, w.id AS record_id, w.number || '/' || w.line_no AS record_numbe
 $query$),
     ('recognized_plus_deferred', 'error',
      'Of each invoice, what is recognized and what is still deferred make what was billed, nothing of a voided one; and what a journal recognized is what the schedules say it did',
-     'Correct the schedule; post or reverse the difference in the ledger.',
+     'Make the schedules what the invoice says (sync.repair: reschedule); what the ledger lacks is posted or taken back by an adjustment.',
      $query$
 WITH part AS (
     SELECT s.invoice_line_id, s.standard, sum(p.amount) FILTER (WHERE p.status <> 'planned') AS recognized, sum(p.amount) FILTER (WHERE p.status = 'planned' AND s.status <> 'canceled') AS deferred
@@ -107,7 +107,7 @@ SELECT 'revenue_schedule', s.id, i.number, 'gl_entry_id', to_jsonb(sum(p.amount)
 $query$),
     ('recognized_in_time', 'error',
      'No revenue is recognized before its service begins or before its month does, nor in a period while that was closed',
-     'Reverse the recognition and plan it for its month; what belongs into a closed period goes into the next open one, with approval.',
+     'Without a posted journal: plan it again (sync.repair: reschedule). With one: have the journal reversed first. What belongs into a closed period goes into the next open one.',
      $query$
 SELECT 'revenue_schedule' AS object, s.id AS record_id, i.number AS record_number, v.field, to_jsonb(min(v.allowed)) AS ours, to_jsonb(min(v.done)) AS theirs, s.currency,
        sum(p.amount) AS at_risk, e.code AS entity, min(p.period) AS period, c.number AS customer,
@@ -135,7 +135,7 @@ SELECT 'revenue_schedule' AS object, s.id AS record_id, i.number AS record_numbe
 $query$),
     ('journals_balance', 'error',
      'Debits equal credits in each posted journal, which has lines',
-     'Reverse the journal in the system that owns it, and post it again.',
+     'Altered here: put it back as it was recorded (sync.repair: restore). Else have the system that owns it reverse it and post it again.',
      $query$
 SELECT 'gl_entry' AS object, g.id AS record_id, g.number AS record_number, 'debit' AS field, to_jsonb(coalesce(l.debits, 0)) AS ours, to_jsonb(coalesce(l.credits, 0)) AS theirs,
        coalesce(l.credits - l.debits, 0) AS difference, g.currency, abs(coalesce(l.credits - l.debits, 0)) AS at_risk, e.code AS entity, g.posting_date AS period,
@@ -147,7 +147,7 @@ SELECT 'gl_entry' AS object, g.id AS record_id, g.number AS record_number, 'debi
 $query$),
     ('committed_tax', 'error',
      'The tax committed with the tax system is the tax of the invoice, in its currency; none is committed for a voided invoice, and where tax is committed at all, it is for every issued invoice that has tax',
-     'Commit, adjust or void the determination in the tax system; where the invoice is wrong, credit and reissue it.',
+     'Make what is committed what the invoice says (sync.repair: correct_tax), or have the tax system do so; where none is, commit it there; where the invoice is wrong, credit and reissue it.',
      $query$
 WITH tax AS (
     SELECT d.invoice_id, sum(d.tax_amount) AS amount, string_agg(DISTINCT d.currency::text, ', ') AS currency, string_agg(d.document_code, ', ' ORDER BY d.document_code) AS codes

@@ -51,7 +51,7 @@ AS $rules$
 VALUES
     ('entitlement_paid', 'error',
      'A right of use is active only if its subscription is in trial or paid: not past due, and no invoice of it overdue for two weeks. Allowed all the same: one granted by hand, without a subscription, and one whose attrs have allowed_until, a day that is not over',
-     'Suspend the right, collect the money, or allow it: attrs || {"allowed_until": "2026-12-31"}.',
+     'Suspend the right (sync.repair: suspend), collect the money, or allow it: attrs || {"allowed_until": "2026-12-31"}.',
      $query$
 WITH owed AS (
     SELECT i.subscription_id, sum(i.amount_due) AS amount, min(coalesce(i.due_date, i.issue_date)) AS since, string_agg(i.number, ', ' ORDER BY i.issue_date, i.number) AS numbers
@@ -76,7 +76,7 @@ SELECT 'entitlement' AS object, n.id AS record_id, s.number || ' ' || n.feature_
 $query$),
     ('canceled_revoked', 'error',
      'When a subscription has ended, its rights of use are revoked or over within an hour',
-     'Revoke the right; where the subscription goes on, correct it in billing.',
+     'Revoke the right (sync.repair: revoke); where the subscription goes on, correct it in billing.',
      $query$
 SELECT 'entitlement' AS object, n.id AS record_id, s.number || ' ' || n.feature_code AS record_number, 'status' AS field, to_jsonb(n.status) AS ours, to_jsonb('revoked'::text) AS theirs,
        s.currency, s.mrr AS at_risk, e.code AS entity, z.day AS period, c.number AS customer,
@@ -92,7 +92,7 @@ SELECT 'entitlement' AS object, n.id AS record_id, s.number || ' ' || n.feature_
 $query$),
     ('failure_collected', 'warning',
      'Every failed payment started a collection case within a day: one for it, or one of the customer opened since that names no payment',
-     'Open a collection case for the payment, closed at once where it is settled.',
+     'Open a collection case for the payment (sync.repair: open_case), closed at once where it is settled.',
      $query$
 SELECT 'payment' AS object, p.id AS record_id, p.processor_ref AS record_number, to_jsonb(p.failure_code) AS theirs, p.currency, p.amount AS at_risk, e.code AS entity,
        sync._accounting_day(p.posting_date, NULL, NULL, p.settled_at, coalesce(p.attempted_at, p.created_at), e.timezone) AS period, c.number AS customer, 'failed, and no collection case was opened' AS detail,

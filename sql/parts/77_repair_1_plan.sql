@@ -2,6 +2,24 @@
 -- itself: an event for one system, a read by id, a field written as the system's change, a binding. The plan
 -- is made anew when it is carried out; where somebody has to approve it, it must still be the one he saw.
 
+-- What a shipped rule has before what can be done about any break; '': nothing by default.
+CREATE FUNCTION sync._own_remedies(kind text)
+RETURNS text[]
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN kind = 'voided_after_posting' THEN '{credit_note}'
+                WHEN kind = 'amendment_arrived' THEN '{}'
+                WHEN kind IN ('schedules_complete', 'recognized_plus_deferred', 'recognized_in_time') THEN '{reschedule}'
+                WHEN kind = 'journals_balance' THEN '{restore}'
+                WHEN kind = 'committed_tax' THEN '{correct_tax}'
+                WHEN kind = 'entitlement_paid' THEN '{suspend}'
+                WHEN kind = 'canceled_revoked' THEN '{revoke}'
+                WHEN kind = 'failure_collected' THEN '{open_case}'
+                ELSE '{""}' END::text[]
+$$;
+COMMENT ON FUNCTION sync._own_remedies(text) IS 'Remedies of a shipped rule alone';
+
 -- The first one is what is done unless another is asked for; '': somebody has to choose.
 CREATE FUNCTION sync._remedies(kind text)
 RETURNS text[]
@@ -16,16 +34,8 @@ AS $$
         WHEN kind = 'duplicate' THEN '{"",delete_there,pull_again,unbind,bind,call_there,credit_note,adjustment}'
         WHEN kind = 'orphan' THEN '{unbind,delete_there,bind,pull_again,call_there}'
         WHEN kind = 'stale' THEN '{pull_again,push_again}'
-        ELSE CASE WHEN kind = 'voided_after_posting' THEN '{credit_note}'
-                  WHEN kind = 'amendment_arrived' THEN '{push_again}'
-                  WHEN kind IN ('schedules_complete', 'recognized_plus_deferred', 'recognized_in_time') THEN '{reschedule}'
-                  WHEN kind = 'journals_balance' THEN '{restore}'
-                  WHEN kind = 'committed_tax' THEN '{correct_tax}'
-                  WHEN kind = 'entitlement_paid' THEN '{suspend}'
-                  WHEN kind = 'canceled_revoked' THEN '{revoke}'
-                  WHEN kind = 'failure_collected' THEN '{open_case}'
-                  ELSE '{""}' END::text[]
-             || '{push_again,pull_again,correct,bind,unbind,delete_there,call_there,credit_note,adjustment}'::text[] END::text[]
+        ELSE sync._own_remedies(kind) || '{push_again,pull_again,correct,bind,unbind,delete_there,call_there,adjustment}'
+             || CASE kind WHEN 'voided_after_posting' THEN '{}' ELSE '{credit_note}' END::text[] END::text[]
 $$;
 COMMENT ON FUNCTION sync._remedies(text) IS 'What can be done about a kind of break, what is done by default first';
 
@@ -110,10 +120,31 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._act(text, text, text, jsonb) IS 'An act of a repair''s plan';
 
+-- An ERP that numbers in the order of days takes no document that is older than its last one of the month: the day on
+-- which it is posted there may be another than that of its issue.
+CREATE FUNCTION sync._plan_day(s sync._break_subject, to_system text, body jsonb, options jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    day date;
+BEGIN
+    IF NOT options ? 'day' THEN
+        RETURN '[]';
+    ELSIF NOT body ? 'posting_date' THEN
+        PERFORM sync._no_repair(s.break_id, format('Object "%s" has no posting_date.', s.object), 'Leave the day out: it is made anew on its own.');
+    END IF;
+    SELECT sync._document_day(s, d.entity, options ->> 'day') INTO day FROM sync.object o CROSS JOIN LATERAL sync._accounting_date(o, body) d WHERE o.id = s.object_id;
+    RETURN jsonb_build_array(sync._act('date', to_system, format('its accounting day there is %s', day), jsonb_build_object('set', jsonb_build_object('posting_date', day))));
+END
+$$;
+COMMENT ON FUNCTION sync._plan_day(sync._break_subject, text, jsonb, jsonb) IS 'The act that says on which day a document is posted over there';
+
 -- The record as it stands, told to one system: by its delivery that is held, or an event of its own. `field`:
 -- that field alone counts as changed. A record that the system has lost is made anew there, and so is a document
 -- that it has taken back: what was posted is never changed, but reversed and entered once more.
-CREATE FUNCTION sync._plan_push(s sync._break_subject, to_system text, field text)
+CREATE FUNCTION sync._plan_push(s sync._break_subject, to_system text, field text, options jsonb DEFAULT '{}')
 RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -159,6 +190,7 @@ BEGIN
     RETURN CASE WHEN lost THEN jsonb_build_array(sync._act('unbind', to_system, format('remote record %s is gone there', bound), jsonb_build_object('remote_id', bound, 'gone', true)))
                 WHEN reversed THEN jsonb_build_array(sync._act('unbind', to_system, format('remote record %s was reversed there', bound), jsonb_build_object('remote_id', bound)),
                                                      sync._act('alias', to_system, format('remote record %s stays known as an earlier one of it', bound), jsonb_build_object('remote_id', bound)))
+                     || sync._plan_day(s, to_system, body, options)
                 ELSE '[]' END
            || jsonb_build_array(sync._act('send', to_system, CASE WHEN lost OR reversed THEN 'it is made anew there' WHEN bound IS NULL THEN 'it is made there' END,
                   jsonb_strip_nulls(jsonb_build_object('field', CASE WHEN NOT coalesce(reversed, false) THEN field END, 'unbound', nullif(lost OR reversed, false),
@@ -166,7 +198,7 @@ BEGIN
                                  WHEN 'insert' = ANY (r.operations) THEN 'I' ELSE 'U' END))));
 END
 $$;
-COMMENT ON FUNCTION sync._plan_push(sync._break_subject, text, text) IS 'Acts that tell a system a record as it stands';
+COMMENT ON FUNCTION sync._plan_push(sync._break_subject, text, text, jsonb) IS 'Acts that tell a system a record as it stands';
 
 -- A record that the hub has lost comes back under its own id; what it was bound to ends before, because a
 -- system's news about a record that is gone here are lost.
@@ -259,6 +291,18 @@ END
 $$;
 COMMENT ON FUNCTION sync._plan_unbind(sync._break_subject) IS 'Acts that end a binding';
 
+-- What makes, changes or reads a record needs the record; these need no more than its id.
+CREATE FUNCTION sync._id_operations(system text, object text)
+RETURNS text[]
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(o.key ORDER BY o.key), '{}')
+      FROM jsonb_each(sync._manifest(system) #> ARRAY['objects', object, 'push', 'operations']) o
+     WHERE coalesce(o.value ->> 'kind', o.key) NOT IN ('create', 'upsert', 'update', 'lookup', 'verify', 'read')
+$$;
+COMMENT ON FUNCTION sync._id_operations(text, text) IS 'Operations of a connector that can be called for a remote record, known by its id alone';
+
 -- One API call about a remote record, with the request as it will be sent.
 CREATE FUNCTION sync._call_act(s sync._break_subject, system text, remote text, operation text)
 RETURNS jsonb
@@ -267,13 +311,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     manifest constant jsonb := sync._manifest(system);
-    operations constant jsonb := manifest #> ARRAY['objects', s.object, 'push', 'operations'];
+    known constant text[] := sync._id_operations(system, s.object);
     rendered jsonb;
 BEGIN
-    IF operation IS NULL OR NOT coalesce(operations ? operation, false) THEN
-        PERFORM sync._no_repair(s.break_id, format('The connector of system "%s" has no operation %s for object "%s".', system, coalesce('"' || operation || '"', 'of no name'), s.object),
-                                coalesce('Name one: options => ''{"operation": "…"}''. It has: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(operations) k) || '.',
-                                         'Have it done there.'));
+    IF operation IS NULL OR operation <> ALL (known) THEN
+        PERFORM sync._no_repair(s.break_id, CASE WHEN operation IS NULL THEN 'It was not said what the system should do.'
+                                                 ELSE format('The connector of system "%s" has no operation "%s" that needs no more than the id of object "%s".', system, operation, s.object) END,
+                                coalesce('Name one: options => ''{"operation": "…"}''. It has: ' || nullif(array_to_string(known, ', '), '') || '.', 'Have it done there.'));
     ELSIF remote IS NULL THEN
         PERFORM sync._no_repair(s.break_id, 'It is not known which remote record is meant.', 'Say it: options => ''{"remote_id": "…"}''.');
     END IF;
@@ -300,7 +344,7 @@ DECLARE
     bound text;
 BEGIN
     IF which IS NULL OR which <> ALL (array_remove(ARRAY[s.system, s.other], NULL)) THEN
-        PERFORM sync._no_repair(s.break_id, format('It is about %s.', coalesce('two systems: ' || nullif(concat_ws(', ', s.system, s.other), ''), 'no system')),
+        PERFORM sync._no_repair(s.break_id, format('It is about %s.', coalesce(nullif(concat_ws(' and ', s.system, s.other), ''), 'no system')),
                                 'Say which one is meant: options => ''{"system": "…"}''.');
     END IF;
     SELECT x.remote_id INTO bound FROM sync.external_id x JOIN sync.system y ON y.id = x.system_id
@@ -326,9 +370,9 @@ BEGIN
     IF operation IS NULL THEN
         SELECT k.key INTO operation FROM jsonb_each(operations) k WHERE coalesce(k.value ->> 'kind', k.key) = 'delete' ORDER BY k.key LIMIT 1;
     END IF;
-    IF operation IS NULL OR NOT operations ? operation THEN
+    IF operation IS NULL THEN
         PERFORM sync._no_repair(s.break_id, format('The connector of system "%s" has no operation that takes a record of object "%s" away.', s.system, s.object),
-                                coalesce('Name one: options => ''{"operation": "…"}''. It has: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(operations) k) || '.',
+                                coalesce('Name one: options => ''{"operation": "…"}''. It has: ' || nullif(array_to_string(sync._id_operations(s.system, s.object), ', '), '') || '.',
                                          'Have it done there.'));
     END IF;
     bound_here := EXISTS (SELECT FROM sync.external_id x WHERE x.system_id = s.system_id AND x.object_id = s.object_id AND x.remote_id = remote);
@@ -431,7 +475,7 @@ BEGIN
     IF which IS NULL OR which <> ALL (array_remove(ARRAY[s.system, s.other], NULL)) THEN
         PERFORM sync._no_repair(s.break_id, format('It is about two systems: %s.', concat_ws(', ', s.system, s.other)), 'Say which one is meant: options => ''{"system": "…"}''.');
     END IF;
-    RETURN CASE remedy WHEN 'push_again' THEN sync._plan_push(s, which, NULL) ELSE sync._plan_pull(s, which, s.field, false) END;
+    RETURN CASE remedy WHEN 'push_again' THEN sync._plan_push(s, which, NULL, options) ELSE sync._plan_pull(s, which, s.field, false) END;
 END
 $$;
 COMMENT ON FUNCTION sync._plan_one_way(sync._break_subject, text, jsonb) IS 'Acts that tell a system the record, or take over what it says';

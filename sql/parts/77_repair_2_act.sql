@@ -184,6 +184,10 @@ BEGIN
         WHEN 'put_back' THEN
             -- As what is pulled is written: past the guards of posted documents. No system has this number, so none is told.
             PERFORM sync._fields_write(s.object_id, s.record_id, act -> 'set', -2147483647);
+        WHEN 'date' THEN
+            PERFORM sync._owner_bypass(s.object_id);
+            PERFORM sync._fields_write(s.object_id, s.record_id, act -> 'set', the_system);
+            PERFORM sync._owner_bypass(NULL);
         WHEN 'alias' THEN
             INSERT INTO sync.external_alias (system_id, object_id, remote_id, record_id) VALUES (the_system, s.object_id, remote, s.record_id)
             ON CONFLICT ON CONSTRAINT external_alias_pkey DO NOTHING;

@@ -20,7 +20,7 @@ SELECT i.id, i.number, i.status, i.currency, i.total_amount, i.issue_date, e.cod
 
 -- Those of the running month, which is open.
 CREATE VIEW month.running_invoice AS
-SELECT i.id, i.number, i.status, i.currency, i.net_amount, i.total_amount, i.amount_paid, i.issue_date, e.code AS entity, m.n, m.kind, m.remote AS billing, x.remote_id AS erp,
+SELECT i.id, i.number, i.status, i.currency, i.net_amount, i.total_amount, i.amount_due, i.issue_date, e.code AS entity, m.n, m.kind, m.remote AS billing, x.remote_id AS erp,
        (SELECT l.net_amount FROM canonical.invoice_line l WHERE l.invoice_id = i.id AND l.line_no = 1) AS line_amount
   FROM month.invoice m JOIN canonical.invoice i ON i.number = m.number JOIN canonical.legal_entity e ON e.id = i.legal_entity_id
   JOIN sync.external_id x ON x.record_id = i.id::text

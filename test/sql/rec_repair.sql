@@ -12,7 +12,7 @@ SELECT current_user AS super \gset
 SELECT sync.create_canonical_model() IS NOT NULL AS model;
 RESET client_min_messages;
 SELECT sync.register_connector($${
-  "manifest": 1, "name": "mini", "version": "1", "hosts": ["api.example.com"], "base_url": "https://api.example.com/v1",
+  "manifest": 1, "name": "mini", "version": "1", "parameters": {"clerk": {"default": "hub"}}, "hosts": ["api.example.com"], "base_url": "https://api.example.com/v1",
   "objects": {
     "customer": {
       "push": {"operations": {
@@ -21,7 +21,8 @@ SELECT sync.register_connector($${
         "delete": {"method": "DELETE", "path": "/c/${remote.id}"}, "archive": {"kind": "action", "method": "POST", "path": "/c/${remote.id}/archive"}}},
       "pull": {"list": {"path": "/c", "items": "$.data"}, "fetch": {"path": "/c/${id}"}, "record": {"id": "$.id", "our_id": "$.ours"},
                "fields": {"name": "$.name", "billing_email": "$.email"}, "on_missing": "ignore"}},
-    "invoice": {"push": {"operations": {"create": {"method": "POST", "path": "/i", "body": {"total": "$.new.total_amount"}, "response": {"remote_id": "$.id"}}}}},
+    "invoice": {"push": {"operations": {"create": {"method": "POST", "path": "/i", "body": {"total": "$.new.total_amount"}, "response": {"remote_id": "$.id"}},
+                                        "cancel": {"kind": "action", "method": "POST", "path": "/i/${remote.id}/cancel", "body": {"id": "$.remote.id", "by": "$param.clerk"}}}}},
     "credit_note": {"push": {"operations": {"create": {"method": "POST", "path": "/cn", "body": {"total": "$.new.total_amount"}, "response": {"remote_id": "$.id"}}}}}}
 }$$::jsonb);
 CREATE SERVER shop FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'mini');
@@ -141,6 +142,36 @@ SELECT action, detail FROM sync.repair(:id, dry_run => false, remedy => 'delete_
 SELECT operation, params FROM sync.api_call;
 SELECT remote_id, retry_at > clock_timestamp() AS later FROM sync.inbox WHERE remote_id = 'r77';
 
+-- What stays known as a second one counts for nothing, and is nobody's orphan.
+SELECT sync._repair_act(sync._break_subject(:id), jsonb_build_object('act', 'alias', 'system', 'shop', 'remote_id', 'r77'), 'twice') IS NULL AS again;
+SELECT remote_id, record_id, merge_id FROM sync.external_alias;
+
+-- A document that is posted over there is not changed: it is reversed by an operation of the connector, and made anew.
+INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT sync._system_id('shop'), sync._object_id('invoice'), id, 'in_5' FROM canonical.invoice;
+INSERT INTO sync.mirror (system_id, object_id, remote_id, record_id, fields) SELECT system_id, object_id, remote_id, record_id, '{"total_amount": 90, "posting_status": "posted"}' FROM sync.external_id WHERE remote_id = 'in_5';
+SELECT pg_temp.broken('amount_differs', 'invoice', 'I1', 'total_amount', '90', difference => -10) AS id \gset
+SELECT * FROM sync.repair(:id, remedy => 'call_there');
+SELECT * FROM sync.repair(:id, remedy => 'call_there', options => '{"operation": "create"}');
+SELECT * FROM sync.repair(:id, remedy => 'call_there', options => '{"operation": "cancel", "system": "erp"}');
+SELECT * FROM sync.repair(:id, remedy => 'call_there', options => '{"operation": "cancel"}');
+BEGIN;
+SELECT action, detail FROM sync.repair(:id, dry_run => false, remedy => 'call_there', options => '{"operation": "cancel"}', reason => 'typed wrongly');
+SELECT policy FROM sync.approval_request ORDER BY id DESC LIMIT 1;
+ROLLBACK;
+SELECT action, detail FROM sync.repair(:id, remedy => 'push_again');
+UPDATE sync.mirror SET fields = '{"total_amount": 90, "posting_status": "reversed"}' WHERE remote_id = 'in_5';
+SELECT * FROM sync.repair(:id, remedy => 'push_again');
+DELETE FROM sync.mirror WHERE remote_id = 'in_5';
+DELETE FROM sync.external_id WHERE remote_id = 'in_5';
+
+-- An amendment that reached nobody: its subscription is sent.
+SELECT sync.track('canonical.subscription') IS NOT NULL AS tracked;
+INSERT INTO canonical.subscription (id, customer_id, number, status, currency) SELECT '00000000-0000-4000-8000-000000000021', id, 'S1', 'active', 'EUR' FROM canonical.customer WHERE number = 'C1';
+INSERT INTO canonical.amendment (id, subscription_id, kind, status, effective_at) VALUES ('00000000-0000-4000-8000-000000000031', '00000000-0000-4000-8000-000000000021', 'upgrade', 'applied', '2026-01-01');
+INSERT INTO sync.break_entry (source, fingerprint, kind, object, record_id, record_number) VALUES ('test', 'a', 'amendment_arrived', 'amendment', '00000000-0000-4000-8000-000000000031', 'S1 upgrade') RETURNING id \gset
+SELECT * FROM sync.repair(:id, options => '{"system": "shop"}');
+SELECT (s).object, (s).record_id, (s).number FROM sync._break_subject(:id) s;
+
 -- What cannot be repaired so.
 SELECT * FROM sync.repair(999);
 SELECT * FROM sync.repair(:id, remedy => 'pray');
@@ -179,15 +210,15 @@ SELECT count(*) FROM sync.external_id WHERE remote_id = 'r1';
 
 -- Money: a second person, for what is made and what is bound.
 SELECT pg_temp.broken('amount_differs', 'invoice', 'I1', 'total_amount', '90', difference => -10) AS id \gset
-SELECT * FROM sync.repair(:id, remedy => 'credit_note');
-SELECT step, action, detail FROM sync.repair(:id, dry_run => false, remedy => 'credit_note', reason => 'billed too much');
+SELECT * FROM sync.repair(:id, remedy => 'credit_note', options => '{"day": "2026-10-31"}');
+SELECT step, action, detail FROM sync.repair(:id, dry_run => false, remedy => 'credit_note', reason => 'billed too much', options => '{"day": "2026-10-31"}');
 SELECT id AS approval FROM sync.approval_request ORDER BY id DESC LIMIT 1 \gset
 SELECT operation, amount, currency, policy FROM sync.approval_request WHERE id = :approval;
 SELECT count(*) FROM canonical.credit_note;
 SELECT * FROM sync.repair(:id, remedy => 'adjustment');
 SELECT * FROM sync.repair(:id, remedy => 'credit_note', options => '{"amount": "-1"}');
-SELECT step, action, request FROM sync.repair(:id, remedy => 'adjustment', options => '{"debit_account": "6500", "credit_account": "1200", "amount": "2.50"}');
-SELECT step, action FROM sync.repair(:id, dry_run => false, remedy => 'adjustment', options => '{"debit_account": "6500", "credit_account": "1200"}', reason => 'written off');
+SELECT step, action, request FROM sync.repair(:id, remedy => 'adjustment', options => '{"debit_account": "6500", "credit_account": "1200", "amount": "2.50", "day": "2026-10-31"}');
+SELECT step, action FROM sync.repair(:id, dry_run => false, remedy => 'adjustment', options => '{"debit_account": "6500", "credit_account": "1200", "day": "2026-10-31"}', reason => 'written off');
 SELECT sync.approve(:approval, 'mine');
 SET client_min_messages = warning;
 DROP ROLE IF EXISTS rec_second;

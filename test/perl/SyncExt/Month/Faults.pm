@@ -8,7 +8,7 @@
 #   found   the kinds of break, or rules, of which one at least must be found
 #   also    what may be found with it
 #   repair  by kind of break, the remedy that sync.repair() is asked for, or [remedy, options, the round
-#           that it waits for]; of one side, about one field: billing:invoice.amount_differs/total_amount
+#           that it waits for], options also as a function of the row; of one side, about one field: billing:invoice.amount_differs/total_amount
 #   remedy  what a person does where that is not enough: by which other functions of the hub (by), or at
 #           whose desk, and what (desk)
 #

@@ -249,7 +249,7 @@ sub chosen
 		my @name = map { $_ . '/' . ($break->{field} // ''), $_ } ($side // '') . ":$break->{kind}", $break->{kind};
 		my ($remedy) = grep { defined } @{ $fault->{repair} }{@name};
 		my ($what, $options, $not_before) = ref $remedy ? @$remedy : $remedy;
-		push @chosen, [ $fault, $break, $what, $options // {} ] if $what && $round >= ($not_before // 1);
+		push @chosen, [ $fault, $break, $what, ref $options eq 'CODE' ? $options->($fault->{row}) : $options // {} ] if $what && $round >= ($not_before // 1);
 	}
 	return @chosen;
 }

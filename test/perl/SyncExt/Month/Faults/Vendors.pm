@@ -12,7 +12,7 @@ my $ANY_INVOICE = q(SELECT t.*, jsonb_build_array(t.id, t.number, t.erp, t.billi
 # Of this month, in open periods, and owed: what changes about them changes no month that is certified.
 my $OPEN_INVOICE = q(SELECT t.*, jsonb_build_array(t.id, t.number, t.erp, t.billing) || coalesce((SELECT jsonb_agg(l.id) FROM canonical.invoice_line l WHERE l.invoice_id = t.id), '[]')
 	 || coalesce((SELECT jsonb_agg(w.id) FROM canonical.invoice_line l JOIN canonical.revenue_schedule w ON w.invoice_line_id = l.id WHERE l.invoice_id = t.id), '[]') AS records
-	FROM month.running_invoice t WHERE t.kind = 'period' AND t.status = 'open' AND t.amount_paid = 0);
+	FROM month.running_invoice t WHERE t.kind = 'period' AND t.status = 'open' AND t.amount_due = t.total_amount);
 my $PAYMENT = q(SELECT p.*, jsonb_build_array(p.id, p.billing, p.allocation_id, p.allocation, p.invoice_id, p.invoice) AS records
 	FROM month.target_payment p WHERE p.status = 'succeeded' AND p.allocation IS NOT NULL
 	 AND NOT EXISTS (SELECT FROM month.refund r WHERE r.payment = p.plan) AND NOT EXISTS (SELECT FROM month.dispute d WHERE d.payment = p.plan));
@@ -37,6 +37,10 @@ sub kinds
 	# Half of what is done there it tells by itself, so that a pull sees it; the rest only a full listing does.
 	my $told = sub { my ($row) = @_; return $row->{n} % 2 ? '' : "UPDATE account_invoice SET $touched WHERE id = $row->{erp};" };
 	my $billing = sub { my ($row, @change) = @_; return $month->{billing}{ $row->{entity} }->tamper(@change) };
+
+
+	# Of this month the ERP has numbered later ones.
+	my $today = sub { my ($row) = @_; return { day => $month->psql("SELECT (now() AT TIME ZONE timezone)::date FROM month.entity WHERE code = '$row->{entity}';") } };
 
 	return (
 		{ name => 'lost in the ERP', from => $ANY_INVOICE, found => ['invoice.missing_there'], also => [qw(invoice_in_erp)],
@@ -101,7 +105,7 @@ sub kinds
 			also => [qw(line_sums invoice_in_erp invoice.field_differs invoice.stale schedules_complete recognized_plus_deferred)],
 			repair => {
 				'billing:invoice.amount_differs/total_amount' => 'pull_again', 'invoice_in_erp/total_amount' => [ call_there => { operation => 'cancel' } ],
-				'invoice_in_erp/posting_status' => 'push_again', schedules_complete => 'reschedule',
+				'invoice_in_erp/posting_status' => [ push_again => $today ], schedules_complete => 'reschedule',
 				recognized_plus_deferred => [ adjustment => { debit_account => '1200', credit_account => '3900' } ] },
 			plant => sub { my ($row) = @_; billed($billing, $row, 1) } },
 		{ name => 'a payout that falls short', from => q(SELECT -row_number() OVER (ORDER BY o.id) AS n, o.entity, o.remote AS billing, o.amount, jsonb_build_array(p.id, p.number, o.remote) AS records
