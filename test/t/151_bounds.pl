@@ -104,7 +104,9 @@ restart();
 $hub->sandbox->fault(kind => 'status', status => 400, times => 1, match => { method => 'POST' });
 my $blocked = $hub->write('dead');
 $hub->poll_until("SELECT count(*) = 1 FROM sync.dead_letter WHERE record_id = '$blocked'");
-$hub->sql("DO \$\$ BEGIN FOR i IN 1..$MANY LOOP UPDATE app.customer SET name = 'change ' || i WHERE id = '$blocked'; END LOOP; END \$\$",
+# In one transaction each of them would have to step over all versions of the row that came before.
+$hub->sql("DO \$\$ BEGIN FOR i IN 1..$MANY LOOP UPDATE app.customer SET name = 'change ' || i WHERE id = '$blocked';
+		IF i % 500 = 0 THEN COMMIT; END IF; END LOOP; END \$\$",
 	timeout => 300);
 watch_until('the changes', sub {
 	$hub->value("SELECT count(*) = 1 FROM sync.pending WHERE record_id = '$blocked' AND merged = $MANY - 1") eq 't' });

@@ -24,7 +24,7 @@ do
 
 	push @wrong, split /\n/, $@ if $@;
 	report(map { "$_: $torture->{acts}{$_}" } sort keys %{ $torture->{acts} });
-	ok(!@wrong, sprintf 'seed %d: %d committed changes of records, %d effects', $seed, map { $_ // 0 } @$torture{qw(changes effects)});
+	ok(!@wrong, sprintf 'seed %d: %d committed changes of records, %d effects, %d keys refused', $seed, map { $_ // 0 } @$torture{qw(changes effects refused)});
 	if (@wrong)
 	{
 		my %seen;

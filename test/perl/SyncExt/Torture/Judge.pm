@@ -280,6 +280,7 @@ sub wrong
 	push @wrong, map { "log: $_" } grep { /PANIC|TRAP|by signal (?!9\b|6\b)\d+/ } split /\n/, PostgreSQL::Test::Utils::slurp_file($self->node->logfile);
 	$self->{changes} = @{ [ map { @{ $_->{versions} } } values %$history ] };
 	$self->{effects} = $sandbox->stats->{effects};
+	$self->{refused} = grep { @{ $_->{refused} } } @{ $sandbox->keys };
 	return @wrong;
 }
 
