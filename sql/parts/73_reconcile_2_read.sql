@@ -176,6 +176,7 @@ BEGIN
         IF seen.done THEN
             records := seen.records;
             remotes := seen.remotes;
+            unlike := remotes;
         ELSE
             unlike := sync._unlike_bindings(run.system_id, run.object_id);
             SELECT a.* INTO seen FROM sync._compare_all(run, unlike) a;
@@ -221,8 +222,6 @@ BEGIN
           LEFT JOIN sync.external_id x ON x.system_id = %1$s AND x.object_id = %2$s AND x.remote_id = p.remote_id
           LEFT JOIN way w ON w.record_id = coalesce(x.record_id, p.record_id)
           LEFT JOIN sync.inbox i ON i.system_id = %1$s AND i.object_id = %2$s AND i.remote_id = p.remote_id
-         -- The second remote record of a merged one is none of its own.
-         WHERE x.record_id IS NOT NULL OR NOT EXISTS (SELECT FROM sync.external_alias a WHERE a.system_id = %1$s AND a.object_id = %2$s AND a.remote_id = p.remote_id)
     $sql$, run.system_id, run.object_id, side.key_sql, sync._body_sql(run.object_id), side.relation, format(side.found_sql, 'coalesce(x.record_id, m.record_id)'),
            sync._since_sql(sync._route_of(run.system_id, run.object_id), side.made_sql), side.record_sql, format(side.found_sql, 'k.id'), format(side.found_sql, 'x.record_id'))
       USING records, remotes, coalesce(unlike, '{}');

@@ -29,6 +29,7 @@ SELECT FROM sync.track('rec.customer', object => 'customer', on_truncate => 'rec
 SELECT FROM sync.track('rec.invoice', object => 'invoice', financial => true, lines => 'rec.invoice_line', on_truncate => 'record');
 SELECT sync.create_stream('billing', 'customer') AS customers \gset
 SELECT sync.create_stream('billing', 'invoice') AS invoices \gset
+UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 SELECT sync.set_owner('invoice', 'status', 'hub', 'ignore', 'ours') IS NULL AS owned;
 SELECT FROM sync.set_delete_policy('customer', 'billing', 'ignore');
 

@@ -28,6 +28,7 @@ SELECT FROM sync.track('rec.note', object => 'note');
 SELECT FROM sync.track('rec.invoice', object => 'invoice', financial => true);
 SELECT sync.create_stream('billing', 'invoice') AS invoices \gset
 SELECT sync.create_stream('billing', 'note') AS notes \gset
+UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 CREATE FUNCTION rec.run(thing text, mode text DEFAULT 'mirror', period daterange DEFAULT NULL, system text DEFAULT 'billing', other text DEFAULT NULL)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE

@@ -31,6 +31,7 @@ SELECT sync.create_stream('billing', 'customer') AS customers \gset
 SELECT sync.create_stream('billing', 'invoice') AS invoices \gset
 SELECT sync.create_stream('erp', 'customer') AS erp_customers \gset
 SELECT sync.create_stream('erp', 'invoice') AS erp_invoices \gset
+UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 CREATE FUNCTION rec.run(thing text, mode text DEFAULT 'mirror', other text DEFAULT NULL, system text DEFAULT 'billing', as_of timestamptz DEFAULT NULL)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE

@@ -60,6 +60,7 @@ END
 $$;
 CREATE VIEW rec.breaks AS SELECT object, kind, record_id, remote_id, field, ours, theirs FROM sync.reconciliation_break WHERE status <> 'resolved';
 SELECT sync.create_stream('vendor', object) > 0 AS stream FROM rec.objects ORDER BY object;
+UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 SELECT o.object, a.applied, a.bound, a.to_inbox FROM rec.objects o CROSS JOIN LATERAL sync._apply_page(rec.stream(o.object), rec.items(o.object)) a ORDER BY 1;
 
 -- Nothing differs; then everything does, in the mirror: each is found, and as which record.

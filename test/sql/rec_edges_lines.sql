@@ -26,6 +26,7 @@ SELECT FROM sync.track('rec.invoice', object => 'invoice', financial => true, li
 SELECT sync.create_stream('billing', 'product') AS products \gset
 SELECT sync.create_stream('billing', 'invoice') AS invoices \gset
 SELECT sync.create_stream('erp', 'invoice') AS erp \gset
+UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 CREATE FUNCTION rec.run(mode text DEFAULT 'mirror', other text DEFAULT NULL) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     run bigint := sync.reconcile('billing', 'invoice', NULL, mode, other);

@@ -21,6 +21,7 @@ SELECT FROM sync.register_connector(jsonb_build_object('manifest', 1, 'name', 'v
 CREATE SERVER vendor FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'vendor', mode 'paused');
 SELECT FROM sync.track('rec.thing', object => 'thing');
 SELECT sync.create_stream('vendor', 'thing') > 0 AS stream;
+UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 
 CREATE FUNCTION rec.run(mode text DEFAULT 'mirror') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
