@@ -143,7 +143,7 @@ BEGIN
         WITH pair AS MATERIALIZED (
             SELECT %1$s AS day, %2$s AS entity, %3$s AS currency, %4$s AS amount, %5$s AS told, %6$s AS told_by_most, %7$s IS NOT NULL AS here, m.remote_id,
                    CASE WHEN m.remote_id IS NULL THEN NULL WHEN %7$s IS NULL THEN m.record_id IS NULL AND m.deleted
-                        ELSE NOT m.deleted AND sync._row_agrees(c, m.fields) END AS agrees,
+                        ELSE NOT m.deleted AND sync._row_agrees(c.*, m.fields) END AS agrees,
                    %8$s AS record_id, row_number() OVER (PARTITION BY %8$s ORDER BY m.remote_id) = 1 AS first
               FROM (SELECT i.* FROM sync.mirror i
                      WHERE i.system_id = $3 AND i.object_id = $4 AND sync._in_buckets($1, coalesce(i.record_id, i.remote_id))) m

@@ -176,6 +176,7 @@ BEGIN
         IF seen.done THEN
             records := seen.records;
             remotes := seen.remotes;
+            unlike := remotes;
         ELSE
             unlike := sync._unlike_bindings(run.system_id, run.object_id);
             SELECT a.* INTO seen FROM sync._compare_all(run, unlike) a;
@@ -221,8 +222,6 @@ BEGIN
           LEFT JOIN sync.external_id x ON x.system_id = %1$s AND x.object_id = %2$s AND x.remote_id = p.remote_id
           LEFT JOIN way w ON w.record_id = coalesce(x.record_id, p.record_id)
           LEFT JOIN sync.inbox i ON i.system_id = %1$s AND i.object_id = %2$s AND i.remote_id = p.remote_id
-         -- The second remote record of a merged one is none of its own.
-         WHERE x.record_id IS NOT NULL OR NOT EXISTS (SELECT FROM sync.external_alias a WHERE a.system_id = %1$s AND a.object_id = %2$s AND a.remote_id = p.remote_id)
     $sql$, run.system_id, run.object_id, side.key_sql, sync._body_sql(run.object_id), side.relation, format(side.found_sql, 'coalesce(x.record_id, m.record_id)'),
            sync._since_sql(sync._route_of(run.system_id, run.object_id), side.made_sql), side.record_sql, format(side.found_sql, 'k.id'), format(side.found_sql, 'x.record_id'))
       USING records, remotes, coalesce(unlike, '{}');
@@ -270,7 +269,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._mirror_sql(integer, integer, timestamptz) IS 'The mirrors of a system as a relation, now or as of a moment';
 
--- The hub's records as they were at a moment: the row now, taken back by the first event since.
+-- The hub's records as they were at a moment: the row now, taken back by the first event since. Of lines that
+-- changed an event does not say what they were, and one that is too large says nothing: then the last event
+-- before tells; where there is none, the lines are not known, and the record has none.
 CREATE FUNCTION sync._body_as_of_sql(object_id integer, as_of timestamptz)
 RETURNS text
 LANGUAGE plpgsql STABLE
@@ -280,13 +281,18 @@ DECLARE
     side record := sync._side(object_id);
 BEGIN
     RETURN format($sql$(
-        WITH later AS (SELECT DISTINCT ON (e.record_id) e.record_id, e.op, e.body, e.old FROM sync.outbox e
-                        WHERE e.object_id = %1$s AND e.at > %2$L ORDER BY e.record_id, e.seq)
-        SELECT %3$s AS record_id, CASE WHEN l.record_id IS NULL THEN %4$s ELSE l.body || coalesce(l.old, '{}') END AS body
+        WITH next AS (SELECT DISTINCT ON (e.record_id) e.record_id, e.op, e.body, e.old FROM sync.outbox e
+                       WHERE e.object_id = %1$s AND e.at > %2$L ORDER BY e.record_id, e.seq),
+        before AS (SELECT DISTINCT ON (e.record_id) e.record_id, e.body FROM sync.outbox e
+                    WHERE e.object_id = %1$s AND e.at <= %2$L AND e.op IN ('I', 'U')
+                      AND e.record_id IN (SELECT n.record_id FROM next n WHERE n.op = 'K' OR n.old ? 'lines') ORDER BY e.record_id, e.seq DESC),
+        later AS (SELECT n.record_id, n.op, coalesce(b.body, CASE WHEN n.op <> 'K' THEN (n.body || coalesce(n.old, '{}')) - CASE WHEN n.old ? 'lines' THEN 'lines' ELSE '' END END) AS body
+                    FROM next n LEFT JOIN before b ON b.record_id = n.record_id)
+        SELECT %3$s AS record_id, CASE WHEN l.body IS NULL THEN %4$s ELSE l.body END AS body
           FROM %5$s c LEFT JOIN later l ON l.record_id = %3$s WHERE l.op IS DISTINCT FROM 'I'
         UNION ALL
-        SELECT l.record_id, l.body || coalesce(l.old, '{}') FROM later l
-         WHERE l.op <> 'I' AND NOT EXISTS (SELECT FROM %5$s c WHERE %6$s))$sql$,
+        SELECT l.record_id, l.body FROM later l
+         WHERE l.op <> 'I' AND l.body IS NOT NULL AND NOT EXISTS (SELECT FROM %5$s c WHERE %6$s))$sql$,
         object_id, as_of, side.record_sql, sync._body_sql(object_id), side.relation, format(side.found_sql, 'l.record_id'));
 END
 $$;
@@ -316,6 +322,7 @@ BEGIN
          WHERE m.remote_id IS NOT NULL AND (m.record_id IS NOT NULL OR NOT m.deleted) AND NOT (b.body IS NULL AND m.deleted) OR x.record_id IS NOT NULL
     $sql$, run.system_id, run.object_id, sync._mirror_sql(run.system_id, run.object_id, run.as_of), sync._body_as_of_sql(run.object_id, run.as_of), run.as_of);
     UPDATE pg_temp._sync_suspect s SET way = NULL WHERE s.delivery IS NULL;
+    UPDATE pg_temp._sync_suspect s SET fields = s.fields - 'lines' WHERE s.fields ? 'lines' AND NOT s.body ? 'lines'; -- as of then they are not known
 END
 $$;
 COMMENT ON FUNCTION sync._read_hub_side_as_of(sync.reconciliation) IS 'As sync._read_hub_side(), both sides as of a moment';

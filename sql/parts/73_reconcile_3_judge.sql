@@ -119,7 +119,8 @@ BEGIN
                               currency, at_risk, entity, period, customer, severity, explanation, delivery, detail)
     VALUES (run.id, class, kind, o.name, record_id, number, system, other_system, remote_id, field,
             CASE WHEN kind <> 'missing_there' THEN ours END, CASE WHEN kind NOT IN ('missing_here', 'duplicate') THEN theirs END, difference,
-            currency, coalesce(abs(difference), CASE WHEN field IN ('posting_date', 'accounting_period', 'currency') THEN abs(amount) END),
+            currency, coalesce(abs(difference), CASE WHEN kind = 'amount_differs' THEN abs(sync._number(coalesce(nullif(ours, 'null'), theirs) #>> '{}'))
+                                                     WHEN field IN ('posting_date', 'accounting_period', 'currency') THEN abs(amount) END),
             sync._look_up(o.schema_name, 'legal_entity', 'code', dated.entity), date_trunc('month', dated.day)::date,
             CASE WHEN o.name <> 'customer' THEN sync._look_up(o.schema_name, 'customer', 'number', body ->> 'customer_id') END,
             CASE WHEN o.financial OR kind <> 'field_differs' THEN 'error' ELSE 'warning' END, explanation, delivery, detail);

@@ -31,6 +31,7 @@ SELECT sync.create_stream('billing', 'customer') AS customers \gset
 SELECT sync.create_stream('billing', 'invoice') AS invoices \gset
 SELECT sync.create_stream('erp', 'customer') AS erp_customers \gset
 SELECT sync.create_stream('erp', 'invoice') AS erp_invoices \gset
+UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 CREATE FUNCTION rec.run(thing text, mode text DEFAULT 'mirror', other text DEFAULT NULL, system text DEFAULT 'billing', as_of timestamptz DEFAULT NULL)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -41,9 +42,9 @@ BEGIN
 END
 $$;
 CREATE VIEW rec.breaks AS
-SELECT kind, status, object, record_id, system, other_system AS other, remote_id, field, ours, theirs, difference AS diff, detail FROM sync.reconciliation_break WHERE status <> 'resolved' ORDER BY source, kind, record_id, remote_id;
+SELECT kind, status, object, record_id, system, other_system AS other, remote_id, field, ours, theirs, difference AS diff, detail FROM sync.reconciliation_break WHERE status <> 'resolved' ORDER BY source, kind, record_id, remote_id, field;
 CREATE VIEW rec.totals AS
-SELECT object, period, currency, system, other_system AS other, our_count, our_amount, their_count, their_amount, unexplained_count, unexplained FROM sync.reconciliation_summary ORDER BY 1, 2, 3, 4, 5;
+SELECT object, period, currency, system, other_system AS other, our_count, our_amount, their_count, their_amount, unexplained_count, unexplained FROM sync.reconciliation_summary s WHERE (SELECT r.as_of FROM sync.reconciliation r WHERE r.id = s.reconciliation) IS NULL ORDER BY 1, 2, 3, 4, 5;
 
 \set customers_page '[{"id": "c1", "key": "A", "number": "C-1", "name": "Ada"}, {"id": "c2", "key": "B", "number": "C-2", "name": "Ada L."}, {"id": "c3", "key": "D", "number": "C-3", "name": "Dan"}]'
 \set invoices_page '[{"id": "i1", "key": "1", "number": "R-1", "customer": "c1", "date": "2026-10-05", "currency": "EUR", "total": 10, "lines": [{"no": 1, "payer": "c2", "net": 10}]}, {"id": "i2", "key": "2", "number": "R-2", "customer": "c2", "date": "2026-10-06", "currency": "EUR", "total": 20, "lines": [{"no": 1, "payer": "c1", "net": 20}]}, {"id": "i3", "key": "3", "number": "R-3", "customer": "c3", "date": "2026-10-07", "currency": "EUR", "total": 30, "lines": []}]'
@@ -119,8 +120,8 @@ UPDATE sync.external_id x SET remote_id = 'c2' FROM sync.system y WHERE y.id = x
 UPDATE sync.external_id x SET remote_id = 'c1' FROM sync.system y WHERE y.id = x.system_id AND y.name = 'billing' AND x.remote_id = 'x';
 SELECT rec.run('customer'), (SELECT count(*) FROM rec.breaks WHERE object = 'customer' AND other IS NULL);
 -- neither side can be bound twice
-INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT x.system_id, x.object_id, 'Z', x.remote_id FROM sync.external_id x LIMIT 1;
-INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT x.system_id, x.object_id, x.record_id, 'z' FROM sync.external_id x LIMIT 1;
+INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT x.system_id, x.object_id, 'Z', x.remote_id FROM sync.external_id x WHERE x.remote_id = 'i1';
+INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT x.system_id, x.object_id, x.record_id, 'z' FROM sync.external_id x WHERE x.remote_id = 'i1';
 -- a second mirror that believes to be A, and is bound to nothing, is one that we do not have
 INSERT INTO sync.mirror (system_id, object_id, remote_id, record_id, fields) SELECT m.system_id, m.object_id, 'c8', m.record_id, m.fields FROM sync.mirror m JOIN sync.system y ON y.id = m.system_id AND y.name = 'billing' WHERE m.remote_id = 'c1';
 SELECT rec.run('customer');
