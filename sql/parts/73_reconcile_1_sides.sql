@@ -13,6 +13,12 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'se_uuid';
 COMMENT ON FUNCTION sync._uuid(text) IS 'A uuid as the server writes it; NULL: it is none';
 
+CREATE FUNCTION sync._lines_agree(ours jsonb, theirs jsonb)
+RETURNS boolean
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'se_lines_agree';
+COMMENT ON FUNCTION sync._lines_agree(jsonb, jsonb) IS 'Whether two arrays of lines agree to the letter, line by line in their order; ours may have more members; false also where that takes a closer look';
+
 CREATE FUNCTION sync._whole_number(text)
 RETURNS bigint
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE

@@ -13,17 +13,27 @@
 --   problem           why an inbound record could not be applied
 --   sums              of one row that is no suspect: counts and amounts of all that agreed
 
--- The canonical row as jsonb with its lines, as an expression over alias c; c.*, because a column may be named c.
+-- The lines of a row as jsonb, as an expression over alias c; NULL: the object has none. Whole rows are c.* and l.*,
+-- because a column may be named c or l.
+CREATE FUNCTION sync._lines_sql(object_id integer)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('coalesce((SELECT jsonb_agg(to_jsonb(l.*) ORDER BY %s) FROM %I.%I l WHERE %s), ''[]'')',
+                  (SELECT string_agg(format('l.%I', k), ', ' ORDER BY n) FROM unnest(o.line_key_columns) WITH ORDINALITY u (k, n)), o.line_schema, o.line_table,
+                  (SELECT string_agg(format('l.%I = c.%I', o.line_parent_columns[i], o.key_columns[i]), ' AND ') FROM generate_subscripts(o.key_columns, 1) i))
+      FROM sync.object o WHERE o.id = $1 AND o.line_table IS NOT NULL
+$$;
+COMMENT ON FUNCTION sync._lines_sql(integer) IS 'The lines of a canonical row as jsonb, as an expression over alias c; NULL: there are no lines';
+
+-- The canonical row as jsonb with its lines, as an expression over alias c.
 CREATE FUNCTION sync._body_sql(object_id integer)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT 'to_jsonb(c.*)' || CASE WHEN o.line_table IS NULL THEN '' ELSE format(
-           ' || jsonb_build_object(''lines'', coalesce((SELECT jsonb_agg(to_jsonb(l.*) ORDER BY %s) FROM %I.%I l WHERE %s), ''[]''))',
-           (SELECT string_agg(format('l.%I', k), ', ' ORDER BY n) FROM unnest(o.line_key_columns) WITH ORDINALITY u (k, n)), o.line_schema, o.line_table,
-           (SELECT string_agg(format('l.%I = c.%I', o.line_parent_columns[i], o.key_columns[i]), ' AND ') FROM generate_subscripts(o.key_columns, 1) i)) END
-      FROM sync.object o WHERE o.id = $1
+    SELECT 'to_jsonb(c.*)' || coalesce(format(' || jsonb_build_object(''lines'', %s)', sync._lines_sql($1)), '')
 $$;
 COMMENT ON FUNCTION sync._body_sql(integer) IS 'A canonical row with its lines as jsonb, as an expression over alias c';
 
@@ -109,13 +119,22 @@ SET enable_sort = off -- groups are some hundred days, which the planner cannot 
 AS $$
 DECLARE
     side record := sync._side(run.object_id);
-    agrees text := format('CASE WHEN %s IS NULL THEN m.record_id IS NULL AND m.deleted ELSE NOT m.deleted AND sync._row_agrees(c.*, m.fields) END', side.key_sql);
+    lines text := sync._lines_sql(run.object_id);
+    agrees text := format('CASE WHEN %s IS NULL THEN m.record_id IS NULL AND m.deleted ELSE NOT m.deleted AND %s END', side.key_sql,
+                          CASE WHEN lines IS NULL THEN 'sync._row_agrees(c.*, m.fields)'
+                               ELSE format('sync._row_agrees(c.*, m.fields - ''lines'') AND (NOT m.fields ? ''lines'' OR sync._lines_agree(%s, m.fields -> ''lines''))', lines) END);
+    look text := '';
 BEGIN
+    IF lines IS NOT NULL THEN
+        -- Lines are read once for each document; OFFSET keeps the planner from writing it out at each mention.
+        look := format('CROSS JOIN LATERAL (SELECT %s AS agrees OFFSET 0) g', agrees);
+        agrees := 'g.agrees';
+    END IF;
     EXECUTE format($sql$
         WITH seen AS MATERIALIZED (
             SELECT %1$s AS entity, %2$s AS day, %3$s AS currency, %6$s IS NOT NULL AS here, %7$s AS agrees,
                    count(*) AS n, sum(%4$s) AS amount, sum(%5$s) AS told, sync._texts(m.remote_id) FILTER (WHERE NOT (%7$s)) AS odd
-              FROM sync.mirror m LEFT JOIN %8$s c ON %9$s
+              FROM sync.mirror m LEFT JOIN %8$s c ON %9$s %14$s
              WHERE m.system_id = %10$s AND m.object_id = %11$s %12$s
              GROUP BY 1, 2, 3, 4, 5),
         summed AS (
@@ -124,7 +143,7 @@ BEGIN
         SELECT ARRAY(SELECT u.id FROM seen s CROSS JOIN LATERAL unnest(s.odd) u (id)),
                (SELECT coalesce(jsonb_agg(to_jsonb(s)), '[]') FROM summed s), (SELECT coalesce(sum(s.n), 0) FROM seen s WHERE s.here)
     $sql$, side.entity_sql, side.day_sql, side.currency_sql, side.amount_sql, side.told_sql, side.key_sql, agrees, side.relation,
-           format(side.found_sql, 'm.record_id'), run.system_id, run.object_id, CASE WHEN but <> '{}' THEN 'AND m.remote_id <> ALL ($1)' ELSE '' END, run.period)
+           format(side.found_sql, 'm.record_id'), run.system_id, run.object_id, CASE WHEN but <> '{}' THEN 'AND m.remote_id <> ALL ($1)' ELSE '' END, run.period, look)
        INTO odd, sums, bound USING but;
 END
 $$;

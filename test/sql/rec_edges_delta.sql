@@ -30,7 +30,7 @@ SELECT FROM sync.track('rec.invoice', object => 'invoice', financial => true, li
 SELECT sync.create_stream('billing', 'customer') AS customers \gset
 SELECT sync.create_stream('billing', 'invoice') AS invoices \gset
 UPDATE sync.stream_cursor SET read_until = clock_timestamp();
-SELECT sync.set_owner('invoice', 'status', 'hub', 'ignore', 'ours') IS NULL AS owned;
+SELECT sync.set_owner('customer', 'name', 'hub', 'ignore', 'ours') IS NULL AS owned;
 SELECT FROM sync.set_delete_policy('customer', 'billing', 'ignore');
 
 -- One of n, by chance. The seed makes the series; nothing of it depends on time or on the plan of a query.
