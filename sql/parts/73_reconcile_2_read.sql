@@ -33,7 +33,7 @@ RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT 'to_jsonb(c.*)' || coalesce(format(' || jsonb_build_object(''lines'', %s)', sync._lines_sql($1)), '')
+    SELECT 'to_jsonb(c.*)' || coalesce(' || jsonb_build_object(''lines'', ' || sync._lines_sql($1) || ')', '')
 $$;
 COMMENT ON FUNCTION sync._body_sql(integer) IS 'A canonical row with its lines as jsonb, as an expression over alias c';
 

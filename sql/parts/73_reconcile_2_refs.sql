@@ -43,32 +43,43 @@ END
 $$;
 COMMENT ON FUNCTION sync._survivor(integer, text) IS 'The record that a record was merged into, else itself';
 
--- A row, or a line: its references to merged records become such to the survivors; those that the system cannot
--- know become null (system_id NULL: none do).
-CREATE FUNCTION sync._refs_read(part jsonb, refs jsonb, in_lines boolean, system_id integer)
-RETURNS jsonb
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT part || coalesce(jsonb_object_agg(v.field, CASE WHEN v.unknown AND NOT EXISTS (SELECT FROM sync.external_id x
-                                                                 WHERE x.object_id = v.object_id AND x.record_id = v.record_id AND x.system_id = $4)
-                                                           THEN 'null' ELSE to_jsonb(v.record_id) END), '{}')
-      FROM (SELECT r.field, r.object_id, r.unknown AND $4 IS NOT NULL AS unknown, sync._survivor(r.object_id, part ->> r.field) AS record_id
-              FROM jsonb_to_recordset(refs) r (in_lines boolean, field text, object_id integer, unknown boolean)
-             WHERE r.in_lines = $3 AND jsonb_typeof(part -> r.field) IN ('string', 'number')) v
-$$;
-COMMENT ON FUNCTION sync._refs_read(jsonb, jsonb, boolean, integer) IS 'A row or line with its references to merged records as such to the survivors, and those that a system cannot know as null';
+CREATE FUNCTION sync._refs_read(documents jsonb[], meanings jsonb)
+RETURNS jsonb[]
+LANGUAGE c IMMUTABLE STRICT
+AS 'MODULE_PATHNAME', 'se_refs_read';
+COMMENT ON FUNCTION sync._refs_read(jsonb[], jsonb) IS 'Documents with their references read as what they mean, by sync._ref_meanings()';
 
-CREATE FUNCTION sync._document_refs_read(body jsonb, refs jsonb, system_id integer)
+-- References to merged records mean the survivor; those to records that a system does not have it reads as null
+-- (system_id NULL: that is not asked). Of the others nothing is said.
+CREATE FUNCTION sync._ref_meanings(documents jsonb[], refs jsonb, system_id integer)
 RETURNS jsonb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT sync._refs_read($1, $2, false, $3) || CASE WHEN jsonb_typeof($1 -> 'lines') = 'array' THEN jsonb_build_object('lines', coalesce((
-               SELECT jsonb_agg(CASE jsonb_typeof(l.line) WHEN 'object' THEN sync._refs_read(l.line, $2, true, $3) ELSE l.line END ORDER BY l.n)
-                 FROM jsonb_array_elements($1 -> 'lines') WITH ORDINALITY l (line, n)), '[]')) ELSE '{}' END
+    WITH ref AS (
+        SELECT r.* FROM jsonb_to_recordset(refs) r (in_lines boolean, field text, object_id integer, unknown boolean)),
+    named AS (
+        SELECT r.in_lines, r.field, r.object_id, r.unknown AND $3 IS NOT NULL AS unknown, d.document ->> r.field AS record_id
+          FROM unnest(documents) d (document) JOIN ref r ON NOT r.in_lines
+        UNION
+        SELECT r.in_lines, r.field, r.object_id, r.unknown AND $3 IS NOT NULL, l.line ->> r.field
+          FROM unnest(documents) d (document)
+         CROSS JOIN LATERAL jsonb_array_elements(CASE jsonb_typeof(d.document -> 'lines') WHEN 'array' THEN d.document -> 'lines' ELSE '[]' END) l (line)
+          JOIN ref r ON r.in_lines),
+    survived AS MATERIALIZED (
+        SELECT n.*, CASE WHEN m.id IS NULL THEN n.record_id ELSE sync._survivor(n.object_id, n.record_id) END AS survivor
+          FROM named n LEFT JOIN sync.merge m ON m.object_id = n.object_id AND m.loser = n.record_id AND m.undone_at IS NULL
+         WHERE n.record_id IS NOT NULL),
+    meant AS (
+        SELECT s.in_lines, s.field, s.record_id, CASE WHEN NOT s.unknown OR x.record_id IS NOT NULL THEN s.survivor END AS record
+          FROM survived s LEFT JOIN sync.external_id x ON x.object_id = s.object_id AND x.record_id = s.survivor AND x.system_id = $3)
+    SELECT coalesce(jsonb_object_agg(CASE WHEN f.in_lines THEN 'lines' ELSE 'fields' END, f.fields), '{}')
+      FROM (SELECT g.in_lines, jsonb_object_agg(g.field, g.ids) AS fields
+              FROM (SELECT t.in_lines, t.field, jsonb_object_agg(t.record_id, t.record) AS ids
+                      FROM meant t WHERE t.record IS DISTINCT FROM t.record_id GROUP BY 1, 2) g GROUP BY 1) f
 $$;
-COMMENT ON FUNCTION sync._document_refs_read(jsonb, jsonb, integer) IS 'As sync._refs_read(), of a record with its lines';
+COMMENT ON FUNCTION sync._ref_meanings(jsonb[], jsonb, integer) IS
+    'What references of documents mean that do not mean what they name: survivors of merges, and null for what a system does not have';
 
 -- What differs is looked at again with its references read so, where it is about them.
 CREATE FUNCTION sync._differing(object_id integer, resolution_ms bigint, ours jsonb[], theirs jsonb[], refs jsonb, system_id integer,
@@ -79,21 +90,20 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     differs jsonb[] := sync._fields_differing(object_id, resolution_ms, ours, theirs);
-    all_refs jsonb := refs || coalesce(our_refs, '[]');
-    about text[] := ARRAY(SELECT DISTINCT CASE WHEN (r ->> 'in_lines')::boolean THEN 'lines' ELSE r ->> 'field' END FROM jsonb_array_elements(all_refs) r);
-    again integer[] := ARRAY(SELECT d.n FROM unnest(differs) WITH ORDINALITY d (fields, n) WHERE d.fields ?| about ORDER BY d.n);
+    about text[] := ARRAY(SELECT DISTINCT CASE WHEN (r ->> 'in_lines')::boolean THEN 'lines' ELSE r ->> 'field' END FROM jsonb_array_elements(refs || coalesce(our_refs, '[]')) r);
+    again integer[];
     found jsonb[];
 BEGIN
-    IF again = '{}' THEN
+    SELECT array_agg(u.n ORDER BY u.n), array_agg(u.ours ORDER BY u.n), array_agg(u.theirs ORDER BY u.n) INTO again, ours, theirs
+      FROM unnest(ours, theirs, differs) WITH ORDINALITY u (ours, theirs, differs, n) WHERE u.differs ?| about;
+    IF again IS NULL THEN
         RETURN differs;
     END IF;
     found := sync._fields_differing(object_id, resolution_ms,
-                                    ARRAY(SELECT sync._document_refs_read(ours[a.i], refs, $6) FROM unnest(again) WITH ORDINALITY a (i, n) ORDER BY a.n),
-                                    ARRAY(SELECT sync._document_refs_read(theirs[a.i], coalesce(our_refs, refs), CASE WHEN our_refs IS NOT NULL THEN our_system_id END) FROM unnest(again) WITH ORDINALITY a (i, n) ORDER BY a.n));
-    FOR i IN 1 .. cardinality(again) LOOP
-        differs[again[i]] := found[i];
-    END LOOP;
-    RETURN differs;
+                                    sync._refs_read(ours, sync._ref_meanings(ours, refs, $6)),
+                                    sync._refs_read(theirs, sync._ref_meanings(theirs, coalesce(our_refs, refs), CASE WHEN our_refs IS NOT NULL THEN our_system_id END)));
+    RETURN ARRAY(SELECT CASE WHEN a.n IS NULL THEN d.differs ELSE a.differs END
+                   FROM unnest(differs) WITH ORDINALITY d (differs, n) LEFT JOIN unnest(again, found) a (n, differs) ON a.n = d.n ORDER BY d.n);
 END
 $$;
 COMMENT ON FUNCTION sync._differing(integer, bigint, jsonb[], jsonb[], jsonb, integer, jsonb, integer) IS
