@@ -81,13 +81,15 @@ COMMENT ON FUNCTION sync._connector_names(jsonb) IS 'Names declared in a section
 
 CREATE FUNCTION sync._manifest(system text)
 RETURNS jsonb
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT c.manifest
+BEGIN
+    RETURN (SELECT c.manifest
       FROM sync._server s
       JOIN sync.connector c ON c.name = s.options ->> 'connector' AND c.current
-     WHERE s.name = system
+     WHERE s.name = system);
+END
 $$;
 COMMENT ON FUNCTION sync._manifest(text) IS 'Current manifest of a system''s connector; NULL when it is not registered';
 

@@ -80,16 +80,18 @@ COMMENT ON FUNCTION sync.set_tolerance(text, text, numeric, text, text) IS
 -- table is read in place only if its types are built in (or plain enums) and no policy is in the way.
 CREATE FUNCTION sync._in_place(relation oid)
 RETURNS boolean
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT has_table_privilege(relation, 'SELECT') AND NOT row_security_active(relation)
+BEGIN
+    RETURN has_table_privilege(relation, 'SELECT') AND NOT row_security_active(relation)
        AND NOT EXISTS (SELECT FROM pg_attribute a
                          JOIN pg_type y ON y.oid = a.atttypid
                          JOIN pg_type b ON b.oid = CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END
                         WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
                           AND b.typnamespace <> 'pg_catalog'::regnamespace
-                          AND NOT (b.typtype = 'e' AND NOT EXISTS (SELECT FROM pg_cast k WHERE k.castsource = b.oid)))
+                          AND NOT (b.typtype = 'e' AND NOT EXISTS (SELECT FROM pg_cast k WHERE k.castsource = b.oid)));
+END
 $$;
 COMMENT ON FUNCTION sync._in_place(oid) IS 'Whether a table can be read with the rights of the extension''s owner without running anybody''s code';
 
@@ -134,9 +136,10 @@ COMMENT ON FUNCTION sync._day_sql(sync.object) IS 'Accounting day of a record, a
 
 CREATE FUNCTION sync._side(object_id integer, OUT relation regclass, OUT in_place boolean, OUT record_sql text, OUT found_sql text, OUT key_sql text,
                            OUT amount_sql text, OUT told_sql text, OUT currency_sql text, OUT entity_sql text, OUT day_sql text, OUT made_sql text)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     WITH col AS (
         SELECT a.attname::text AS name, format_type(b.oid, NULL) AS type, CASE WHEN l.oid IS NOT NULL THEN format(' COLLATE %I.%I', n.nspname, l.collname) END AS collation
           FROM sync.object o
@@ -173,7 +176,9 @@ AS $$
            coalesce((SELECT 'c.currency::text' FROM col WHERE name = 'currency'), 'NULL::text'),
            sync._entity_sql(o), sync._day_sql(o),
            coalesce((SELECT 'c.created_at' FROM col WHERE name = 'created_at' AND type = 'timestamp with time zone'), 'NULL::timestamptz')
-      FROM sync.object o WHERE o.id = $1
+      INTO relation, in_place, record_sql, found_sql, key_sql, amount_sql, told_sql, currency_sql, entity_sql, day_sql, made_sql
+      FROM sync.object o WHERE o.id = $1;
+END
 $$;
 COMMENT ON FUNCTION sync._side(integer) IS
     'The table of an object, and its record id, amount, currency, entity, day and time of creation as expressions over alias c; found_sql is a format of how a record is found by id; told_sql: the amount of a record that agrees with mirror m, as far as that has it';

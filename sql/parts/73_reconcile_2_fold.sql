@@ -166,16 +166,15 @@ COMMENT ON FUNCTION sync._compare_buckets(sync.reconciliation, record, bytea, te
     'Compares the records in buckets that are not the same; moved: counts and amounts to be added to those of all rows';
 
 -- As sync._compare_all() with sync._unlike_bindings() and sync._unsent(), without a join where nearly all agree. done:
--- whether it could be told so; records and remotes: what takes a closer look.
-CREATE FUNCTION sync._compare_folded(run sync.reconciliation, OUT done boolean, OUT records text[], OUT remotes text[], OUT sums jsonb)
+-- whether it could be told so; unlike, odd and unsent: what takes a closer look.
+CREATE FUNCTION sync._compare_folded(run sync.reconciliation, OUT done boolean, OUT unlike text[], OUT odd text[], OUT unsent text[], OUT sums jsonb)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     shape record := sync._fold_shape(run);
     fold record;
-    unlike record;
-    odd text[];
+    differ record;
     moved jsonb;
 BEGIN
     done := false;
@@ -183,20 +182,20 @@ BEGIN
         RETURN;
     END IF;
     fold := sync._fold_sides(run, shape);
-    unlike := sync._unlike_buckets(fold.rows, fold.mirrors, fold.bindings);
+    differ := sync._unlike_buckets(fold.rows, fold.mirrors, fold.bindings);
     -- Where much differs, or mirrors have members of many kinds, one join of everything takes less.
-    IF unlike.share > 0.25 THEN
+    IF differ.share > 0.25 THEN
         RETURN;
     END IF;
     done := true;
-    records := '{}';
-    remotes := '{}';
-    IF unlike.buckets IS NOT NULL THEN
-        IF unlike.unbound THEN
-            remotes := sync._unlike_bindings(run.system_id, run.object_id, unlike.buckets);
+    unlike := '{}';
+    odd := '{}';
+    unsent := '{}';
+    IF differ.buckets IS NOT NULL THEN
+        IF differ.unbound THEN
+            unlike := sync._unlike_bindings(run.system_id, run.object_id, differ.buckets);
         END IF;
-        SELECT c.odd, c.unsent, c.moved INTO odd, records, moved FROM sync._compare_buckets(run, shape, unlike.buckets, remotes) c;
-        remotes := remotes || odd;
+        SELECT c.* INTO odd, unsent, moved FROM sync._compare_buckets(run, shape, differ.buckets, unlike) c;
     END IF;
     WITH parts AS (
         SELECT g.* FROM sync._fold_groups(fold.rows) g

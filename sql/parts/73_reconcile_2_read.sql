@@ -30,24 +30,29 @@ COMMENT ON FUNCTION sync._lines_sql(integer) IS 'The lines of a canonical row as
 -- The canonical row as jsonb with its lines, as an expression over alias c.
 CREATE FUNCTION sync._body_sql(object_id integer)
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT 'to_jsonb(c.*)' || coalesce(' || jsonb_build_object(''lines'', ' || sync._lines_sql($1) || ')', '')
+BEGIN
+    RETURN 'to_jsonb(c.*)' || coalesce(' || jsonb_build_object(''lines'', ' || sync._lines_sql($1) || ')', '');
+END
 $$;
 COMMENT ON FUNCTION sync._body_sql(integer) IS 'A canonical row with its lines as jsonb, as an expression over alias c';
 
 -- A delivery behind a dead one settles nothing until a person has seen to that.
 CREATE FUNCTION sync._ways(system_id integer, object_id integer)
 RETURNS TABLE (record_id text, delivery text, way text)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+    RETURN QUERY
     SELECT DISTINCT ON (u.record_id) u.record_id, u.route_id || '/' || u.seq, format('delivery %s/%s is %s', u.route_id, u.seq, replace(u.state, '_', ' '))
       FROM sync._unfinished u
      WHERE u.system_id = $1 AND u.object_id = $2
        AND NOT EXISTS (SELECT FROM sync.pending d WHERE d.route_id = u.route_id AND d.record_id = u.record_id AND d.state IN ('dead', 'conflict'))
-     ORDER BY u.record_id, u.seq
+     ORDER BY u.record_id, u.seq;
+END
 $$;
 COMMENT ON FUNCTION sync._ways(integer, integer) IS 'The first unfinished delivery of each record of an object to a system: what will settle a difference';
 
@@ -63,10 +68,12 @@ COMMENT ON FUNCTION sync._inbox_way(sync.inbox) IS 'What an inbound record is on
 
 CREATE FUNCTION sync._route_of(system_id integer, object_id integer)
 RETURNS sync.route
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT r FROM sync.route r WHERE r.system_id = $1 AND r.object_id = $2 AND r.state <> 'dropped' LIMIT 1
+BEGIN
+    RETURN (SELECT r FROM sync.route r WHERE r.system_id = $1 AND r.object_id = $2 AND r.state <> 'dropped' LIMIT 1);
+END
 $$;
 COMMENT ON FUNCTION sync._route_of(integer, integer) IS 'The route of an object to a system, if there is one';
 
@@ -74,12 +81,14 @@ COMMENT ON FUNCTION sync._route_of(integer, integer) IS 'The route of an object 
 -- route that was not sent by it is none.
 CREATE FUNCTION sync._since_sql(route sync.route, made_sql text)
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN route.id IS NULL OR 'insert' <> ALL (route.operations) THEN 'false'
+BEGIN
+    RETURN CASE WHEN route.id IS NULL OR 'insert' <> ALL (route.operations) THEN 'false'
                 WHEN route.start_kind = 'all' THEN 'true'
-                ELSE format('%s >= %L', made_sql, CASE route.start_kind WHEN 'now' THEN route.created_at ELSE route.start_at END) END
+                ELSE format('%s >= %L', made_sql, CASE route.start_kind WHEN 'now' THEN route.created_at ELSE route.start_at END) END;
+END
 $$;
 COMMENT ON FUNCTION sync._since_sql(sync.route, text) IS 'Which records a route may have sent by when they were made';
 
@@ -176,8 +185,8 @@ END
 $$;
 COMMENT ON FUNCTION sync._unsent(sync.reconciliation, bigint) IS 'Records that a route would have sent by when they were made, and that are bound to nothing; bound: how many are, as far as known';
 
--- The hub against a system. `records`, `remotes`: only those; NULL: all. STABLE, so that all that it reads is
--- of one snapshot.
+-- The hub against a system. `remotes`: only those; NULL: all. `records`: those of ours that may be bound to nothing.
+-- STABLE, so that all that it reads is of one snapshot.
 CREATE FUNCTION sync._look_at_hub_side(run sync.reconciliation, records text[], remotes text[])
 RETURNS TABLE (record_id text, remote_id text, other_remote_id text, remote_number text, bound boolean, body jsonb, fields jsonb, mirrored boolean,
                deleted boolean, agreed jsonb, delivery text, way text, problem text, sums jsonb)
@@ -193,56 +202,44 @@ BEGIN
     IF remotes IS NULL THEN
         SELECT f.* INTO seen FROM sync._compare_folded(run) f;
         IF seen.done THEN
-            records := seen.records;
-            remotes := seen.remotes;
-            unlike := remotes;
+            unlike := seen.unlike;
+            records := seen.unsent;
         ELSE
             unlike := sync._unlike_bindings(run.system_id, run.object_id);
             SELECT a.* INTO seen FROM sync._compare_all(run, unlike) a;
             records := sync._unsent(run, CASE WHEN unlike = '{}' THEN seen.bound END);
-            remotes := unlike || seen.odd;
         END IF;
         sums := seen.sums;
         RETURN NEXT;
         sums := NULL;
-        remotes := remotes || ARRAY(SELECT i.remote_id FROM sync.inbox i WHERE i.system_id = run.system_id AND i.object_id = run.object_id);
+        remotes := ARRAY(SELECT unnest(unlike || seen.odd) UNION SELECT i.remote_id FROM sync.inbox i WHERE i.system_id = run.system_id AND i.object_id = run.object_id);
     END IF;
     RETURN QUERY EXECUTE format($sql$
         WITH way AS MATERIALIZED (SELECT w.* FROM sync._ways(%1$s, %2$s) w),
         pair AS (
-            SELECT m.record_id, m.remote_id, m.fields, m.deleted, m.agreed, true AS mirrored, CASE WHEN %3$s IS NOT NULL THEN %4$s END AS body
-              FROM sync.mirror m
-              LEFT JOIN sync.external_id x ON x.system_id = %1$s AND x.object_id = %2$s AND x.remote_id = m.remote_id
+            SELECT coalesce(x.record_id, m.record_id) AS record_id, k.id AS remote_id, x.remote_number, x.record_id IS NOT NULL AS bound, CASE WHEN %3$s IS NOT NULL THEN %4$s END AS body,
+                   CASE WHEN m.remote_id IS NULL AND x.record_id IS NULL THEN i.mapped ELSE m.fields END AS fields, m.remote_id IS NOT NULL AS mirrored,
+                   coalesce(m.deleted, false) AS deleted, m.agreed, i AS waiting
+              FROM unnest($2) k (id)
+              LEFT JOIN sync.mirror m ON m.system_id = %1$s AND m.object_id = %2$s AND m.remote_id = k.id
+              LEFT JOIN sync.external_id x ON x.system_id = %1$s AND x.object_id = %2$s AND x.remote_id = k.id
+              LEFT JOIN sync.inbox i ON i.system_id = %1$s AND i.object_id = %2$s AND i.remote_id = k.id
               LEFT JOIN %5$s c ON %6$s
-             WHERE m.system_id = %1$s AND m.object_id = %2$s AND m.remote_id = ANY ($2)
-               AND CASE WHEN %3$s IS NULL THEN x.record_id IS NOT NULL OR m.record_id IS NOT NULL OR NOT m.deleted
+             WHERE CASE WHEN m.remote_id IS NULL THEN x.record_id IS NOT NULL OR i.remote_id IS NOT NULL
+                        WHEN %3$s IS NULL THEN x.record_id IS NOT NULL OR m.record_id IS NOT NULL OR NOT m.deleted
                         -- What is not summed with the others is a suspect in any case, for its part of the totals.
-                        ELSE m.deleted OR x.record_id IS NULL OR m.remote_id = ANY ($3) OR NOT sync._row_agrees(c.*, m.fields) END
+                        ELSE m.deleted OR x.record_id IS NULL OR k.id = ANY ($3) OR NOT sync._row_agrees(c.*, m.fields) END
+               -- The second remote record of a merged one is none of its own.
+               AND (x.record_id IS NOT NULL OR NOT EXISTS (SELECT FROM sync.external_alias a WHERE a.system_id = %1$s AND a.object_id = %2$s AND a.remote_id = k.id))
             UNION ALL
-            SELECT %8$s, NULL, NULL, false, NULL, false, %4$s
+            SELECT %8$s, NULL, NULL, false, %4$s, NULL, false, false, NULL, NULL
               FROM unnest($1) k (id) JOIN %5$s c ON %9$s
-             WHERE %7$s AND NOT EXISTS (SELECT FROM sync.external_id x WHERE x.object_id = %2$s AND x.system_id = %1$s AND x.record_id = k.id)
-            UNION ALL
-            SELECT x.record_id, x.remote_id, NULL, false, NULL, false, (SELECT %4$s FROM %5$s c WHERE %10$s)
-              FROM sync.external_id x
-             WHERE x.object_id = %2$s AND x.system_id = %1$s AND x.remote_id = ANY ($2)
-               AND NOT EXISTS (SELECT FROM sync.mirror m WHERE m.system_id = %1$s AND m.object_id = %2$s AND m.remote_id = x.remote_id)
-            UNION ALL
-            SELECT NULL, i.remote_id, i.mapped, false, NULL, false, NULL
-              FROM sync.inbox i
-             WHERE i.system_id = %1$s AND i.object_id = %2$s AND i.remote_id = ANY ($2)
-               AND NOT EXISTS (SELECT FROM sync.mirror m WHERE m.system_id = %1$s AND m.object_id = %2$s AND m.remote_id = i.remote_id)
-               AND NOT EXISTS (SELECT FROM sync.external_id x WHERE x.system_id = %1$s AND x.object_id = %2$s AND x.remote_id = i.remote_id))
-        SELECT coalesce(x.record_id, p.record_id), p.remote_id, NULL::text, x.remote_number, x.record_id IS NOT NULL,
-               p.body, p.fields, p.mirrored, p.deleted, p.agreed, w.delivery,
-               coalesce(w.way, sync._inbox_way(i)),
-               i.reason, NULL::jsonb
-          FROM pair p
-          LEFT JOIN sync.external_id x ON x.system_id = %1$s AND x.object_id = %2$s AND x.remote_id = p.remote_id
-          LEFT JOIN way w ON w.record_id = coalesce(x.record_id, p.record_id)
-          LEFT JOIN sync.inbox i ON i.system_id = %1$s AND i.object_id = %2$s AND i.remote_id = p.remote_id
+             WHERE %7$s AND NOT EXISTS (SELECT FROM sync.external_id x WHERE x.object_id = %2$s AND x.system_id = %1$s AND x.record_id = k.id))
+        SELECT p.record_id, p.remote_id, NULL::text, p.remote_number, p.bound, p.body, p.fields, p.mirrored, p.deleted, p.agreed, w.delivery,
+               coalesce(w.way, CASE WHEN (p.waiting).remote_id IS NOT NULL THEN sync._inbox_way(p.waiting) END), (p.waiting).reason, NULL::jsonb
+          FROM pair p LEFT JOIN way w ON w.record_id = p.record_id
     $sql$, run.system_id, run.object_id, side.key_sql, sync._body_sql(run.object_id), side.relation, format(side.found_sql, 'coalesce(x.record_id, m.record_id)'),
-           sync._since_sql(sync._route_of(run.system_id, run.object_id), side.made_sql), side.record_sql, format(side.found_sql, 'k.id'), format(side.found_sql, 'x.record_id'))
+           sync._since_sql(sync._route_of(run.system_id, run.object_id), side.made_sql), side.record_sql, format(side.found_sql, 'k.id'))
       USING records, remotes, coalesce(unlike, '{}');
 END
 $$;
@@ -258,11 +255,8 @@ DECLARE
     sums jsonb;
 BEGIN
     CREATE TEMPORARY TABLE _sync_suspect ON COMMIT DROP AS SELECT k.* FROM sync._look_at_hub_side(run, records, remotes) k;
-    DELETE FROM pg_temp._sync_suspect s WHERE s.sums IS NOT NULL RETURNING s.sums INTO sums;
-    -- Second records of ours over there are known, and count for nothing.
-    DELETE FROM pg_temp._sync_suspect s USING sync.external_alias a
-     WHERE NOT s.bound AND a.system_id = run.system_id AND a.object_id = run.object_id AND a.remote_id = s.remote_id;
-    IF sums IS NOT NULL THEN
+    IF remotes IS NULL THEN
+        DELETE FROM pg_temp._sync_suspect s WHERE s.sums IS NOT NULL RETURNING s.sums INTO sums;
         PERFORM sync._write_hub_totals(run, sums);
     END IF;
 END

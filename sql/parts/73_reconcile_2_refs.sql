@@ -4,9 +4,11 @@
 
 CREATE FUNCTION sync._pull_refs(system_id integer, object_id integer)
 RETURNS jsonb
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+    RETURN (
     WITH manifest AS (
         SELECT m.manifest, m.manifest #> ARRAY['objects', o.name, 'pull'] AS pull
           FROM sync.system y CROSS JOIN sync.object o CROSS JOIN LATERAL sync._manifest(y.name) m (manifest) WHERE y.id = $1 AND o.id = $2),
@@ -21,7 +23,8 @@ AS $$
     SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object('in_lines', e.in_lines, 'field', e.key, 'object_id', t.id, 'unknown', coalesce(r.ref ->> 'unbound' = 'null', false))), '[]')
       FROM expression e
      CROSS JOIN LATERAL jsonb_path_query(e.value, '$.** ? (exists(@.ref) && !exists(@.by))') r (ref)
-      JOIN sync.object t ON t.name = r.ref ->> 'ref'
+      JOIN sync.object t ON t.name = r.ref ->> 'ref');
+END
 $$;
 COMMENT ON FUNCTION sync._pull_refs(integer, integer) IS
     'Which fields that a system shows of an object, and of its lines, are references, to which object, and whether a record that it does not have reads as null';

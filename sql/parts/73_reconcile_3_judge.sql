@@ -151,15 +151,17 @@ COMMENT ON FUNCTION sync._drop_equal_suspects(sync.reconciliation, bigint, jsonb
 
 CREATE FUNCTION sync._resolution_ms(system_id integer, object_id integer)
 RETURNS bigint
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coalesce((SELECT (extract(epoch FROM (c.manifest -> 'objects' -> o.name -> 'pull' -> 'cursor' ->> 'resolution')::interval) * 1000)::bigint
+BEGIN
+    RETURN coalesce((SELECT (extract(epoch FROM (c.manifest -> 'objects' -> o.name -> 'pull' -> 'cursor' ->> 'resolution')::interval) * 1000)::bigint
                        FROM sync.system y
                        JOIN sync._server s ON s.name = y.name
                        JOIN sync.connector c ON c.name = s.options ->> 'connector' AND c.current
                        JOIN sync.object o ON o.id = $2
-                      WHERE y.id = $1), 1)
+                      WHERE y.id = $1), 1);
+END
 $$;
 COMMENT ON FUNCTION sync._resolution_ms(integer, integer) IS 'How precisely a system tells instants of an object, in milliseconds';
 

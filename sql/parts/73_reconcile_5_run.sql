@@ -4,26 +4,30 @@
 -- sends them, what a system's fields mean, and which table it is.
 CREATE FUNCTION sync._meaning(run sync.reconciliation)
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT md5(concat_ws(' ', (SELECT (r.id, r.condition, r.operations, r.start_kind, r.start_at, r.cutover_date) FROM sync.route r
+BEGIN
+    RETURN md5(concat_ws(' ', (SELECT (r.id, r.condition, r.operations, r.start_kind, r.start_at, r.cutover_date) FROM sync.route r
                                 WHERE r.system_id = run.system_id AND r.object_id = run.object_id AND r.state <> 'dropped'),
                               (SELECT (o.schema_name, o.table_name, o.key_columns, o.line_schema, o.line_table, o.line_key_columns) FROM sync.object o WHERE o.id = run.object_id),
-                              sync._pull_refs(run.system_id, run.object_id)))
+                              sync._pull_refs(run.system_id, run.object_id)));
+END
 $$;
 COMMENT ON FUNCTION sync._meaning(sync.reconciliation) IS 'Changes when records may compare otherwise without having changed';
 
 -- What a delta looks at: everything that changed on either side since the run before had its snapshot. Both
 -- sides keep logs of what changes, so what a second run costs is in proportion to that. NULL, NULL: it
 -- cannot be told any more.
-CREATE FUNCTION sync._changed_since(run sync.reconciliation, earlier sync.reconciliation, OUT records text[], OUT remotes text[], OUT why_not text)
+CREATE FUNCTION sync._changed_since(run sync.reconciliation, earlier sync.reconciliation, OUT records text[], OUT remotes text[], OUT alone text[], OUT why_not text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     seen pg_snapshot := (earlier.seen ->> 'snapshot')::pg_snapshot;
     since timestamptz := earlier.started_at - interval '1 min';
+    bound_records text[];
+    bound_remotes text[];
 BEGIN
     why_not := CASE WHEN earlier.id IS NULL THEN 'there is no earlier run'
                     WHEN (earlier.seen ->> 'incarnation')::integer IS DISTINCT FROM sync._writer_incarnation() THEN 'the hub has been adopted since'
@@ -58,14 +62,18 @@ BEGIN
         SELECT b.record_id, b.remote_id FROM sync.break_entry b WHERE b.source = run.source AND b.status <> 'resolved')
     SELECT array_agg(DISTINCT c.record_id) FILTER (WHERE c.record_id IS NOT NULL), array_agg(DISTINCT c.remote_id) FILTER (WHERE c.remote_id IS NOT NULL)
       INTO records, remotes FROM changed c;
-    -- What is looked at on one side is looked at on the other.
-    records := ARRAY(SELECT unnest(records) UNION
-                     SELECT x.record_id FROM sync.external_id x WHERE x.system_id = run.system_id AND x.object_id = run.object_id AND x.remote_id = ANY (remotes));
-    remotes := ARRAY(SELECT unnest(remotes) UNION
-                     SELECT x.remote_id FROM sync.external_id x WHERE x.object_id = run.object_id AND x.system_id = run.system_id AND x.record_id = ANY (records));
+    -- What is looked at on one side is looked at on the other. Each is bound to one of the other at most.
+    SELECT array_agg(x.record_id), array_agg(x.remote_id) INTO bound_records, bound_remotes
+      FROM sync.external_id x WHERE x.system_id = run.system_id AND x.object_id = run.object_id AND x.remote_id = ANY (remotes);
+    alone := ARRAY(SELECT unnest(records) EXCEPT SELECT unnest(bound_records));
+    records := coalesce(bound_records, '{}') || alone;
+    SELECT array_agg(x.record_id), array_agg(x.remote_id) INTO bound_records, bound_remotes
+      FROM sync.external_id x WHERE x.object_id = run.object_id AND x.system_id = run.system_id AND x.record_id = ANY (alone);
+    alone := ARRAY(SELECT unnest(alone) EXCEPT SELECT unnest(bound_records));
+    remotes := coalesce(remotes, '{}') || coalesce(bound_remotes, '{}');
 END
 $$;
-COMMENT ON FUNCTION sync._changed_since(sync.reconciliation, sync.reconciliation) IS 'Records that changed on either side since an earlier run, or why that cannot be told';
+COMMENT ON FUNCTION sync._changed_since(sync.reconciliation, sync.reconciliation) IS 'Records that changed on either side since an earlier run, and which of ours are bound to nothing (alone), or why that cannot be told';
 
 CREATE FUNCTION sync._reconcile_check(system text, object text, period daterange, mode text, other text, as_of timestamptz)
 RETURNS void
@@ -157,6 +165,7 @@ DECLARE
     earlier sync.reconciliation;
     records text[];
     remotes text[];
+    alone text[];
     why_not text;
     snapshot pg_snapshot := pg_current_snapshot();
     looked text[];
@@ -164,7 +173,7 @@ BEGIN
     IF run.mode = 'delta' THEN
         SELECT r.* INTO earlier FROM sync.reconciliation r
          WHERE r.source = run.source AND r.state = 'done' AND r.mode IN ('mirror', 'delta') AND r.period IS NULL AND r.as_of IS NULL AND r.id < run.id ORDER BY r.id DESC LIMIT 1;
-        SELECT c.* INTO records, remotes, why_not FROM sync._changed_since(run, earlier) c;
+        SELECT c.* INTO records, remotes, alone, why_not FROM sync._changed_since(run, earlier) c;
         IF why_not IS NULL THEN
             looked := records || remotes;
         ELSE
@@ -176,7 +185,7 @@ BEGIN
     ELSIF run.as_of IS NOT NULL THEN
         PERFORM sync._read_hub_side_as_of(run);
     ELSE
-        PERFORM sync._read_hub_side(run, records, remotes);
+        PERFORM sync._read_hub_side(run, alone, remotes);
     END IF;
     PERFORM sync._judge_suspects(run);
     IF looked IS NULL THEN
@@ -202,6 +211,7 @@ CREATE FUNCTION sync.reconcile(system text, object text, period daterange DEFAUL
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan -- a delta takes less than to plan for it; what reads everything is EXECUTE
 AS $$
 DECLARE
     run sync.reconciliation;

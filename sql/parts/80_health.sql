@@ -4,16 +4,19 @@
 -- Parses what pg_get_expr() prints, in the session's own date style.
 CREATE FUNCTION sync._partitions(parent regclass)
 RETURNS TABLE (partition regclass, is_default boolean, lower_bound timestamptz, upper_bound timestamptz)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+    RETURN QUERY
     SELECT i.inhrelid::regclass, b.bound = 'DEFAULT',
            substring(b.bound FROM 'FROM \(''([^'']+)''\)')::timestamptz,
            substring(b.bound FROM 'TO \(''([^'']+)''\)')::timestamptz
       FROM pg_inherits i
       JOIN pg_class c ON c.oid = i.inhrelid
      CROSS JOIN LATERAL (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound) b
-     WHERE i.inhparent = parent AND NOT i.inhdetachpending
+     WHERE i.inhparent = parent AND NOT i.inhdetachpending;
+END
 $$;
 COMMENT ON FUNCTION sync._partitions(regclass) IS 'Partitions of a log table with their bounds';
 
