@@ -43,6 +43,7 @@ BEGIN
                             ('found', 'Breaks that the run found'), ('opened', 'Of these, breaks that are new'), ('closed', 'Breaks of earlier runs that occur no longer'),
                             ('errors', 'New breaks of severity error'), ('entities', 'Codes of the legal entities of the new breaks'), ('periods', 'First days of their accounting months'),
                             ('at_risk', 'Amount at risk in the new breaks, by currency'), ('breaks', 'Ids of the new breaks, at most 20: sync.reconciliation_break')) c (col, note));
+    EXECUTE format('GRANT SELECT ON %I.drift_detected TO sync_analyst', schema_name);
     RETURN sync.track(format('%I.drift_detected', schema_name)::regclass, object => 'drift_detected', volatile_columns => '{}');
 END
 $$;
