@@ -240,9 +240,6 @@ DECLARE
 BEGIN
     CREATE TEMPORARY TABLE _sync_suspect ON COMMIT DROP AS SELECT k.* FROM sync._look_at_hub_side(run, records, remotes) k;
     DELETE FROM pg_temp._sync_suspect s WHERE s.sums IS NOT NULL RETURNING s.sums INTO sums;
-    -- Second records of ours over there are known, and count for nothing.
-    DELETE FROM pg_temp._sync_suspect s USING sync.external_alias a
-     WHERE NOT s.bound AND a.system_id = run.system_id AND a.object_id = run.object_id AND a.remote_id = s.remote_id;
     IF sums IS NOT NULL THEN
         PERFORM sync._write_hub_totals(run, sums);
     END IF;
