@@ -136,7 +136,7 @@ BEGIN
         PERFORM sync._no_repair(s.break_id, format('Object "%s" has no posting_date.', s.object), 'Leave the day out: it is made anew on its own.');
     END IF;
     SELECT sync._document_day(s, d.entity, options ->> 'day') INTO day FROM sync.object o CROSS JOIN LATERAL sync._accounting_date(o, body) d WHERE o.id = s.object_id;
-    RETURN jsonb_build_array(sync._act('date', to_system, format('its accounting day there is %s', day), jsonb_build_object('set', jsonb_build_object('posting_date', day))));
+    RETURN jsonb_build_array(sync._act('date', to_system, format('its accounting day there is %s', to_char(day, 'YYYY-MM-DD')), jsonb_build_object('set', jsonb_build_object('posting_date', day))));
 END
 $$;
 COMMENT ON FUNCTION sync._plan_day(sync._break_subject, text, jsonb, jsonb) IS 'The act that says on which day a document is posted over there';
@@ -156,6 +156,7 @@ DECLARE
     bound text;
     lost boolean;
     reversed boolean;
+    dated jsonb;
     answer record;
 BEGIN
     SELECT t.* INTO r FROM sync.route t JOIN sync.system y ON y.id = t.system_id
@@ -187,13 +188,15 @@ BEGIN
     reversed := NOT lost AND s.financial AND 'insert' = ANY (r.operations)
                 AND EXISTS (SELECT FROM sync.mirror m WHERE m.system_id = r.system_id AND m.object_id = s.object_id AND m.remote_id = bound
                                                         AND m.fields ->> 'posting_status' = 'reversed');
+    dated := CASE WHEN reversed THEN sync._plan_day(s, to_system, body, options) END;
     RETURN CASE WHEN lost THEN jsonb_build_array(sync._act('unbind', to_system, format('remote record %s is gone there', bound), jsonb_build_object('remote_id', bound, 'gone', true)))
                 WHEN reversed THEN jsonb_build_array(sync._act('unbind', to_system, format('remote record %s was reversed there', bound), jsonb_build_object('remote_id', bound)),
                                                      sync._act('alias', to_system, format('remote record %s stays known as an earlier one of it', bound), jsonb_build_object('remote_id', bound)))
-                     || sync._plan_day(s, to_system, body, options)
+                     || dated
                 ELSE '[]' END
            || jsonb_build_array(sync._act('send', to_system, CASE WHEN lost OR reversed THEN 'it is made anew there' WHEN bound IS NULL THEN 'it is made there' END,
                   jsonb_strip_nulls(jsonb_build_object('field', CASE WHEN NOT coalesce(reversed, false) THEN field END, 'unbound', nullif(lost OR reversed, false),
+                      'with', CASE WHEN reversed THEN dated #> '{0,set}' END,
                       'op', CASE WHEN bound IS NOT NULL AND NOT lost AND NOT reversed AND 'update' = ANY (r.operations) THEN 'U'
                                  WHEN 'insert' = ANY (r.operations) THEN 'I' ELSE 'U' END))));
 END

@@ -16,6 +16,7 @@ BEGIN
         SELECT p.method, p.target, p.body, coalesce(p.message, CASE p.state WHEN 'skipped' THEN 'there is nothing to send' END)
           FROM sync._preview_events(act ->> 'system', object, jsonb_build_array(jsonb_build_object('record_id', record_id, 'op', 'U')
                    || CASE WHEN act ? 'unbound' THEN '{"unbound": true}' ELSE '{}' END::jsonb
+                   || CASE WHEN act ? 'with' THEN jsonb_build_object('with', act -> 'with') ELSE '{}' END
                    || CASE WHEN act ? 'field' THEN jsonb_build_object('old', jsonb_build_object(act ->> 'field', NULL)) ELSE '{}' END)) p;
     ELSE
         RETURN QUERY

@@ -312,7 +312,7 @@ BEGIN
     IF differs IS NULL THEN
         PERFORM sync._no_repair(s.break_id, 'It stands as its last change was recorded.', 'Have it reversed and posted again in the system that owns it.');
     END IF;
-    RETURN jsonb_build_array(sync._act('put_back', NULL, format('%s as recorded at %s', (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(differs) k), date_trunc('second', known.at)),
+    RETURN jsonb_build_array(sync._act('put_back', NULL, format('%s as recorded at %s UTC', (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(differs) k), to_char(known.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')),
                                        jsonb_build_object('books', true, 'set', differs)));
 END
 $$;

@@ -409,10 +409,20 @@ put_event(ReturnSetInfo *rsinfo, int n, Preview *p, SeDelivery *d)
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
+/* A record with fields that are about to change. */
+static Jsonb *
+as_it_would_be(Jsonb *body, Jsonb *with)
+{
+	if (body == NULL || with == NULL)
+		return body;
+	return DatumGetJsonbP(
+		DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(body), JsonbPGetDatum(with)));
+}
+
 /*
  * sync._preview_events(system, object, events): what each of an array of events (record_id, op, body,
- * old, seq, at, context, unbound) would send now: a row for each, in order. Without a body: the
- * record's own.
+ * old, seq, at, context, unbound, with) would send now: a row for each, in order. Without a body: the
+ * record's own, with what `with` says of it.
  */
 PGDLLEXPORT Datum
 se_preview_events(PG_FUNCTION_ARGS)
@@ -434,7 +444,8 @@ se_preview_events(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		read_event(&d.event, event);
 		if (d.event.body == NULL && d.event.record_id != NULL)
-			d.event.body = se_record_body(p.route.object_id, d.event.record_id);
+			d.event.body = as_it_would_be(se_record_body(p.route.object_id, d.event.record_id),
+										  se_obj_get(event, "with"));
 		if (d.event.record_id != NULL)
 		{
 			build_delivery(&p, &d, se_obj_get(event, "unbound") != NULL);

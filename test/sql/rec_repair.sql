@@ -21,7 +21,7 @@ SELECT sync.register_connector($${
         "delete": {"method": "DELETE", "path": "/c/${remote.id}"}, "archive": {"kind": "action", "method": "POST", "path": "/c/${remote.id}/archive"}}},
       "pull": {"list": {"path": "/c", "items": "$.data"}, "fetch": {"path": "/c/${id}"}, "record": {"id": "$.id", "our_id": "$.ours"},
                "fields": {"name": "$.name", "billing_email": "$.email"}, "on_missing": "ignore"}},
-    "invoice": {"push": {"operations": {"create": {"method": "POST", "path": "/i", "body": {"total": "$.new.total_amount"}, "response": {"remote_id": "$.id"}},
+    "invoice": {"push": {"operations": {"create": {"method": "POST", "path": "/i", "body": {"total": "$.new.total_amount", "day": "$.new.posting_date"}, "response": {"remote_id": "$.id"}},
                                         "cancel": {"kind": "action", "method": "POST", "path": "/i/${remote.id}/cancel", "body": {"id": "$.remote.id", "by": "$param.clerk"}}}}},
     "credit_note": {"push": {"operations": {"create": {"method": "POST", "path": "/cn", "body": {"total": "$.new.total_amount"}, "response": {"remote_id": "$.id"}}}}}}
 }$$::jsonb);
@@ -161,6 +161,8 @@ ROLLBACK;
 SELECT action, detail FROM sync.repair(:id, remedy => 'push_again');
 UPDATE sync.mirror SET fields = '{"total_amount": 90, "posting_status": "reversed"}' WHERE remote_id = 'in_5';
 SELECT * FROM sync.repair(:id, remedy => 'push_again');
+-- … on a later day, where the numbers of the old one's have gone on.
+SELECT step, action, system, request, detail FROM sync.repair(:id, remedy => 'push_again', options => '{"day": "2026-10-31"}');
 DELETE FROM sync.mirror WHERE remote_id = 'in_5';
 DELETE FROM sync.external_id WHERE remote_id = 'in_5';
 

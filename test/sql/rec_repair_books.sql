@@ -89,6 +89,7 @@ SELECT * FROM sync.repair(:i1, remedy => 'suspend');
 SELECT * FROM sync.repair(:i1, options => '{"standard": "HGB"}');
 SELECT * FROM sync.repair(:i1, options => '{"day": "yesterday"}');
 \c - rec_second
+SET DateStyle = 'German'; SET TimeZone = 'Asia/Tokyo';
 SELECT a.id, a.operation, a.policy, sync.approve(a.id, 'seen') -> 'state' AS state FROM sync.approval a ORDER BY a.id;
 \c - :super
 \pset null '-'
@@ -123,6 +124,7 @@ SELECT action FROM sync.repair(:t5, false, reason => 'the invoice is right');
 -- Between request and approval somebody else has changed the tax.
 UPDATE canonical.tax_determination SET tax_amount = 21 WHERE document_code = 'I5';
 \c - rec_second
+SET DateStyle = 'German'; SET TimeZone = 'Asia/Tokyo';
 SELECT sync.approve(a.id, 'seen') -> 'state' AS state FROM sync.approval a WHERE a.record_id = md5('invoice6')::uuid::text ORDER BY a.id;
 SELECT sync.approve(a.id, 'seen') -> 'state' AS state FROM sync.approval a WHERE a.record_id = md5('invoice5')::uuid::text;
 \c - :super
@@ -164,6 +166,7 @@ SELECT rec.the('journals_balance', 'R1') AS r1 \gset
 SELECT action, detail ~ '^lines as recorded at' AS detail, request ~ '"debit": 84' AS request FROM sync.repair(:r1);
 SELECT action FROM sync.repair(:r1, false, reason => 'altered by a script');
 \c - rec_second
+SET DateStyle = 'German'; SET TimeZone = 'Asia/Tokyo';
 SELECT sync.approve(a.id, 'seen') -> 'state' AS state FROM sync.approval a WHERE a.object = 'gl_entry';
 \c - :super
 \pset null '-'
@@ -192,6 +195,7 @@ SELECT * FROM sync.repair(:v6, options => '{"day": "2025-12-31"}');
 SELECT action FROM sync.repair(:v6, false, reason => 'voided', options => '{"day": "2025-03-05", "number": "CN-6"}');
 SELECT action FROM sync.repair(:i7, false, 'adjustment', 'three cents', '{"day": "2025-03-05", "debit_account": "1200", "credit_account": "3900"}');
 \c - rec_second
+SET DateStyle = 'German'; SET TimeZone = 'Asia/Tokyo';
 SELECT a.amount, a.currency, sync.approve(a.id, 'seen') -> 'state' AS state FROM sync.approval a WHERE a.operation = 'repair' AND a.object = 'invoice' ORDER BY a.id DESC LIMIT 2;
 \c - :super
 \pset null '-'

@@ -136,7 +136,21 @@ is(shown($break, remedy => 'delete_there'), "call|DELETE|/rest/customers/$twin->
 repair($break, remedy => 'delete_there');
 $hub->poll_until("SELECT state = 'done' FROM sync.api_call");
 is(($sandbox->rest(GET => "/customers/$twin->{id}", undef, \%auth))[0], 410, 'and is gone');
-is($hub->value("SELECT count(*) FROM sync.break_note"), 9, 'each repair left its note');
+
+# ---- an operation over there: the binding stays, and what became of the record is read ----
+
+my $ended = $hub->write('ended');
+$hub->wait_idle;
+my $there = remote_id($ended);
+$break = broken('field_differs', record_id => $ended, system => 'crm', field => 'name', theirs => '"over"');
+is(shown($break, remedy => 'call_there', options => '{"operation": "delete"}'), "call|DELETE|/rest/customers/$there", 'an operation of the connector would be called');
+repair($break, remedy => 'call_there', options => '{"operation": "delete"}');
+$hub->poll_until("SELECT m.deleted FROM sync.mirror m WHERE m.remote_id = '$there'");
+is(($sandbox->rest(GET => "/customers/$there", undef, \%auth))[0], 410, 'it was');
+is($hub->value("SELECT count(*) FROM sync.external_id WHERE remote_id = '$there'"), 1, 'and the binding stays');
+$hub->sql("DELETE FROM sync.external_id WHERE remote_id = '$there'");
+$hub->forget($ended);
+is($hub->value("SELECT count(*) FROM sync.break_note"), 10, 'each repair left its note');
 is(invariants(), '', 'invariants hold');
 
 # ---- found, repaired, found no more ----
