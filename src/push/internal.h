@@ -209,8 +209,8 @@ struct SeDelivery
 	bool recover;			/* the next request is a look-up that settles an ambiguity */
 	bool unkeyed;			/* the attempt that may have taken effect did not carry its key */
 	bool repeats;			/* a replay under the keys of before */
-	bool gone; /* a lost server may have deleted the record there: an older change found nothing */
-	int batch_limit; /* travels with fewer than this many others; 0: as the connector says */
+	bool gone;				/* refused, and a lost server may have deleted the record there */
+	int batch_limit;		/* travels with fewer than this many others; 0: as the connector says */
 	TimestampTz first_claim_at;
 
 	/* the attempt in flight, or just answered */
@@ -306,6 +306,8 @@ extern bool se_scan(TimestampTz now); /* a piece for each scanner with room; own
 extern void se_delivery_resume(SeDelivery *delivery,
 							   Jsonb *claim);	  /* goes on after its last attempt */
 extern bool se_has_effect(const SeOperation *op); /* a request of it may change something there */
+/* Sets a state, and a server that is lost may have used the key that it had here. */
+extern bool se_may_be_spent(const SeDelivery *delivery, const SeOperation *op);
 
 /* ---- queue.c ---- */
 extern bool se_queue_init(void); /* false: it is there already */

@@ -185,20 +185,26 @@ notify:
 							  owners[i]->event.record_id);
 }
 
-/* What is deleted here as well needs no change there: its delete follows, and comes to the same. */
+/*
+ * What a system refuses after a takeover, of a record that is deleted here, is passed over: the delete
+ * follows, and comes to the same.
+ */
 static void
 pass_over_gone(SeDelivery **deliveries, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
 		SeDelivery *d = deliveries[i];
+		const char *said = d->message;
 
 		if (!d->gone || se_record_body(d->event.object_id, d->event.record_id) != NULL)
 			continue;
 		d->ending = SE_END_IGNORED;
 		d->code = "gone";
 		d->message = MemoryContextStrdup(
-			d->cxt, "the record is deleted here and there; a server that is lost had told of it");
+			d->cxt, psprintf("the record is deleted here, and there, too, if a server that is lost "
+							 "has told of it; the system answered: %s",
+							 said ? said : "nothing"));
 	}
 }
 

@@ -344,6 +344,13 @@ ambiguous(SeDelivery *d, TimestampTz now)
 	se_delivery_ambiguous(d, now);
 }
 
+bool
+se_may_be_spent(const SeDelivery *d, const SeOperation *op)
+{
+	return (op->kind == SE_OP_UPDATE || op->kind == SE_OP_UPSERT) &&
+		   se_event_since(&d->event) < se_hub_suspect_before;
+}
+
 /*
  * A server that is lost may have sent the event under the same key, made of what it alone had pulled
  * by then; the vendor refuses that key for anything else. What sets a state is sent under another, which
@@ -353,22 +360,18 @@ ambiguous(SeDelivery *d, TimestampTz now)
 static bool
 may_be_spent(const SeDelivery *d)
 {
-	return (d->op->kind == SE_OP_UPDATE || d->op->kind == SE_OP_UPSERT) && d->key != NULL &&
-		   (d->attempts == 0 || d->issue <= SPENT_KEYS) &&
-		   se_event_since(&d->event) < se_hub_suspect_before;
+	return d->key != NULL && (d->attempts == 0 || d->issue <= SPENT_KEYS) &&
+		   se_may_be_spent(d, d->op);
 }
 
-/* A server that is lost may have sent this change, and then the delete of the record that comes after it. */
+/*
+ * A server that is lost may have sent this change, and then the delete of the record that comes after it.
+ * Systems have many words for what is no more, so any refusal may be that one.
+ */
 static bool
-may_be_deleted(const SeDelivery *d, const SeReply *reply)
+may_be_deleted(const SeDelivery *d)
 {
-	const char *then = reply->verdict.then;
-
-	return (d->op->kind == SE_OP_UPDATE || d->op->kind == SE_OP_ACTION ||
-			d->op->kind == SE_OP_VERIFY) &&
-		   (reply->answer.status == 404 || reply->answer.status == 410 ||
-			(then != NULL && strcmp(then, "missing") == 0)) &&
-		   se_event_since(&d->event) < se_hub_suspect_before;
+	return d->op->kind != SE_OP_DELETE && se_event_since(&d->event) < se_hub_suspect_before;
 }
 
 static void
@@ -384,8 +387,7 @@ judge(SeDelivery *d, SeReply *reply, TimestampTz now)
 		case SE_REJECTED:
 			if (redirected(d, verdict))
 				return;
-			d->gone = may_be_deleted(d, reply);
-			if (!d->gone && may_be_spent(d))
+			if (may_be_spent(d))
 			{
 				d->attempts++;
 				d->issue++;
@@ -393,8 +395,7 @@ judge(SeDelivery *d, SeReply *reply, TimestampTz now)
 				return;
 			}
 			d->attempts++;
-			if (!d->gone && verdict->replayed && d->pending_id != 0 &&
-				strcmp(d->pending_state, "retry") == 0 &&
+			if (verdict->replayed && d->pending_id != 0 && strcmp(d->pending_state, "retry") == 0 &&
 				d->attempts < d->route->system->max_attempts)
 			{
 				/*
@@ -406,6 +407,7 @@ judge(SeDelivery *d, SeReply *reply, TimestampTz now)
 				return;
 			}
 			d->ending = SE_END_DEAD;
+			d->gone = may_be_deleted(d);
 			return;
 		case SE_THROTTLED:
 		case SE_AUTH:

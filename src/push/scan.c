@@ -299,6 +299,10 @@ se_delivery_resume(SeDelivery *d, Jsonb *claim)
 								Int32GetDatum(-1)));
 	if (outcome != NULL && step != NULL)
 		se_remember_claim(d, step, se_obj_get_text(claim, "request_hash"));
+	/* A key that was refused is not tried again. */
+	if (outcome != NULL && strcmp(outcome, "rejected") == 0 && op != NULL &&
+		se_obj_get_text(claim, "idempotency_key") != NULL && se_may_be_spent(d, op))
+		d->issue++;
 	d->op = NULL;
 	if (op != NULL && !se_has_effect(op))
 	{

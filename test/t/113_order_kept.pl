@@ -156,16 +156,38 @@ subtest 'a key that a lost server has spent on another request' => sub {
 };
 
 subtest 'a server that dies when it has heard that a key was spent' => sub {
-	my $id = suspect('deaf', (\%refused) x 2);
+	foreach my $case ([ 'push-answered', 'deaf', '3|2', 'hears it again, and sends the change under another' ],
+		[ 'push-recorded', 'blind', '2|2', 'knows it if it was on record' ])
+	{
+		my ($point, $name, $wanted, $what) = @$case;
+		my $id = suspect($name, (\%refused) x ($point eq 'push-answered' ? 2 : 1));
 
-	$hub->arm('push-answered', 'wait');
-	$hub->rename($id, 'deaf 2');
-	$hub->reached('push-answered');
-	$hub->power_off;
-	$hub->disarm('push-answered');
-	$hub->node->start;
-	$hub->wait_running;
-	end_of_suspicion($id, '3|2', 'hears it again, and sends the change under another');
+		$hub->arm($point, 'wait');
+		$hub->rename($id, "$name 2");
+		$hub->reached($point);
+		$hub->sql("CREATE TABLE app.$name ()"); # outcomes reach the disk with the next commit that waits for it
+		$hub->power_off;
+		$hub->disarm($point);
+		$hub->node->start;
+		$hub->wait_running;
+		end_of_suspicion($id, $wanted, $what);
+	}
+};
+
+subtest 'what is refused after a takeover, and deleted here since' => sub {
+	my $id = suspect('canceled', (\%refused) x 4);
+
+	$hub->sql("SELECT sync.pause('billing')");
+	$hub->rename($id, 'canceled 2');
+	$hub->sql("DELETE FROM app.customer WHERE id = '$id'");
+	$hub->sql('SELECT sync.resume(name) FROM sync.system');
+	$hub->wait_idle;
+	is($hub->sql("SELECT o.outcome, o.state, o.code FROM sync.claim c JOIN sync.outcome o USING (route_id, seq, attempt_id) WHERE c.record_id = '$id' AND c.step = 'update' AND o.final ORDER BY c.route_id"),
+		"rejected|ignored|gone\ndone|done|", 'is passed over by the one that refuses it');
+	is(scalar(grep { $_->{path} =~ m{^/v1/customers/} && $_->{method} eq 'DELETE' } @{ $sandbox->effects }), 1, 'and deleted there');
+	$hub->sql('UPDATE sync.hub SET suspect_before = NULL; SELECT sync._change()');
+	$hub->forget($id);
+	is_deeply([ $hub->broken(systems => ['crm']) ], [], 'all is well');
 };
 
 subtest 'a second ambiguity is looked up as often as the first' => sub {
