@@ -36,6 +36,22 @@ BEGIN
               FROM sync.reconciliation_run r WHERE r.id = run);
 END
 $$;
+-- A full listing that says what the mirrors say, without the requests.
+CREATE FUNCTION rec.full(thing text DEFAULT 'invoice') RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    run bigint := sync.reconcile('billing', thing, mode => 'full');
+    job bigint := (SELECT r.job_id FROM sync.reconciliation r WHERE r.id = run);
+BEGIN
+    UPDATE sync.job j SET state = 'running', phase = 'listed', cursor = '{"second": true}' WHERE j.id = job;
+    INSERT INTO sync.listed_record (job_id, remote_id, fields, as_of, deleted)
+    SELECT job, m.remote_id, m.fields, clock_timestamp(), m.deleted FROM sync.mirror m JOIN sync.job j ON j.id = job AND (j.system_id, j.object_id) = (m.system_id, m.object_id);
+    WHILE sync._job_full_listing(job) IS NOT NULL LOOP
+        NULL;
+    END LOOP;
+    UPDATE sync.job j SET state = 'done' WHERE j.id = job;
+    RETURN (SELECT format('%s full: checked %s found %s opened %s closed %s', thing, r.checked, r.found, r.opened, r.closed) FROM sync.reconciliation_run r WHERE r.id = run);
+END
+$$;
 CREATE FUNCTION rec.mirror(remote text, change jsonb) RETURNS void LANGUAGE sql AS $$
     UPDATE sync.mirror m SET fields = m.fields || change FROM sync.system y WHERE y.id = m.system_id AND y.name = 'billing' AND m.remote_id = remote
 $$;
@@ -104,12 +120,12 @@ UPDATE rec.invoice_line SET ours_only = 'x';
 UPDATE rec.invoice_line SET product_id = 'P2' WHERE product_id IS NULL AND (invoice_id, line_no) IN (('1', 2), ('3', 1));
 UPDATE rec.invoice SET agent_id = 'P2' WHERE id = '1';
 -- The system has no P2, so it cannot say whether the line is of it.
-SELECT rec.run('delta'), rec.run(), rec.run(other => 'erp');
+SELECT rec.run('delta'), rec.run(), rec.full(), rec.run(other => 'erp');
 SELECT * FROM rec.breaks;
 -- It has P1, and does not say that the line is of it; which one it says instead is unknown of px.
 UPDATE rec.invoice_line SET product_id = 'P1' WHERE (invoice_id, line_no) IN (('1', 2), ('3', 1));
 UPDATE rec.invoice SET agent_id = 'P1' WHERE id = '1';
-SELECT rec.run('delta'), rec.run();
+SELECT rec.run('delta'), rec.run(), rec.full();
 SELECT kind, record_id, field FROM rec.breaks;
 -- What it does say is compared.
 UPDATE rec.invoice_line SET product_id = NULL WHERE (invoice_id, line_no) IN (('1', 2), ('3', 1));
