@@ -8,7 +8,7 @@ CREATE FUNCTION sync._apply_page(
 LANGUAGE c VOLATILE STRICT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 -- as a hub has them: keys and values are compared as texts
-SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1
+SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1 SET jit = off
 AS 'MODULE_PATHNAME', 'se_apply_page';
 COMMENT ON FUNCTION sync._apply_page(integer, jsonb, timestamptz, boolean, boolean) IS
     'Applies raw remote records as a page of a stream, without a request; for tests of manifests';

@@ -70,11 +70,12 @@ BEGIN
            -- A break has a month, not a day: a run over half of it may not have looked at its day.
            AND (run.period IS NULL OR b.period IS NULL OR daterange(b.period, (b.period + interval '1 month')::date) <@ run.period)
            AND (looked IS NULL OR b.record_id = ANY (looked) OR b.remote_id = ANY (looked))
-           -- What only a fresh listing has shown, the last known state does not disprove before there is news of it.
+           -- What only a fresh listing has shown, the last known state does not disprove before there is news of it,
+           -- or where it is what the listing said: then our side has changed.
            AND NOT (run.mode IN ('mirror', 'delta') AND b.remote_id IS NOT NULL
                     AND EXISTS (SELECT FROM sync.reconciliation e WHERE e.id = b.last_run AND e.mode = 'full')
                     AND NOT EXISTS (SELECT FROM sync.mirror m WHERE m.system_id = run.system_id AND m.object_id = run.object_id AND m.remote_id = b.remote_id
-                                       AND greatest(m.seen_at, m.pushed_at) > b.last_seen))
+                                       AND (greatest(m.seen_at, m.pushed_at) > b.last_seen OR m.fields -> b.field = b.theirs)))
            AND NOT EXISTS (SELECT FROM sync.finding f WHERE f.reconciliation_id = run.id AND f.fingerprint = b.fingerprint)
         RETURNING b.id)
     SELECT count(*) INTO n_closed FROM gone;

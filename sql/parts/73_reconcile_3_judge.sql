@@ -41,8 +41,28 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._twin(integer, integer, text, text) IS 'Our record that another remote record of the same number is bound to: the one at hand is a duplicate';
 
+-- Lines that differ in nothing but amounts, each by no more than this; by their key, where the system has it, else by
+-- their place.
+CREATE FUNCTION sync._lines_within(ours jsonb, theirs jsonb, keys text[], tolerance numeric)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN jsonb_typeof(ours) = 'array' AND jsonb_typeof(theirs) = 'array' AND jsonb_array_length(ours) = jsonb_array_length(theirs)
+                THEN NOT EXISTS (SELECT FROM jsonb_array_elements(theirs) WITH ORDINALITY t (line, n)
+                                   LEFT JOIN jsonb_array_elements(ours) WITH ORDINALITY u (line, n)
+                                     ON CASE WHEN t.line ?& keys THEN (SELECT bool_and(t.line -> k = u.line -> k) FROM unnest(keys) k) ELSE u.n = t.n END
+                                  CROSS JOIN LATERAL jsonb_each(t.line) f
+                                  WHERE f.value IS DISTINCT FROM u.line -> f.key
+                                    AND NOT coalesce(abs(sync._number(f.value #>> '{}') - sync._number(u.line ->> f.key))
+                                                     <= CASE WHEN sync._is_amount(f.key) THEN tolerance ELSE 0 END, false))
+                ELSE false END
+$$;
+COMMENT ON FUNCTION sync._lines_within(jsonb, jsonb, text[], numeric) IS 'Whether lines differ in nothing but amounts, each by no more than a tolerance';
+
 -- What explains a difference, so that it is no break; NULL: nothing does.
-CREATE FUNCTION sync._explanation(system_id integer, o sync.object, kind text, field text, record_id text, difference numeric, currency text, body jsonb, gone boolean)
+CREATE FUNCTION sync._explanation(run sync.reconciliation, o sync.object, kind text, field text, record_id text, difference numeric, currency text, body jsonb, gone boolean,
+                                  ours jsonb, theirs jsonb)
 RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -50,9 +70,11 @@ AS $$
 DECLARE
     said text;
 BEGIN
-    IF kind = 'amount_differs' THEN
+    IF kind = 'amount_differs' OR field = 'lines' THEN
         SELECT format('rounding: up to %s %s is tolerated (%s)', t.amount, t.currency, t.reason) INTO said FROM sync.tolerance t
-         WHERE t.system_id = $1 AND t.object_id = o.id AND t.currency = $7 AND t.amount >= abs(difference);
+         WHERE t.system_id IN (run.system_id, run.other_system_id) AND t.object_id = o.id AND t.currency = $7
+           AND CASE WHEN kind = 'amount_differs' THEN t.amount >= abs(difference) ELSE sync._lines_within(ours, theirs, o.line_key_columns::text[], t.amount) END
+         ORDER BY t.amount LIMIT 1;
     ELSIF kind = 'field_differs' AND field IN ('posting_date', 'accounting_period') THEN
         SELECT format('moved into the next open period by approval %s', a.id) INTO said FROM sync.approval_request a
          WHERE a.operation = 'post_in_next_period' AND a.object_id = o.id AND a.record_id = $5 AND a.state = 'approved' ORDER BY a.id DESC LIMIT 1;
@@ -60,16 +82,16 @@ BEGIN
         SELECT CASE p.on_delete WHEN 'ignore' THEN 'by policy: the hub keeps what the system deletes'
                                 WHEN 'deactivate' THEN CASE WHEN body @> p.deactivate THEN 'by policy: what the system deletes is deactivated here' END END
           INTO said FROM sync.record_policy p
-         WHERE p.object_id = o.id AND (p.system_id = $1 OR p.system_id IS NULL) AND p.on_delete IS NOT NULL ORDER BY p.system_id NULLS LAST LIMIT 1;
+         WHERE p.object_id = o.id AND (p.system_id = run.system_id OR p.system_id IS NULL) AND p.on_delete IS NOT NULL ORDER BY p.system_id NULLS LAST LIMIT 1;
         IF NOT FOUND THEN
             SELECT 'by the connector: what the system deletes is deactivated here' INTO said FROM sync.system y
-             WHERE y.id = $1 AND body @> (sync._manifest(y.name) #> ARRAY['objects', o.name, 'pull', 'on_delete', 'set']);
+             WHERE y.id = run.system_id AND body @> (sync._manifest(y.name) #> ARRAY['objects', o.name, 'pull', 'on_delete', 'set']);
         END IF;
     END IF;
     RETURN said;
 END
 $$;
-COMMENT ON FUNCTION sync._explanation(integer, sync.object, text, text, text, numeric, text, jsonb, boolean) IS
+COMMENT ON FUNCTION sync._explanation(sync.reconciliation, sync.object, text, text, text, numeric, text, jsonb, boolean, jsonb, jsonb) IS
     'Which policy explains a difference: rounding, a moved period, what a delete means; NULL: none';
 
 -- A difference with what a person wants to know of it: numbers, amounts, entity, period, customer. `body`:
@@ -112,7 +134,7 @@ BEGIN
         difference := - amount;
     END IF;
     IF class = 'break' THEN
-        explanation := sync._explanation(run.system_id, o, kind, field, record_id, difference, currency, body, gone);
+        explanation := sync._explanation(run, o, kind, field, record_id, difference, currency, body, gone, ours, theirs);
         class := CASE WHEN explanation IS NULL THEN 'break' ELSE 'explained' END;
     END IF;
     INSERT INTO sync.finding (reconciliation_id, class, kind, object, record_id, record_number, system, other_system, remote_id, field, ours, theirs, difference,

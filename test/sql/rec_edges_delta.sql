@@ -150,7 +150,7 @@ BEGIN
     END LOOP;
 END
 $$;
-CALL rec.trial(7, 50);
+CALL rec.trial(7, 60);
 SELECT * FROM rec.wrong;
 SELECT count(*) AS runs, count(*) FILTER (WHERE state <> 'done') AS not_done FROM sync.reconciliation WHERE mode = 'delta';
 SELECT DISTINCT kind FROM rec.met ORDER BY 1;

@@ -41,6 +41,22 @@ BEGIN
               FROM sync.reconciliation_run r WHERE r.id = run);
 END
 $$;
+-- A full listing that says what the mirrors say, without the requests.
+CREATE FUNCTION rec.full(thing text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    run bigint := sync.reconcile('billing', thing, mode => 'full');
+    job bigint := (SELECT r.job_id FROM sync.reconciliation r WHERE r.id = run);
+BEGIN
+    UPDATE sync.job j SET state = 'running', phase = 'listed', cursor = '{"second": true}' WHERE j.id = job;
+    INSERT INTO sync.listed_record (job_id, remote_id, fields, as_of, deleted)
+    SELECT job, m.remote_id, m.fields, clock_timestamp(), m.deleted FROM sync.mirror m JOIN sync.job j ON j.id = job AND (j.system_id, j.object_id) = (m.system_id, m.object_id);
+    WHILE sync._job_full_listing(job) IS NOT NULL LOOP
+        NULL;
+    END LOOP;
+    UPDATE sync.job j SET state = 'done' WHERE j.id = job;
+    RETURN (SELECT format('%s full: checked %s found %s opened %s closed %s', thing, r.checked, r.found, r.opened, r.closed) FROM sync.reconciliation_run r WHERE r.id = run);
+END
+$$;
 CREATE VIEW rec.breaks AS
 SELECT kind, status, object, record_id, system, other_system AS other, remote_id, field, ours, theirs, difference AS diff, detail FROM sync.reconciliation_break WHERE status <> 'resolved' ORDER BY source, kind, record_id, remote_id, field;
 CREATE VIEW rec.totals AS
@@ -64,6 +80,7 @@ SELECT record_id, remote_id FROM sync.external_alias ORDER BY 2;
 -- The alias is no record of its own: neither missing here nor counted. What its documents say of it, they say of the survivor.
 SELECT rec.run('customer', 'delta'), rec.run('invoice', 'delta');
 SELECT rec.run('customer'), rec.run('invoice'), rec.run('customer', other => 'erp'), rec.run('invoice', other => 'erp');
+SELECT rec.full('customer'), rec.full('invoice');
 SELECT * FROM rec.breaks;
 SELECT * FROM rec.totals;
 SELECT rec.run('invoice', as_of => :'before_merge'), rec.run('invoice', as_of => clock_timestamp()), rec.run('invoice', other => 'erp', as_of => clock_timestamp());
@@ -72,7 +89,7 @@ SELECT * FROM rec.breaks WHERE object = 'invoice';
 INSERT INTO rec.customer (id, number, name) VALUES ('E', 'C-5', 'Eve');
 UPDATE rec.invoice SET customer_id = 'E' WHERE id = '2';
 UPDATE rec.invoice_line SET payer_id = 'E' WHERE invoice_id = '1';
-SELECT rec.run('invoice', 'delta'), rec.run('invoice');
+SELECT rec.run('invoice', 'delta'), rec.run('invoice'), rec.full('invoice');
 SELECT * FROM rec.breaks WHERE object = 'invoice';
 UPDATE rec.invoice SET customer_id = 'A' WHERE id = '2';
 UPDATE rec.invoice_line SET payer_id = 'A' WHERE invoice_id = '1';

@@ -58,6 +58,22 @@ BEGIN
               FROM sync.reconciliation_run r WHERE r.id = run);
 END
 $$;
+-- A full listing that says what the mirrors say, without the requests.
+CREATE FUNCTION rec.full(thing text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    run bigint := sync.reconcile('vendor', thing, mode => 'full');
+    job bigint := (SELECT r.job_id FROM sync.reconciliation r WHERE r.id = run);
+BEGIN
+    UPDATE sync.job j SET state = 'running', phase = 'listed', cursor = '{"second": true}' WHERE j.id = job;
+    INSERT INTO sync.listed_record (job_id, remote_id, fields, as_of, deleted)
+    SELECT job, m.remote_id, m.fields, clock_timestamp(), m.deleted FROM sync.mirror m JOIN sync.job j ON j.id = job AND (j.system_id, j.object_id) = (m.system_id, m.object_id);
+    WHILE sync._job_full_listing(job) IS NOT NULL LOOP
+        NULL;
+    END LOOP;
+    UPDATE sync.job j SET state = 'done' WHERE j.id = job;
+    RETURN (SELECT format('%s full: checked %s found %s opened %s closed %s', thing, r.checked, r.found, r.opened, r.closed) FROM sync.reconciliation_run r WHERE r.id = run);
+END
+$$;
 CREATE VIEW rec.breaks AS SELECT object, kind, record_id, remote_id, field, ours, theirs FROM sync.reconciliation_break WHERE status <> 'resolved';
 SELECT sync.create_stream('vendor', object) > 0 AS stream FROM rec.objects ORDER BY object;
 UPDATE sync.stream_cursor SET read_until = clock_timestamp();
@@ -117,7 +133,8 @@ SELECT y.id, o.id, i.id, 'odd ' || i.id, '{"name": "odd"}' FROM rec.ids i JOIN s
 SELECT rec.run(object) FROM rec.objects ORDER BY object;
 SELECT object, kind, record_id FROM rec.breaks ORDER BY object, record_id COLLATE "C";
 SELECT rec.run(object, 'delta') FROM rec.objects ORDER BY object;
--- nor that of a full listing
+-- nor that of a full listing, which finds the same
+SELECT rec.full(object) FROM rec.objects ORDER BY object;
 SELECT i.object, i.id, sync._bodies(o.id, ARRAY[i.id]) FROM rec.ids i JOIN sync.object o ON o.name = i.object ORDER BY 1, 2;
 SELECT o.name, (SELECT count(*) FROM jsonb_object_keys(sync._bodies(o.id, ARRAY(SELECT x.record_id FROM sync.external_id x WHERE x.object_id = o.id)))) AS bodies FROM sync.object o ORDER BY 1;
 
