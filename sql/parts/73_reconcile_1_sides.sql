@@ -98,10 +98,11 @@ COMMENT ON FUNCTION sync._in_place(oid) IS 'Whether a table can be read with the
 -- Whose a record is, as sync._accounting_date() has it. Where the table that would tell cannot be read in place, it is not told.
 CREATE FUNCTION sync._entity_sql(o sync.object)
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coalesce('coalesce(' || string_agg(w.sql, ', ' ORDER BY w.n) || ')', 'NULL::text')
+BEGIN
+    RETURN (SELECT coalesce('coalesce(' || string_agg(w.sql, ', ' ORDER BY w.n) || ')', 'NULL::text')
       FROM (SELECT 1 AS n, 'c.legal_entity_id::text' AS sql
               FROM pg_attribute a WHERE a.attrelid = o.table_oid AND a.attname = 'legal_entity_id' AND NOT a.attisdropped
             UNION ALL
@@ -112,17 +113,19 @@ AS $$
               JOIN pg_namespace s ON s.nspname = o.schema_name
               JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = t.name AND c.relkind IN ('r', 'p') AND c.oid <> o.table_oid AND sync._in_place(c.oid)
               JOIN pg_attribute k ON k.attrelid = c.oid AND k.attname = 'id' AND NOT k.attisdropped
-              JOIN pg_attribute e ON e.attrelid = c.oid AND e.attname = 'legal_entity_id' AND NOT e.attisdropped) w
+              JOIN pg_attribute e ON e.attrelid = c.oid AND e.attname = 'legal_entity_id' AND NOT e.attisdropped) w);
+END
 $$;
 COMMENT ON FUNCTION sync._entity_sql(sync.object) IS 'Id of the legal entity of a record, as an expression over alias c';
 
 -- The zones of the entities, which are few, are part of the expression.
 CREATE FUNCTION sync._day_sql(o sync.object)
 RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN bool_and(w.has IS NULL) THEN 'NULL::date'
+BEGIN
+    RETURN (SELECT CASE WHEN bool_and(w.has IS NULL) THEN 'NULL::date'
                 ELSE format('sync._accounting_day(%s, %s)', string_agg(coalesce('c.' || w.has, 'NULL'), ', ' ORDER BY w.n),
                             CASE WHEN bool_or(w.n > 3 AND w.has IS NOT NULL) AND sync._entity_sql(o) <> 'NULL::text'
                                  THEN format('%L::jsonb ->> %s', sync._look_up_all(o.schema_name, 'legal_entity', 'timezone', NULL), sync._entity_sql(o)) ELSE 'NULL' END) END
@@ -130,7 +133,8 @@ AS $$
               FROM unnest(ARRAY['posting_date', 'issue_date', 'arrival_date', 'settled_at', 'attempted_at']) WITH ORDINALITY u (name, n)
               LEFT JOIN (pg_attribute a JOIN pg_type y ON y.oid = a.atttypid)
                      ON a.attrelid = o.table_oid AND a.attname = u.name AND NOT a.attisdropped
-                        AND CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END = CASE WHEN u.n > 3 THEN 'timestamptz'::regtype ELSE 'date'::regtype END) w
+                        AND CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END = CASE WHEN u.n > 3 THEN 'timestamptz'::regtype ELSE 'date'::regtype END) w);
+END
 $$;
 COMMENT ON FUNCTION sync._day_sql(sync.object) IS 'Accounting day of a record, as an expression over alias c';
 

@@ -66,9 +66,12 @@ DECLARE
     n bigint;
 BEGIN
     SELECT t.* INTO STRICT o FROM sync.object t WHERE t.id = run.object_id;
+    -- Of the first and the last, which mostly are the oldest and the newest.
     SELECT k.keys INTO names
-      FROM (SELECT ARRAY(SELECT jsonb_object_keys(m.fields)) AS keys
-              FROM sync.mirror m WHERE m.system_id = run.system_id AND m.object_id = run.object_id AND NOT m.deleted LIMIT 100) k
+      FROM (SELECT ARRAY(SELECT jsonb_object_keys(s.fields)) AS keys
+              FROM ((SELECT m.fields FROM sync.mirror m WHERE m.system_id = run.system_id AND m.object_id = run.object_id AND NOT m.deleted ORDER BY m.remote_id LIMIT 100)
+                    UNION ALL
+                    (SELECT m.fields FROM sync.mirror m WHERE m.system_id = run.system_id AND m.object_id = run.object_id AND NOT m.deleted ORDER BY m.remote_id DESC LIMIT 100)) s) k
      GROUP BY k.keys ORDER BY count(*) DESC LIMIT 1;
     SELECT count(*), array_agg(b.oid ORDER BY u.n), string_agg(format('c.%I', u.name), ', ' ORDER BY u.n)
       INTO n, types, values_sql

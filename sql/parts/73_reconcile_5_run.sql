@@ -131,7 +131,7 @@ BEGIN
         RAISE EXCEPTION 'what the hub had at % is not known', $6
             USING ERRCODE = 'SE080', DETAIL = 'The outbox, by which rows are taken back to what they were, does not reach back so far.',
                   HINT = 'Compare two systems with each other as of then (other => …): their states are kept longer.';
-    ELSIF NOT (sync._side(o.id)).in_place AND $4 <> 'full' THEN
+    ELSIF $4 <> 'full' AND NOT (o.table_oid IS NOT NULL AND sync._in_place(o.table_oid) AND (o.line_oid IS NULL OR sync._in_place(o.line_oid))) THEN
         RAISE EXCEPTION 'table %.% cannot be compared in place', o.schema_name, o.table_name
             USING ERRCODE = 'SE080', DETAIL = 'It has columns of types that are not the server''s own, row security, or no right for the extension''s owner.',
                   HINT = 'Compare with a fresh listing, which reads records as the table''s owner: mode => ''full''.';

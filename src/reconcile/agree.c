@@ -25,7 +25,7 @@
 #include "utils/typcache.h"
 #include "utils/uuid.h"
 
-#include "connector/expr.h"
+#include "reconcile/letters.h"
 #include "reconcile/members.h"
 
 extern PGDLLEXPORT Datum se_row_agrees(PG_FUNCTION_ARGS);
@@ -175,14 +175,10 @@ date_agrees(Datum value, const JsonbValue *v)
 static bool
 instant_agrees(Datum value, const JsonbValue *v)
 {
-	char text[64];
 	TimestampTz at;
 
-	if (v->val.string.len >= sizeof(text))
-		return false;
-	memcpy(text, v->val.string.val, v->val.string.len);
-	text[v->val.string.len] = '\0';
-	return se_parse_time(text, &at) && at == DatumGetTimestampTz(value);
+	return se_read_instant(v->val.string.val, v->val.string.len, &at) &&
+		   at == DatumGetTimestampTz(value);
 }
 
 static bool

@@ -104,25 +104,43 @@ se_unlike_buckets(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
+/* Of a call site; lives as long as its function information. */
+typedef struct Lookup
+{
+	Oid type; /* of the id */
+	StringInfoData letters;
+} Lookup;
+
+static Lookup *
+lookup_of(FunctionCallInfo fcinfo)
+{
+	Lookup *lookup = fcinfo->flinfo->fn_extra;
+
+	if (lookup == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+
+		lookup = palloc(sizeof(Lookup));
+		lookup->type = getBaseType(get_fn_expr_argtype(fcinfo->flinfo, 1));
+		initStringInfo(&lookup->letters);
+		MemoryContextSwitchTo(old);
+		fcinfo->flinfo->fn_extra = lookup;
+	}
+	resetStringInfo(&lookup->letters);
+	return lookup;
+}
+
 /* sync._in_buckets(buckets, id): whether a record's bucket is one of them. */
 Datum
 se_in_buckets(PG_FUNCTION_ARGS)
 {
 	const Buckets *buckets = (const Buckets *) VARDATA(PG_GETARG_BYTEA_P(0));
-	StringInfoData letters;
-	Oid type = (Oid) (uintptr_t) fcinfo->flinfo->fn_extra;
+	Lookup *lookup = lookup_of(fcinfo);
 	uint32 bucket;
 
-	if (type == InvalidOid)
-	{
-		type = getBaseType(get_fn_expr_argtype(fcinfo->flinfo, 1));
-		fcinfo->flinfo->fn_extra = (void *) (uintptr_t) type;
-	}
-	initStringInfo(&letters);
-	if (!se_letters_key(&letters, type, PG_GETARG_DATUM(1)))
-		elog(ERROR, "a record cannot be told by an id of type %u", type);
-	bucket = se_bucket(buckets->key, buckets->n, letters.data, letters.len);
-	pfree(letters.data);
+	if (!se_letters_key(&lookup->letters, lookup->type, PG_GETARG_DATUM(1)))
+		elog(ERROR, "a record cannot be told by an id of type %u", lookup->type);
+	bucket = se_bucket(buckets->key, buckets->n, lookup->letters.data, lookup->letters.len);
 	PG_RETURN_BOOL((buckets->bits[bucket / BITS_PER_BYTE] >> bucket % BITS_PER_BYTE) & 1);
 }
 

@@ -276,22 +276,27 @@ plain_instant(const char *s, int len, TimestampTz *at)
 	return true;
 }
 
+bool
+se_read_instant(const char *s, int len, TimestampTz *at)
+{
+	char text[64];
+
+	if (plain_instant(s, len, at))
+		return true;
+	if (len >= (int) sizeof(text))
+		return false;
+	memcpy(text, s, len);
+	text[len] = '\0';
+	return se_parse_time(text, at);
+}
+
 static bool
 put_instant(StringInfo out, const char *s, int len)
 {
 	TimestampTz at;
 
-	if (!plain_instant(s, len, &at))
-	{
-		char text[64];
-
-		if (len >= (int) sizeof(text))
-			return false;
-		memcpy(text, s, len);
-		text[len] = '\0';
-		if (!se_parse_time(text, &at))
-			return false;
-	}
+	if (!se_read_instant(s, len, &at))
+		return false;
 	put(out, 'i', &at, sizeof(at));
 	return true;
 }

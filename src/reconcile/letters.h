@@ -6,6 +6,7 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "lib/stringinfo.h"
 #include "utils/jsonb.h"
 
@@ -15,6 +16,9 @@
  */
 extern bool se_letters_column(StringInfo out, Oid type, Datum value, bool isnull);
 extern bool se_letters_member(StringInfo out, Oid type, const JsonbValue *v);
+
+/* As se_parse_time(), faster where it is written as the server does. */
+extern bool se_read_instant(const char *s, int len, TimestampTz *at);
 
 extern void se_letters_text(StringInfo out, const char *text, int len);
 /* As text: the id of a record by its key column; false: of another type. */
