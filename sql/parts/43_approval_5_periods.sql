@@ -54,7 +54,7 @@ COMMENT ON FUNCTION sync._accounting_day(date, date, date, timestamptz, timestam
 CREATE FUNCTION sync._date(value text)
 RETURNS date
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN CASE WHEN value ~ '^[0-9]{4}-(0[1-9]|1[0-2])-([01][0-9]|2[0-8])|^[0-9]{4}-(0[13-9]|1[0-2])-(29|30)|^[0-9]{4}-(0[13578]|1[02])-31|^[0-9]{2}([02468][048]|[13579][26])-02-29'
+RETURN CASE WHEN value ~ '^[0-9]{4}-(0[1-9]|1[0-2])-([01][0-9]|2[0-8])|^[0-9]{4}-(0[13-9]|1[0-2])-(29|30)|^[0-9]{4}-(0[13578]|1[02])-31|^([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29'
                  AND value !~ '^0000|^.{8}00' THEN left(value, 10)::date END;
 COMMENT ON FUNCTION sync._date(text) IS 'The date that a text begins with; NULL: with none';
 

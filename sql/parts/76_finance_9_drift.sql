@@ -130,7 +130,8 @@ BEGIN
       FROM (SELECT b.object, v.figure, v.currency, sum(v.amount) AS amount
               FROM sync._break_changes(c) b
              CROSS JOIN LATERAL (VALUES ('breaks ' || substr(b.change, 7), NULL, 1::numeric), ('at risk in breaks ' || substr(b.change, 7), b.currency, b.at_risk)) v (figure, currency, amount)
-             WHERE v.amount IS NOT NULL GROUP BY 1, 2, 3) f
+             -- What came and went left nothing behind; certificate_changes() tells of it.
+             WHERE v.amount IS NOT NULL AND b.change <> 'break opened and resolved' GROUP BY 1, 2, 3) f
      ORDER BY 1, 2, 3, 4;
 END
 $$;

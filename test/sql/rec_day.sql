@@ -48,7 +48,7 @@ SELECT applied FROM sync._apply_page(:notes, jsonb_build_array(jsonb_build_objec
 -- What a body says by itself, and what no date can be made of.
 SELECT b ->> 'settled_at' AS settled, sync._accounting_day(b::jsonb, 'Europe/Berlin') AS berlin, sync._accounting_day(b::jsonb, NULL) AS utc
   FROM unnest(ARRAY['{"settled_at": "2026-10-31T23:30:00Z"}', '{"settled_at": "2026-11-01T00:30:00+01:00"}', '{"settled_at": "2026-10-31 23:30:00.123456+00"}', '{"settled_at": "2026-10-31T23:30"}', '{"settled_at": "2026-10-31"}',
-                    '{"settled_at": "2026-02-29"}', '{"settled_at": "0000-01-01"}', '{"settled_at": "2026-10-00"}', '{"settled_at": "2026-10-31T99:00:00Z"}', '{"settled_at": 7}', '{"settled_at": "soon"}',
+                    '{"settled_at": "2026-02-29"}', '{"settled_at": "2100-02-29"}', '{"settled_at": "2000-02-29"}', '{"settled_at": "0000-01-01"}', '{"settled_at": "2026-10-00"}', '{"settled_at": "2026-10-31T99:00:00Z"}', '{"settled_at": 7}', '{"settled_at": "soon"}',
                     '{"settled_at": "2026-10-31T23:30:00Z", "posting_date": "2026-09-30"}', '{"settled_at": "2026-10-31T23:30:00Z", "posting_date": "tomorrow"}', '{"attempted_at": "2026-10-31T23:30:00Z", "arrival_date": "2026-11-03"}']) WITH ORDINALITY t (j, n)
  CROSS JOIN LATERAL (SELECT j::json) x (b) ORDER BY n;
 

@@ -5,6 +5,7 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::Bin/../perl";
+use JSON::PP;
 use SyncExt::Hub;
 use Test::More;
 
@@ -139,6 +140,21 @@ is($hub->value(q(SELECT our_count || ' ' || their_count || ' ' || unexplained_co
 $hub->sql("UPDATE app.customer SET billing_email = (SELECT m.fields ->> 'billing_email' FROM sync.mirror m WHERE m.record_id = '$past') WHERE id = '$past'");
 $hub->wait_idle;
 is(reconcile('delta'), 'found 3 opened 0 closed 1', 'what is corrected is closed by a look at what changed');
+
+# ---- a run that opens a break is an event, which a route sends ----
+
+my $manifest = JSON::PP->new->utf8->decode(SyncExt::Hub::manifest('rest'));
+$manifest->{version} = '2';
+$manifest->{objects}{drift_detected} = { push => { operations => {
+	lookup => { path => '/rest/messages', query => { external_id => '$.id' }, response => { items => '$.data', remote_id => '$.id' } },
+	create => { method => 'POST', path => '/rest/messages', body => { external_id => '$.id', name => '$.new.source', opened => '$.new.opened' }, response => { remote_id => '$.id' } } } } };
+$hub->sql('SELECT sync.register_connector($manifest$' . JSON::PP->new->utf8->canonical->encode($manifest) . q{$manifest$::jsonb);
+	SELECT sync.create_drift_events('app'); SELECT sync.create_route('crm', 'drift_detected', 'opened > 0', operations => '{insert}')});
+$hub->sql("SET session_replication_role = replica; UPDATE app.customer SET billing_email = 'drift\@example.com' WHERE id = '$id[0]'");
+is(reconcile('mirror'), 'found 4 opened 1 closed 0', 'something is different again');
+is(reconcile('mirror'), 'found 4 opened 0 closed 0', 'and once more the same');
+$hub->wait_idle;
+is_deeply([ map { "$_->{name} $_->{opened}" } @{ $sandbox->rest(GET => '/messages')->{data} } ], ['record:crm:customer 1'], 'which is told once');
 is($hub->sql('SELECT * FROM sync.check_invariants()'), '', 'no invariant is broken');
 
 done_testing;
