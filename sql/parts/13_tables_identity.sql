@@ -96,9 +96,9 @@ CREATE TABLE sync.external_alias (
 );
 CREATE INDEX external_alias_record_idx ON sync.external_alias (object_id, record_id);
 CREATE INDEX external_alias_merge_idx ON sync.external_alias (merge_id);
-COMMENT ON TABLE sync.external_alias IS 'Second remote records of a merged record: what refers to them refers to it, and nothing is created for them';
+COMMENT ON TABLE sync.external_alias IS 'Second remote records of a record that was merged, entered twice or made anew: what refers to them refers to it, and nothing is created for them';
 COMMENT ON COLUMN sync.external_alias.record_id IS 'The record that it stands for';
-COMMENT ON COLUMN sync.external_alias.merge_id IS 'The merge that made it one; NULL: the system itself replaced the id';
+COMMENT ON COLUMN sync.external_alias.merge_id IS 'The merge that made it one; NULL: the system itself replaced the id, or a repair did';
 COMMENT ON COLUMN sync.external_alias.since IS 'Since when it is one';
 
 CREATE TABLE sync.record_policy (

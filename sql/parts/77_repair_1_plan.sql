@@ -185,7 +185,7 @@ BEGIN
     END IF;
     SELECT x.remote_id INTO bound FROM sync.external_id x WHERE x.system_id = r.system_id AND x.object_id = s.object_id AND x.record_id = s.record_id;
     lost := bound IS NOT NULL AND to_system IS NOT DISTINCT FROM sync._lacking(s);
-    reversed := NOT lost AND s.financial AND 'insert' = ANY (r.operations)
+    reversed := field IS NULL AND NOT lost AND s.financial AND 'insert' = ANY (r.operations)
                 AND EXISTS (SELECT FROM sync.mirror m WHERE m.system_id = r.system_id AND m.object_id = s.object_id AND m.remote_id = bound
                                                         AND m.fields ->> 'posting_status' = 'reversed');
     dated := CASE WHEN reversed THEN sync._plan_day(s, to_system, body, options) END;
@@ -195,7 +195,7 @@ BEGIN
                      || dated
                 ELSE '[]' END
            || jsonb_build_array(sync._act('send', to_system, CASE WHEN lost OR reversed THEN 'it is made anew there' WHEN bound IS NULL THEN 'it is made there' END,
-                  jsonb_strip_nulls(jsonb_build_object('field', CASE WHEN NOT coalesce(reversed, false) THEN field END, 'unbound', nullif(lost OR reversed, false),
+                  jsonb_strip_nulls(jsonb_build_object('field', field, 'unbound', nullif(lost OR reversed, false),
                       'with', CASE WHEN reversed THEN dated #> '{0,set}' END,
                       'op', CASE WHEN bound IS NOT NULL AND NOT lost AND NOT reversed AND 'update' = ANY (r.operations) THEN 'U'
                                  WHEN 'insert' = ANY (r.operations) THEN 'I' ELSE 'U' END))));

@@ -108,16 +108,26 @@ END
 $$;
 COMMENT ON FUNCTION sync._plan_tax(sync._break_subject) IS 'Acts that make the committed tax the invoice''s';
 
+-- What another system owns is corrected there.
 CREATE FUNCTION sync._plan_own(s sync._break_subject, remedy text, options jsonb)
 RETURNS jsonb
-LANGUAGE sql VOLATILE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN remedy IN ('suspend', 'revoke') THEN sync._plan_right(s, remedy)
+DECLARE
+    changed constant text := CASE remedy WHEN 'reschedule' THEN 'revenue_schedule' WHEN 'restore' THEN s.object WHEN 'correct_tax' THEN 'tax_determination'
+                                         WHEN 'open_case' THEN 'collection_case' ELSE 'entitlement' END;
+    owner constant text := (SELECT min(w.owner) FROM sync.ownership w WHERE w.object = changed AND w.field IN ('*', 'lines', 'status', 'total_amount', 'tax_amount') AND w.owner <> 'hub');
+BEGIN
+    IF owner IS NOT NULL THEN
+        PERFORM sync._no_repair(s.break_id, format('System "%s" owns object "%s".', owner, changed), 'Have it corrected there; then remedy => ''pull_again''.');
+    END IF;
+    RETURN CASE WHEN remedy IN ('suspend', 'revoke') THEN sync._plan_right(s, remedy)
                 WHEN remedy = 'open_case' THEN sync._plan_case(s)
                 WHEN remedy = 'correct_tax' THEN sync._plan_tax(s)
                 WHEN remedy = 'restore' THEN sync._plan_restored(s)
-                ELSE sync._plan_reschedule(s, options) END
+                ELSE sync._plan_reschedule(s, options) END;
+END
 $$;
 COMMENT ON FUNCTION sync._plan_own(sync._break_subject, text, jsonb) IS 'Acts of a remedy that changes canonical rows only';
 

@@ -88,6 +88,14 @@ SELECT action FROM sync.repair(:i4, false, reason => 'too early', options => '{"
 SELECT * FROM sync.repair(:i1, remedy => 'suspend');
 SELECT * FROM sync.repair(:i1, options => '{"standard": "HGB"}');
 SELECT * FROM sync.repair(:i1, options => '{"day": "yesterday"}');
+-- What another system owns is corrected there.
+SELECT sync.register_connector('{"manifest": 1, "name": "mini", "version": "1", "hosts": ["api.example.com"], "base_url": "https://api.example.com", "objects": {"customer": {"push": {"operations": {
+    "create": {"method": "POST", "path": "/c", "body": {"name": "$.new.name"}, "response": {"remote_id": "$.id"}}}}}}}'::jsonb);
+CREATE SERVER books FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'mini');
+BEGIN;
+INSERT INTO sync.owner (object_id, field, system_id, on_violation) VALUES (sync._object_id('revenue_schedule'), '*', sync._system_id('books'), 'reject');
+SELECT * FROM sync.repair(:i1);
+ROLLBACK;
 \c - rec_second
 SET DateStyle = 'German'; SET TimeZone = 'Asia/Tokyo';
 SELECT a.id, a.operation, a.policy, sync.approve(a.id, 'seen') -> 'state' AS state FROM sync.approval a ORDER BY a.id;
