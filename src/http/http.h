@@ -101,6 +101,9 @@ typedef struct SeHttpResult
  */
 extern SeHttpLoop *se_http_create(int max_connections_total, int max_per_host, const char **error);
 
+/* Descriptors that such a loop may hold at once; the caller sees to it that the process may. */
+extern int se_http_max_sockets(int max_connections_total);
+
 /* Descriptor that is readable when se_http_drive() has work. */
 extern int se_http_fd(SeHttpLoop *loop);
 

@@ -5,6 +5,7 @@
  */
 #include "http/http_internal.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -185,7 +186,10 @@ se_http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	fd = socket(address->family, address->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
 				address->protocol);
 	if (fd < 0)
+	{
+		call->os_error = errno;
 		return CURL_SOCKET_BAD;
+	}
 	sock = se_http_socket(lane->loop, fd);
 	if (sock == NULL)
 	{
@@ -206,6 +210,7 @@ se_http_on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 		return CURL_SOCKET_BAD;
 	}
 	call->connected = false;
+	call->os_error = 0;
 	return fd;
 }
 

@@ -17,6 +17,7 @@ _Static_assert(LIBCURL_VERSION_NUM >= 0x075500, "libcurl 7.85 or later is needed
 #define SE_HTTP_MAX_HEADER_BYTES  (64 * 1024)
 #define SE_HTTP_STREAMS			  32  /* requests per HTTP/2 connection */
 #define SE_HTTP_IDLE_CALLS		  256 /* requests, and easy handles, kept per lane */
+#define SE_HTTP_KEPT			  2 /* times what may be in flight: connections that are kept open */
 #define SE_HTTP_IDLE_LANE_US	  (120 * INT64_C(1000000))
 #define SE_HTTP_IDLE_CONNECTION_S 30L
 #define SE_HTTP_GRACE_US		  (100 * INT64_C(1000))
@@ -48,6 +49,7 @@ typedef struct SeHttpLane
 	bool touched;		 /* may have finished messages */
 	bool nudge;			 /* a request that connects may have nothing that wakes it */
 	int active;			 /* requests given to libcurl */
+	int most_active;	 /* at once, so far: it keeps no more connections than that */
 	int max_active;
 	int wanted_active;		  /* what the last request allowed; 0: max_active */
 	SeHttpCall *waiting_head; /* requests not yet given to it, oldest first */
@@ -91,6 +93,7 @@ struct SeHttpCall
 	int connect_timeout_ms;
 
 	/* what happened */
+	int os_error;	 /* why there was no socket; 0: there was */
 	bool connected;	 /* its newest connection stood; libcurl tells us when that one closes */
 	bool started;	 /* a connection stood and sending began */
 	bool second_try; /* libcurl wanted to send it once more */

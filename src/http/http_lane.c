@@ -252,6 +252,8 @@ se_http_lane_start_one(SeHttpLane *lane)
 	unlink_waiting(lane, call);
 	call->active = true;
 	lane->active++;
+	if (lane->most_active < lane->active)
+		lane->most_active = lane->active;
 	lane->loop->nactive++;
 	return true;
 }

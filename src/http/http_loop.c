@@ -411,25 +411,51 @@ sweep_deadlines(SeHttpLoop *loop)
 	}
 }
 
-/* Close the connections of lanes that nobody has used for a while. */
+/* The idle lane that has been so for the longest, as the pointer to it; NULL: none. */
+static SeHttpLane **
+longest_idle(SeHttpLoop *loop)
+{
+	SeHttpLane **found = NULL;
+
+	for (SeHttpLane **link = &loop->lanes; *link != NULL; link = &(*link)->next)
+	{
+		if (lane_is_idle(*link) &&
+			(found == NULL || (*link)->idle_since_us < (*found)->idle_since_us))
+			found = link;
+	}
+	return found;
+}
+
+/*
+ * Close the connections of lanes that nobody has used for a while; sooner, where there are many:
+ * what is open at once stays below se_http_max_sockets().
+ */
 static void
 drop_idle_lanes(SeHttpLoop *loop)
 {
 	int64_t limit = se_http_now_us() - SE_HTTP_IDLE_LANE_US;
-	SeHttpLane **link = &loop->lanes;
+	int connections = 0;
+	SeHttpLane **link;
 
-	while (*link != NULL)
+	for (SeHttpLane *lane = loop->lanes; lane != NULL; lane = lane->next)
+		connections += lane->most_active;
+	while ((link = longest_idle(loop)) != NULL)
 	{
 		SeHttpLane *lane = *link;
 
-		if (lane_is_idle(lane) && lane->idle_since_us <= limit)
-		{
-			*link = lane->next;
-			se_http_lane_free(lane);
-		}
-		else
-			link = &lane->next;
+		if (lane->idle_since_us > limit && connections <= SE_HTTP_KEPT * loop->max_total)
+			break;
+		connections -= lane->most_active;
+		*link = lane->next;
+		se_http_lane_free(lane);
 	}
+}
+
+int
+se_http_max_sockets(int max_connections_total)
+{
+	/* What is kept when a drive begins, what is opened in it, resolvers and libcurl's own. */
+	return (SE_HTTP_KEPT + 1) * max_connections_total + max_connections_total / 2 + 100;
 }
 
 void

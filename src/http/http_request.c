@@ -153,6 +153,7 @@ forget_request(SeHttpCall *call)
 	call->connected = call->started = call->second_try = call->oom = false;
 	call->too_large = call->headers_too_large = call->body_begun = false;
 	call->refused[0] = '\0';
+	call->os_error = 0;
 	call->detail[0] = '\0';
 }
 

@@ -75,7 +75,7 @@ describe_before_sending(SeHttpCall *call, CURLcode code, char *text, size_t size
 {
 	SeHttpLane *lane = call->lane;
 	long proxy_status = long_info(call, CURLINFO_HTTP_CONNECTCODE);
-	long os_error = long_info(call, CURLINFO_OS_ERRNO);
+	long os_error = call->os_error != 0 ? call->os_error : long_info(call, CURLINFO_OS_ERRNO);
 
 	if (call->refused[0] != '\0')
 		snprintf(text, size, "%s", call->refused);

@@ -21,6 +21,7 @@
 #include "http/http_thread.h"
 #include "worker/capacity.h"
 #include "worker/credentials.h"
+#include "worker/files.h"
 #include "worker/notice.h"
 #include "worker/system.h"
 #include "worker/system_build.h"
@@ -59,6 +60,7 @@ se_exchange_init(void)
 	if (!registered)
 		on_proc_exit(stop_http, (Datum) 0);
 	registered = true;
+	se_files_reserve(se_http_max_sockets(se_max_in_flight));
 	http = se_http_thread_start(se_max_in_flight, Max(se_max_in_flight / MAX_PER_HOST_SHARE, 1),
 								&error);
 	if (http == NULL)

@@ -414,6 +414,65 @@ test_idle_lanes(void)
 	   open_now);
 }
 
+/* Each group has its own connections; those of the ones that rest make room. */
+static void
+test_many_lanes(void)
+{
+	SeHttpLoop *outer = loop;
+	SeHttpRequest request = request_for("GET", "/echo");
+	const char *error;
+	int answered = 0;
+	int most = 0;
+
+	loop = se_http_create(4, 4, &error);
+	for (int i = 1; i <= 40; i++)
+	{
+		SeHttpResult *result;
+
+		request.connection_group = (uint64_t) i;
+		result = run(&request);
+		answered += result->phase == SE_HTTP_ANSWERED;
+		se_http_result_free(result);
+		for (int t = 0; t < 100 && open_now > SE_HTTP_KEPT * 4 + 1; t++)
+			nap(10);
+		most = open_now > most ? open_now : most;
+	}
+	ok(answered == 40 && most > 4 && most <= SE_HTTP_KEPT * 4 + 1,
+	   "forty groups in turn keep at most %d connections", most);
+	se_http_destroy(loop);
+	loop = outer;
+	for (int i = 0; i < 100 && open_now > 0; i++)
+		nap(10);
+}
+
+static void
+test_no_descriptor(void)
+{
+	SeHttpRequest request = request_for("GET", "/echo");
+	SeHttpResult *result;
+	struct rlimit limit;
+	struct rlimit none;
+	const char *error;
+
+	se_http_result_free(run(&request)); /* its connection stays, and takes the next request */
+	getrlimit(RLIMIT_NOFILE, &limit);
+	none = limit;
+	none.rlim_cur = dup(0); /* the lowest that is free */
+	close((int) none.rlim_cur);
+	setrlimit(RLIMIT_NOFILE, &none);
+	request = request_for("GET", "/nap");
+	se_http_submit(loop, &request, &error);
+	se_http_submit(loop, &request, &error);
+	result = wait_result(3000);
+	setrlimit(RLIMIT_NOFILE, &limit);
+	ok(result && result->phase == SE_HTTP_NOT_SENT && strstr(result->error, "Too many open files"),
+	   "without a descriptor: %s", result ? result->error : "nothing");
+	se_http_result_free(result);
+	result = wait_result(3000);
+	ok(result && result->phase == SE_HTTP_ANSWERED, "a connection that stands needs none");
+	se_http_result_free(result);
+}
+
 static void
 test_cancel(void)
 {
@@ -541,8 +600,10 @@ main(int argc, char **argv)
 	test_groups();
 	test_policy_change();
 	test_cancel();
+	test_no_descriptor();
 	nap(3000); /* the silent paths of the server end */
 	test_idle_lanes();
+	test_many_lanes();
 	test_mask();
 	se_http_destroy(loop);
 	se_egress_free(egress);
