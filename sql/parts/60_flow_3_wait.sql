@@ -56,6 +56,23 @@ END
 $$;
 COMMENT ON FUNCTION sync._check_can_wait(interval) IS 'An error when waiting in this transaction could never end';
 
+-- A look beside a busy hub may take as long as many deliveries: who waits must not take the processor
+-- from what he waits for.
+CREATE FUNCTION sync._pause_between_looks(looks integer, began timestamptz, deadline timestamptz)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    took_s double precision := extract(epoch FROM clock_timestamp() - began);
+    left_s double precision := extract(epoch FROM deadline - clock_timestamp());
+BEGIN
+    PERFORM pg_sleep(greatest(0, least(greatest(least(0.01 * 1.5 ^ least(looks, 10), 0.1), least(took_s * 10, 2)), left_s)));
+END
+$$;
+COMMENT ON FUNCTION sync._pause_between_looks(integer, timestamptz, timestamptz) IS
+    'Sleeps after the look that began then, so many looks after the first: 10 to 100 ms, at least ten times what it took, not beyond the deadline';
+
 CREATE FUNCTION sync.wait_for(object text, id text, system text, timeout interval DEFAULT '30 s')
 RETURNS TABLE (outcome text, remote_id text, code text, message text)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -70,7 +87,8 @@ DECLARE
     first record;
     held sync.pending;
     deadline timestamptz;
-    pause_s double precision := 0.01;
+    began timestamptz := clock_timestamp();
+    looks integer := 0;
 BEGIN
     PERFORM sync._check_can_wait(timeout);
     deadline := clock_timestamp() + greatest(timeout, interval '0');
@@ -113,8 +131,9 @@ BEGIN
                        CASE WHEN NOT sync._preloaded() THEN 'no workers: sync_ext is not preloaded' END);
             RETURN;
         END IF;
-        PERFORM pg_sleep(least(pause_s, extract(epoch FROM deadline - clock_timestamp())));
-        pause_s := least(pause_s * 1.5, 0.1);
+        PERFORM sync._pause_between_looks(looks, began, deadline);
+        looks := looks + 1;
+        began := clock_timestamp();
     END LOOP;
 
     RETURN QUERY
@@ -186,12 +205,14 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     deadline timestamptz;
-    pause_s double precision := 0.01;
+    began timestamptz;
+    looks integer := 0;
     busy text;
 BEGIN
     PERFORM sync._check_can_wait(timeout);
     deadline := clock_timestamp() + greatest(timeout, interval '0');
     LOOP
+        began := clock_timestamp();
         busy := sync._busy();
         IF busy IS NULL THEN
             RETURN true;
@@ -200,8 +221,8 @@ BEGIN
             RAISE NOTICE 'not idle after %: %', timeout, busy;
             RETURN false;
         END IF;
-        PERFORM pg_sleep(least(pause_s, extract(epoch FROM deadline - clock_timestamp())));
-        pause_s := least(pause_s * 1.5, 0.1);
+        PERFORM sync._pause_between_looks(looks, began, deadline);
+        looks := looks + 1;
     END LOOP;
 END
 $$;
