@@ -142,6 +142,7 @@ typedef struct SeIdempotency
 	const char *header; /* NULL: the vendor knows no keys */
 	int64 lifetime_ms;
 	int max_length;
+	bool tells; /* answers say whether they are stored ones */
 } SeIdempotency;
 
 typedef struct SeLimits /* 0: not limited by the manifest */

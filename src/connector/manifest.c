@@ -349,6 +349,7 @@ compile_idempotency(SeManifest *m, JsonbValue *node)
 	char *length = jv_get_text(node, "max_length");
 
 	m->idempotency.header = jv_get_text(node, "header");
+	m->idempotency.tells = jv_get(jv_get(node, "replayed"), "header") != NULL;
 	m->idempotency.max_length = length ? atoi(length) : 255;
 	if (jv_get(node, "lifetime"))
 		m->idempotency.lifetime_ms =

@@ -209,7 +209,7 @@ render(SeDelivery *d, const SeOperation *op)
 			if (d->claimed_step != NULL && strcmp(d->claimed_step, op->name) == 0 &&
 				memcmp(d->claimed_hash, d->hash, sizeof(d->hash)) != 0)
 				d->issue++;
-			else if (se_repeats_otherwise(d, op))
+			else if (se_repeats_otherwise(d, op) || se_was_taken_back(d, op))
 				d->issue++;
 			d->key = palloc(64);
 			se_delivery_key(d, op->name, d->key, 64);

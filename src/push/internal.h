@@ -9,6 +9,7 @@
  *   identity.c  records that may not be created; deletes that are something else there
  *   mask.c      fields of which a system is not to be told our value
  *   stale.c     what pulls have changed since an event
+ *   lost.c      what a server that is lost may have sent, after a promotion
  *   frozen.c    what a parked delivery keeps of its request
  *   claim.c     ready deliveries → rendered, claimed, flushed, handed to the exchange
  *   batch.c     deliveries that travel in one request
@@ -36,6 +37,9 @@
 /* Said of a delivery that ends as dead because of it. */
 #define SE_UNKNOWN_EFFECT                                                                          \
 	"the request may have taken effect, and the connector can neither repeat it safely nor look it up"
+
+/* Said of an update of before a promotion that was executed after it. */
+#define SE_TOOK_BACK "sent_again"
 
 /* Look-ups that must find nothing, a settle time apart, before an ambiguous request is sent again. */
 #define SE_LOOKUPS 2
@@ -306,8 +310,6 @@ extern bool se_scan(TimestampTz now); /* a piece for each scanner with room; own
 extern void se_delivery_resume(SeDelivery *delivery,
 							   Jsonb *claim);	  /* goes on after its last attempt */
 extern bool se_has_effect(const SeOperation *op); /* a request of it may change something there */
-/* Sets a state, and a server that is lost may have used the key that it had here. */
-extern bool se_may_be_spent(const SeDelivery *delivery, const SeOperation *op);
 
 /* ---- queue.c ---- */
 extern bool se_queue_init(void); /* false: it is there already */
@@ -366,6 +368,16 @@ extern void se_mask_note(SeDelivery **deliveries, int n);
 extern void se_stale_begin(void);
 extern void se_stale_load(SeDelivery **deliveries, int n, int64 last_seq);
 extern Jsonb *se_stale_body(const SeDelivery *delivery, Jsonb *body); /* as it is to be sent */
+
+/* ---- lost.c ---- */
+/* Whether the operation sets a state, and a server that is lost may have used its key. */
+extern bool se_may_be_spent(const SeDelivery *delivery, const SeOperation *op);
+/* Whether it may have sent the change, and then the delete of the record. */
+extern bool se_may_be_deleted(const SeDelivery *delivery);
+/* Whether a request that is done may have taken back a later one of a lost server. */
+extern bool se_took_back(const SeDelivery *delivery, const SeReply *reply);
+/* Whether the request's key may get the answer of before that, and nothing happen. In a transaction. */
+extern bool se_was_taken_back(const SeDelivery *delivery, const SeOperation *op);
 
 /* ---- frozen.c ---- */
 extern Jsonb *se_freeze(SeDelivery *delivery, const char *state); /* NULL: nothing to keep */

@@ -297,6 +297,8 @@ done(SeDelivery *d, SeReply *reply, TimestampTz now)
 	d->has_pushed =
 		d->op->kind != SE_OP_READ && (d->extract.remote_id != NULL || d->remote_id != NULL);
 	d->pushed_deleted = d->op->kind == SE_OP_DELETE;
+	if (d->code == NULL && se_took_back(d, reply))
+		d->code = SE_TOOK_BACK;
 	go_to(d, se_plan_next(d, d->op));
 }
 
@@ -344,13 +346,6 @@ ambiguous(SeDelivery *d, TimestampTz now)
 	se_delivery_ambiguous(d, now);
 }
 
-bool
-se_may_be_spent(const SeDelivery *d, const SeOperation *op)
-{
-	return (op->kind == SE_OP_UPDATE || op->kind == SE_OP_UPSERT) &&
-		   se_event_since(&d->event) < se_hub_suspect_before;
-}
-
 /*
  * A server that is lost may have sent the event under the same key, made of what it alone had pulled
  * by then; the vendor refuses that key for anything else. What sets a state is sent under another, which
@@ -362,16 +357,6 @@ may_be_spent(const SeDelivery *d)
 {
 	return d->key != NULL && (d->attempts == 0 || d->issue <= SPENT_KEYS) &&
 		   se_may_be_spent(d, d->op);
-}
-
-/*
- * A server that is lost may have sent this change, and then the delete of the record that comes after it.
- * Systems have many words for what is no more, so any refusal may be that one.
- */
-static bool
-may_be_deleted(const SeDelivery *d)
-{
-	return d->op->kind != SE_OP_DELETE && se_event_since(&d->event) < se_hub_suspect_before;
 }
 
 static void
@@ -407,7 +392,7 @@ judge(SeDelivery *d, SeReply *reply, TimestampTz now)
 				return;
 			}
 			d->ending = SE_END_DEAD;
-			d->gone = may_be_deleted(d);
+			d->gone = se_may_be_deleted(d);
 			return;
 		case SE_THROTTLED:
 		case SE_AUTH:

@@ -76,6 +76,13 @@ serve_keys(ControlCall *call)
 }
 
 static void
+serve_forget_key(ControlCall *call)
+{
+	key_forget(query_string(call, "key"));
+	reply_json(call->reply, 200, json_object());
+}
+
+static void
 serve_effects(ControlCall *call)
 {
 	reply_json(call->reply, 200,
@@ -303,6 +310,7 @@ static const ControlRoute routes[] = {
 	{"GET", "faults", serve_list_faults},
 	{"DELETE", "faults", serve_clear_faults},
 	{"GET", "keys", serve_keys},
+	{"DELETE", "keys", serve_forget_key},
 	{"GET", "effects", serve_effects},
 	{"GET", "requests", serve_requests},
 	{"POST", "reset", serve_reset},

@@ -197,6 +197,15 @@ key_finish(const char *name, const Reply *reply)
 }
 
 void
+key_forget(const char *name)
+{
+	Key *key = name == NULL ? NULL : map_get(&keys, name);
+
+	if (key != NULL)
+		key->stored = false;
+}
+
+void
 key_abandon(const char *name)
 {
 	Key *key = map_get(&keys, name);

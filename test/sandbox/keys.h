@@ -30,6 +30,8 @@ extern void key_store(const Request *req, const char *key, const Reply *reply);
 extern void key_count_effect(const char *key, const char *object_id);
 
 extern json_t *keys_report(const char *only);
+/* The stored answer is over before its time: the next request under the key is executed. */
+extern void key_forget(const char *name);
 extern void keys_reset(void);
 
 #endif

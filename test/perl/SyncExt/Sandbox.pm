@@ -197,6 +197,9 @@ sub key
 	return $self->control(GET => 'keys' . _query(key => $key))->[0];
 }
 
+# The vendor forgets the answer that it keeps under a key.
+sub forget_key { return $_[0]->control(DELETE => 'keys' . _query(key => $_[1])) }
+
 sub effects
 {
 	my ($self, $object, $id) = @_;
