@@ -26,7 +26,7 @@ use Time::HiRes qw(sleep);
 sub new
 {
 	my ($class, $month) = @_;
-	my $self = bless { month => $month, planted => [], used => {} }, $class;
+	my $self = bless { month => $month, planted => [], used => {}, at => {} }, $class;
 
 	$self->{kinds} = [ SyncExt::Month::Faults::Vendors::kinds($month), SyncExt::Month::Faults::Books::kinds($month) ];
 	return $self;
@@ -34,7 +34,8 @@ sub new
 
 sub planted { return @{ $_[0]{planted} } }
 
-# Kind after kind, round after round, until there are enough; each at a customer of its own.
+# Kind after kind, round after round, until there are enough; each at a customer and at records of its own:
+# one break about two faults would be counted for one of them.
 sub plant
 {
 	my ($self) = @_;
@@ -56,11 +57,13 @@ sub plant_one
 	my ($self, $kind) = @_;
 	my $month = $self->{month};
 	my $used = join ',', sort { $a <=> $b } keys %{ $self->{used} };
-	my ($row) = @{ $month->rows("SELECT f.* FROM ($kind->{from}) f WHERE f.n <> ALL ('{$used}')
+	my $records = join ',', map { qq("$_") } sort keys %{ $self->{at} };
+	my ($row) = @{ $month->rows("SELECT f.* FROM ($kind->{from}) f WHERE f.n <> ALL ('{$used}') AND NOT f.records ?| '{$records}'
 		ORDER BY month.r('fault $kind->{name} ' || (f.records ->> 1)) LIMIT 1") };
 
 	return 0 if !$row;
 	$self->{used}{ $row->{n} } = 1;
+	$self->{at}{$_} = 1 foreach grep { defined } @{ $row->{records} };
 	$kind->{plant}->($row);
 	sleep 0.2;
 	push @{ $self->{planted} }, { %$kind, row => $row, records => $row->{records}, seen => [] };
