@@ -34,7 +34,7 @@ sub new
 	$self->{dir} = PostgreSQL::Test::Utils::tempdir('torture');
 	$self->{sandbox} = SyncExt::Sandbox->start(seed => $self->{seed}, idempotency_ttl => $KEY_TTL);
 	$self->{sandbox}->config(rest_token => $SyncExt::Hub::REST_TOKEN, search_lag_ms => 1000, rest_forget => ', 4');
-	$self->{hub} = SyncExt::Hub->new('torture', sandbox => $self->{sandbox}, systems => [], bare => 1,
+	$self->{hub} = SyncExt::Hub->new("torture$self->{seed}", sandbox => $self->{sandbox}, systems => [], bare => 1,
 		conf => "wal_keep_size = 512MB\nmax_connections = 60\nlog_lock_waits = on\nsync_ext.max_attempts = 1000\nlog_min_duration_statement = 2000\n");
 	$self->set_up;
 	return $self;
@@ -258,7 +258,7 @@ sub make_standby
 {
 	my ($self) = @_;
 	my $number = ++$self->{standbys};
-	my $standby = SyncExt::Cluster->new("standby$number", bare => 1, database => 'hub');
+	my $standby = SyncExt::Cluster->new("standby$self->{seed}_$number", bare => 1, database => 'hub');
 
 	$self->node->backup("base$number");
 	$standby->init_from_backup($self->node, "base$number", has_streaming => 1);
