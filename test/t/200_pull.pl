@@ -275,11 +275,12 @@ my @bad = (
 foreach my $n (0 .. $#bad)
 {
 	my $rule = $bad[$n];
-	my $before = cursor('crm');
 	my $name = $rule->{kind} . (defined $rule->{status} ? " $rule->{status} " . substr $rule->{body}, 0, 12 : '');
 
-	change('crm', $id[15], name => "Behind $n");
+	# The fault first: a poll of its own time would read the change before it.
 	$sandbox->fault(match => { path => '/rest/customers', method => 'GET', exact => \1 }, %$rule);
+	my $before = cursor('crm');
+	change('crm', $id[15], name => "Behind $n");
 	ask('crm');
 	$hub->poll_until("SELECT failures > 0 FROM sync.stream_status WHERE system = 'crm'");
 	is(cursor('crm'), $before, "$name: the cursor stays");
