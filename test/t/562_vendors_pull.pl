@@ -126,6 +126,33 @@ pull('credits');
 is(figures(q(SELECT n.currency, n.total_amount, n.number IS NOT NULL, i.status, i.amount_due = i.total_amount - i.amount_paid - i.amount_credited
 	FROM canonical.credit_note n JOIN canonical.invoice i ON i.id = n.invoice_id WHERE n.reason = 'Goodwill' ORDER BY 1)), "EUR|2.98|t|paid|t\nJPY|250|t|open|t", 'with the numbers that billing gave them');
 
+# What billing does not know of a line is left alone, when the document changes there and when it is first
+# read after the two were bound.
+sub draft
+{
+	my $id = $sandbox->stripe(POST => '/v1/invoices', { customer => $customer{eur}, currency => 'eur' })->{id};
+	$sandbox->stripe(POST => '/v1/invoiceitems', { customer => $customer{eur}, invoice => $id, amount => 1200, currency => 'eur' });
+	return $id;
+}
+my $draft = draft();
+pull('a draft');
+$node->sql(q(WITH p AS (INSERT INTO canonical.product (code, name) VALUES ('SEAT', 'Seat') RETURNING id)
+	UPDATE canonical.invoice_line l SET product_id = p.id FROM p, canonical.invoice i WHERE i.id = l.invoice_id AND i.status = 'draft'));
+my (undef, $made) = $sandbox->stripe(POST => "/v1/invoices/$draft/finalize");
+pull('finalized');
+$node->sql(q(SELECT sync.pause('billing')));
+my (undef, $same) = $sandbox->stripe(POST => '/v1/invoices/' . draft() . '/finalize');
+$node->sql("WITH n AS (INSERT INTO canonical.invoice SELECT (jsonb_populate_record(i, jsonb_build_object('id', gen_random_uuid(), 'number', '$same->{number}'))).*
+			FROM canonical.invoice i WHERE i.number = '$made->{number}' RETURNING id)
+	INSERT INTO canonical.invoice_line SELECT (jsonb_populate_record(l, jsonb_build_object('id', gen_random_uuid(), 'invoice_id', n.id))).*
+	  FROM n, canonical.invoice_line l JOIN canonical.invoice i ON i.id = l.invoice_id WHERE i.number = '$made->{number}';
+	INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id)
+		SELECT y.id, o.id, i.id, '$same->{id}' FROM sync.system y, sync.object o, canonical.invoice i WHERE y.name = 'billing' AND o.name = 'invoice' AND i.number = '$same->{number}';
+	SELECT sync.resume('billing')");
+pull('bound by hand');
+is(figures(q(SELECT i.number, i.status, p.code, l.net_amount FROM canonical.invoice_line l JOIN canonical.invoice i ON i.id = l.invoice_id JOIN canonical.product p ON p.id = l.product_id ORDER BY 1)),
+	join("\n", map { "$_|open|SEAT|12.00" } sort $made->{number}, $same->{number}), 'a product that only the hub knows stays at its line');
+
 # ---- everything that is listed, against everything that is here ----
 
 sub full
