@@ -1,5 +1,19 @@
 -- Breaks: how what a run found becomes breaks that live on from run to run.
 
+-- What a policy explained may be open again, and the other way round; what a person said stays, as long as the
+-- amounts that he said it about.
+CREATE FUNCTION sync._break_status(b sync.break_entry, f sync.finding)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN f.class = 'explained' THEN 'explained'
+                WHEN (b.difference, b.theirs, b.ours) IS NOT DISTINCT FROM (f.difference, f.theirs, f.ours)
+                     AND (b.status = 'accepted' OR b.status = 'explained' AND b.resolved_by IS NOT NULL) THEN b.status
+                ELSE 'open' END
+$$;
+COMMENT ON FUNCTION sync._break_status(sync.break_entry, sync.finding) IS 'The status of a break that a run has found again';
+
 -- Turns the findings of a run into breaks: the same break again is only seen again, a new one is opened,
 -- one that occurs no longer is resolved. One that something on its way may settle is neither: it stays
 -- as it is. What a run did not look at it leaves alone: `looked` holds the record ids of a run that
@@ -34,19 +48,12 @@ BEGIN
        SET last_seen = clock_timestamp(), last_run = run.id, times_seen = b.times_seen + 1, ours = f.ours, theirs = f.theirs,
            difference = f.difference, at_risk = abs(coalesce(f.at_risk, f.difference)), record_number = coalesce(f.record_number, b.record_number),
            entity = f.entity, period = f.period, customer = f.customer, detail = f.detail,
-           status = f.next, explanation = CASE WHEN f.class = 'explained' THEN f.explanation WHEN f.next <> 'open' THEN b.explanation END,
-           resolved_by = CASE WHEN f.class <> 'explained' AND f.next <> 'open' THEN b.resolved_by END
-      FROM (SELECT o.id AS break_id, n.*,
-                   -- What a policy explained may be open again, and the other way round; what a person said
-                   -- stays, as long as the amounts that he said it about.
-                   CASE WHEN n.class = 'explained' THEN 'explained'
-                        WHEN (o.difference, o.theirs, o.ours) IS NOT DISTINCT FROM (n.difference, n.theirs, n.ours)
-                             AND (o.status = 'accepted' OR o.status = 'explained' AND o.resolved_by IS NOT NULL) THEN o.status
-                        ELSE 'open' END AS next
-              FROM sync.finding n
-              JOIN sync.break_entry o ON o.source = run.source AND o.fingerprint = n.fingerprint AND o.status <> 'resolved'
-             WHERE n.reconciliation_id = run.id AND n.class <> 'in_transit') f
-     WHERE b.id = f.break_id;
+           status = sync._break_status(b, f),
+           explanation = CASE WHEN f.class = 'explained' THEN f.explanation WHEN sync._break_status(b, f) <> 'open' THEN b.explanation END,
+           resolved_by = CASE WHEN f.class <> 'explained' AND sync._break_status(b, f) <> 'open' THEN b.resolved_by END
+      -- No second look at breaks: where a row was locked by who explained it, that would still say what it was before.
+      FROM sync.finding f
+     WHERE f.reconciliation_id = run.id AND f.class <> 'in_transit' AND b.source = run.source AND b.fingerprint = f.fingerprint AND b.status <> 'resolved';
 
     WITH made AS (
         INSERT INTO sync.break_entry AS b

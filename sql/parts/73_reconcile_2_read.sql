@@ -119,6 +119,21 @@ END
 $$;
 COMMENT ON FUNCTION sync._unlike_bindings(integer, integer) IS 'Remote ids of which binding and mirror do not say the same';
 
+-- Whether a row, alias c, agrees with its mirror, alias m, to the letter; lines are no column of a row.
+CREATE FUNCTION sync._agrees_sql(object_id integer)
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    lines text := sync._lines_sql($1);
+BEGIN
+    RETURN CASE WHEN lines IS NULL THEN 'sync._row_agrees(c.*, m.fields)'
+                ELSE format('sync._row_agrees(c.*, m.fields - ''lines'') AND (NOT m.fields ? ''lines'' OR sync._lines_agree(%s, m.fields -> ''lines''))', lines) END;
+END
+$$;
+COMMENT ON FUNCTION sync._agrees_sql(integer) IS 'Whether a canonical row agrees with its mirror to the letter, as an expression over aliases c and m';
+
 -- All mirrors against their rows, in one pass and with parallel workers. What agrees is counted at once, by the
 -- row, for both sides; what does not is only named: odd. Remote ids `but` are looked at by themselves.
 CREATE FUNCTION sync._compare_all(run sync.reconciliation, but text[], OUT odd text[], OUT sums jsonb, OUT bound bigint)
@@ -129,9 +144,7 @@ AS $$
 DECLARE
     side record := sync._side(run.object_id);
     lines text := sync._lines_sql(run.object_id);
-    agrees text := format('CASE WHEN %s IS NULL THEN m.record_id IS NULL AND m.deleted ELSE NOT m.deleted AND %s END', side.key_sql,
-                          CASE WHEN lines IS NULL THEN 'sync._row_agrees(c.*, m.fields)'
-                               ELSE format('sync._row_agrees(c.*, m.fields - ''lines'') AND (NOT m.fields ? ''lines'' OR sync._lines_agree(%s, m.fields -> ''lines''))', lines) END);
+    agrees text := format('CASE WHEN %s IS NULL THEN m.record_id IS NULL AND m.deleted ELSE NOT m.deleted AND %s END', side.key_sql, sync._agrees_sql(run.object_id));
     look text := '';
 BEGIN
     IF lines IS NOT NULL THEN
@@ -228,7 +241,7 @@ BEGIN
              WHERE CASE WHEN m.remote_id IS NULL THEN x.record_id IS NOT NULL OR i.remote_id IS NOT NULL
                         WHEN %3$s IS NULL THEN x.record_id IS NOT NULL OR m.record_id IS NOT NULL OR NOT m.deleted
                         -- What is not summed with the others is a suspect in any case, for its part of the totals.
-                        ELSE m.deleted OR x.record_id IS NULL OR k.id = ANY ($3) OR NOT sync._row_agrees(c.*, m.fields) END
+                        ELSE m.deleted OR x.record_id IS NULL OR k.id = ANY ($3) OR NOT (%10$s) END
                -- The second remote record of a merged one is none of its own.
                AND (x.record_id IS NOT NULL OR NOT EXISTS (SELECT FROM sync.external_alias a WHERE a.system_id = %1$s AND a.object_id = %2$s AND a.remote_id = k.id))
             UNION ALL
@@ -239,7 +252,7 @@ BEGIN
                coalesce(w.way, CASE WHEN (p.waiting).remote_id IS NOT NULL THEN sync._inbox_way(p.waiting) END), (p.waiting).reason, NULL::jsonb
           FROM pair p LEFT JOIN way w ON w.record_id = p.record_id
     $sql$, run.system_id, run.object_id, side.key_sql, sync._body_sql(run.object_id), side.relation, format(side.found_sql, 'coalesce(x.record_id, m.record_id)'),
-           sync._since_sql(sync._route_of(run.system_id, run.object_id), side.made_sql), side.record_sql, format(side.found_sql, 'k.id'))
+           sync._since_sql(sync._route_of(run.system_id, run.object_id), side.made_sql), side.record_sql, format(side.found_sql, 'k.id'), sync._agrees_sql(run.object_id))
       USING records, remotes, coalesce(unlike, '{}');
 END
 $$;

@@ -518,3 +518,18 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync._repair_plan(bigint, text, jsonb) IS 'The acts of a remedy for a break, or an error that says why there are none';
+
+-- What is shown of a break's records is shown to those who may read them.
+CREATE FUNCTION sync._repair_begin(break_id bigint, remedy text, options jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    s sync._break_subject := sync._break_subject(break_id, options);
+BEGIN
+    PERFORM sync._check_caller_reads(s.object, 'A repair shows what it would send.');
+    RETURN sync._repair_plan(break_id, remedy, options) || jsonb_build_object('object', s.object, 'record_id', s.record_id);
+END
+$$;
+COMMENT ON FUNCTION sync._repair_begin(bigint, text, jsonb) IS 'The acts of a remedy for a break and what it is about, for who may read the record';

@@ -279,6 +279,7 @@ DECLARE
     call jsonb;
     waits_for bigint;
 BEGIN
+    PERFORM sync._check_caller_reads(s.object, 'A repair shows what it would send.');
     PERFORM sync._check_reason(reason);
     -- A document is approved with the day that was shown, whenever that is.
     options := options || coalesce((SELECT jsonb_build_object('day', coalesce(a.value #> '{row,issue_date}', a.value #> '{row,posting_date}'))
@@ -302,18 +303,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    s sync._break_subject := sync._break_subject(repair.break_id, coalesce(repair.options, '{}'));
-    plan jsonb;
+    plan jsonb := sync._repair_begin(repair.break_id, repair.remedy, coalesce(repair.options, '{}'));
     waits_for bigint;
 BEGIN
-    IF s.object_id IS NOT NULL AND NOT sync._reads(s.object_id)
-       OR s.object_id IS NULL AND NOT coalesce(has_table_privilege(to_regclass(format('%I.%I', sync._canonical_schema(), s.object)), 'SELECT'), true) THEN
-        RAISE EXCEPTION 'permission denied for the records of object "%"', s.object
-            USING ERRCODE = 'insufficient_privilege', DETAIL = 'A repair shows what it would send.',
-                  HINT = 'It takes SELECT on the object''s table, and on that of its lines, without row security.';
-    END IF;
-    plan := sync._repair_plan(repair.break_id, repair.remedy, coalesce(repair.options, '{}'));
-    RETURN QUERY SELECT * FROM sync._repair_shown(plan, s.object, s.record_id);
+    RETURN QUERY SELECT * FROM sync._repair_shown(plan, plan ->> 'object', plan ->> 'record_id');
     IF dry_run THEN
         RETURN;
     END IF;
@@ -323,7 +316,7 @@ BEGIN
            NULL::text, NULL::text, NULL::text,
            CASE WHEN waits_for IS NULL THEN 'the break closes when a run no longer finds it' ELSE format('waits for approval %s: nothing was done yet', waits_for) END;
     IF waits_for IS NOT NULL THEN
-        RAISE NOTICE 'repair of break % waits for approval %', s.break_id, waits_for
+        RAISE NOTICE 'repair of break % waits for approval %', repair.break_id, waits_for
             USING HINT = format('A member of sync_approver who is not you calls sync.approve(%s, reason).', waits_for);
     END IF;
 END

@@ -116,6 +116,29 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._reads(integer) IS 'Whether the caller may read an object''s table, all rows and columns of it';
 
+-- The same inside functions with their owner's rights, which are called by others than those who check first.
+CREATE FUNCTION sync._check_caller_reads(object text, what text)
+RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    -- What is no object is a table of the canonical model.
+    tables regclass[] := coalesce((SELECT array_remove(ARRAY[o.table_oid::regclass, o.line_oid::regclass], NULL) FROM sync.object o WHERE o.name = $1),
+                                  array_remove(ARRAY[to_regclass(format('%I.%I', sync._canonical_schema(), $1))], NULL));
+BEGIN
+    IF EXISTS (SELECT FROM pg_class c JOIN pg_roles r ON r.rolname = sync._caller()
+                WHERE c.oid = ANY (tables)
+                  AND NOT (has_table_privilege(r.oid, c.oid, 'SELECT')
+                           AND (NOT c.relrowsecurity OR r.rolsuper OR r.rolbypassrls OR pg_has_role(r.oid, c.relowner, 'USAGE') AND NOT c.relforcerowsecurity))) THEN
+        RAISE EXCEPTION 'permission denied for the records of object "%"', object
+            USING ERRCODE = 'insufficient_privilege', DETAIL = what,
+                  HINT = 'It takes SELECT on the object''s table, and on that of its lines, without row security.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._check_caller_reads(text, text) IS 'An error unless the role that acts in this session may read all of an object''s table; what: why that is needed';
+
 CREATE VIEW sync._replay_event WITH (security_barrier) AS
 SELECT r.id AS route_id, e.object_id, e.seq, e.at, e.incarnation, e.record_id, e.op, e.origin, e.body, e.old, e.context
   FROM sync.route r

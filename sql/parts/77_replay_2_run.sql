@@ -266,11 +266,30 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     run sync.replay_run := sync._replay_planning(replay);
+    added bigint;
 BEGIN
-    INSERT INTO sync.replay_item (replay_id, n, record_id, seq, at, seqs, first_at, action)
-    SELECT run.id, run.items + row_number() OVER (ORDER BY i.n), i.record_id, i.seq, i.at, i.seqs, i.first_at, i.action
-      FROM jsonb_to_recordset(items) i (n integer, record_id text, seq bigint, at timestamptz, seqs bigint[], first_at timestamptz, action text)
-     WHERE run.direction = 'in' OR i.at >= run.since AND i.at < run.until;
+    PERFORM sync._check_caller_reads((SELECT o.name FROM sync.object o WHERE o.id = run.object_id), 'A replay sends what the records were.');
+    IF run.direction = 'in' THEN
+        INSERT INTO sync.replay_item (replay_id, n, record_id, action)
+        SELECT run.id, run.items + row_number() OVER (ORDER BY i.n), i.record_id, i.action
+          FROM jsonb_to_recordset(items) i (n integer, record_id text, action text);
+    ELSE
+        -- The event alone is the caller's word: it says which record it is of, which is then looked at for what stands against it.
+        INSERT INTO sync.replay_item (replay_id, n, record_id, seq, at, seqs, first_at, action)
+        SELECT run.id, run.items + row_number() OVER (ORDER BY i.n), e.record_id, e.seq, e.at, g.seqs, g.first_at, i.action
+          FROM jsonb_to_recordset(items) i (n integer, seq bigint, at timestamptz, action text)
+          JOIN sync.outbox e ON e.seq = i.seq AND e.at = i.at AND e.object_id = run.object_id
+         CROSS JOIN LATERAL (SELECT array_agg(p.seq ORDER BY p.seq DESC) AS seqs, min(p.at) AS first_at FROM sync.outbox p
+                              WHERE p.object_id = run.object_id AND p.record_id = e.record_id AND p.seq <= e.seq AND p.at >= run.since AND p.at < run.until AND p.op <> 'T'
+                                AND (EXISTS (SELECT FROM sync.outcome f WHERE f.route_id = run.route_id AND f.seq = p.seq AND f.final AND f.at >= p.at)
+                                     OR EXISTS (SELECT FROM sync.pending d WHERE d.route_id = run.route_id AND d.seq = p.seq AND d.event_at = p.at))) g
+         WHERE g.seqs[1] = e.seq;
+    END IF;
+    GET DIAGNOSTICS added = ROW_COUNT;
+    IF added <> jsonb_array_length(items) THEN
+        RAISE EXCEPTION 'replay % cannot have events that its route did not handle in its period', run.id
+            USING ERRCODE = 'SE085', HINT = 'Ask for another with sync.replay().';
+    END IF;
     UPDATE sync.replay_run r SET items = run.items + jsonb_array_length(_replay_add.items) WHERE r.id = run.id;
 END
 $$;

@@ -37,7 +37,7 @@ se_may_be_deleted(const SeDelivery *d)
 
 /*
  * A system that does not tell stored answers from others executes nothing while the key lives that
- * the lost server may have used.
+ * the lost server may have used; a key that the lost server had no reason to make is new to it.
  */
 bool
 se_took_back(const SeDelivery *d, const SeReply *reply)
@@ -48,6 +48,8 @@ se_took_back(const SeDelivery *d, const SeReply *reply)
 		return false;
 	if (rules->tells)
 		return !reply->verdict.replayed;
+	if (d->issue > 1)
+		return true;
 	return rules->lifetime_ms != 0 &&
 		   d->claimed_at >=
 			   TimestampTzPlusMilliseconds(se_event_since(&d->event), rules->lifetime_ms);

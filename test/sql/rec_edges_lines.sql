@@ -71,6 +71,16 @@ INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) SELECT
 SELECT applied FROM sync._apply_page(:erp, regexp_replace(:'page', '"i([0-9])"', '"ei\1"', 'g')::jsonb);
 SELECT rec.run(), rec.run(other => 'erp');
 
+-- One that agrees and waits in the inbox as well counts once.
+CREATE VIEW rec.counted AS SELECT DISTINCT ON (t.period, t.currency) t.our_count, t.their_count, t.our_amount, t.their_amount, t.currency FROM sync.reconciliation_total t
+    JOIN sync.reconciliation r ON r.id = t.reconciliation_id WHERE r.source = 'record:billing:invoice' ORDER BY t.period, t.currency, r.id DESC;
+SELECT rec.run();
+SELECT * FROM rec.counted;
+INSERT INTO sync.inbox (system_id, object_id, remote_id, item, reason) SELECT m.system_id, m.object_id, m.remote_id, '{"id": "i1"}', 'a later state was refused' FROM sync.mirror m JOIN sync.system y ON y.id = m.system_id AND y.name = 'billing' WHERE m.remote_id = 'i1';
+SELECT rec.run();
+SELECT * FROM rec.counted;
+DELETE FROM sync.inbox;
+
 -- Written otherwise, in another order: the same.
 SELECT rec.lines('i1', 'SELECT l || ''{"net_amount": "60.0", "quantity": "1.00"}'', -n WHERE n = 1 UNION ALL SELECT l, -n WHERE n > 1');
 SELECT rec.run(), rec.run(other => 'erp');

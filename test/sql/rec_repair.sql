@@ -202,6 +202,11 @@ RESET client_min_messages;
 SELECT pg_temp.broken('orphan', 'customer', NULL, remote => 'r1') AS id \gset
 SET ROLE rec_ops;
 SELECT * FROM sync.repair(:id);
+-- nor by what repair() calls
+SELECT sync._repair_begin(:id, 'unbind', '{}');
+SELECT sync._repair_request(:id, 'unbind', '{}', '{}', 'a way around');
+SELECT sync._repair_plan(:id, 'unbind', '{}');
+SELECT sync._break_subject(:id);
 RESET ROLE;
 GRANT USAGE ON SCHEMA canonical TO rec_ops;
 GRANT SELECT ON canonical.customer TO rec_ops;

@@ -111,6 +111,23 @@ SET ROLE rec_ops;
 SELECT count(*) FROM sync.replay('shop', 'customer', :'began', :'ends');
 SELECT record_id FROM sync.replay('shop', 'customer', :'began', :'ends', 'pg_catalog.current_setting(''role'') = ''rec_ops'' AND id < 3');
 RESET ROLE;
+-- What replay() calls takes an event's word for which record it is of and what goes along, not the caller's; and its route's period.
+SELECT e.seq, e.at, e.record_id FROM sync.outbox e JOIN sync.route r USING (object_id) WHERE r.name = 'customer_to_shop' AND e.at >= :'began' AND e.at < :'ends'
+   AND EXISTS (SELECT FROM sync.outcome f WHERE f.route_id = r.id AND f.seq = e.seq AND f.final) ORDER BY e.seq LIMIT 1 \gset an_
+BEGIN;
+SELECT sync._replay_begin('out', 'shop', 'customer', :'began', :'ends', NULL, 'new', '20/s', 'another record') AS made \gset
+SELECT sync._replay_add(:made, jsonb_build_array(jsonb_build_object('n', 1, 'record_id', 'another', 'seq', :an_seq, 'at', :'an_at', 'seqs', '[1, 2, 3]'::jsonb, 'first_at', '2000-01-01')));
+SELECT i.record_id = :'an_record_id' AS its_own, :an_seq = ANY (i.seqs) AND cardinality(i.seqs) < 3 AS seqs, i.first_at > '2020-01-01' AS first_at FROM sync.replay_item i WHERE i.replay_id = :made;
+SELECT sync._replay_add(:made, jsonb_build_array(jsonb_build_object('n', 2, 'seq', :an_seq, 'at', '2020-01-01')));
+ROLLBACK;
+REVOKE SELECT ON customer FROM rec_ops;
+SET ROLE rec_ops;
+BEGIN;
+SELECT sync._replay_begin('out', 'shop', 'customer', :'began', :'ends', NULL, 'new', '20/s', 'another record') AS made \gset
+SELECT sync._replay_add(:made, jsonb_build_array(jsonb_build_object('n', 1, 'seq', :an_seq, 'at', :'an_at')));
+ROLLBACK;
+RESET ROLE;
+GRANT SELECT ON customer TO rec_ops;
 
 -- Doing it: steps of the job, as the hub makes them.
 CREATE FUNCTION pg_temp.step() RETURNS void LANGUAGE plpgsql AS $$BEGIN UPDATE sync.job SET next_step_at = clock_timestamp() WHERE state IN ('queued', 'running'); PERFORM sync._jobs_step(); END$$;
