@@ -196,13 +196,15 @@ CREATE TABLE sync.break_entry (
     times_seen      integer NOT NULL DEFAULT 1,
     resolved_at     timestamptz,
     resolved_by     name,
-    approval_id     bigint
+    approval_id     bigint,
+    as_of           timestamptz
 );
 CREATE UNIQUE INDEX break_entry_open_key ON sync.break_entry (source, fingerprint) WHERE status <> 'resolved';
 CREATE INDEX break_entry_record_idx ON sync.break_entry (record_id, object) WHERE record_id IS NOT NULL;
 CREATE INDEX break_entry_resolved_idx ON sync.break_entry (resolved_at) WHERE status = 'resolved';
 COMMENT ON TABLE sync.break_entry IS 'Breaks, open and resolved; read through sync.reconciliation_break';
 COMMENT ON COLUMN sync.break_entry.fingerprint IS 'What makes it the same break in the next run: kind, object, record, remote record, field, currency; not its amounts';
+COMMENT ON COLUMN sync.break_entry.as_of IS 'The moment in the past whose comparison found it: no news, and nothing that stands against the present; NULL: the present';
 COMMENT ON COLUMN sync.break_entry.kind IS 'missing_here, missing_there, field_differs, amount_differs, duplicate, orphan, stale, or what a rule calls it';
 COMMENT ON COLUMN sync.break_entry.system IS 'The system that differs; by name, so that it stays after the system is forgotten';
 COMMENT ON COLUMN sync.break_entry.other_system IS 'The system it was compared with; NULL: the hub';

@@ -58,10 +58,10 @@ BEGIN
     WITH made AS (
         INSERT INTO sync.break_entry AS b
                (source, fingerprint, kind, object, record_id, record_number, system, other_system, remote_id, field, ours, theirs, difference,
-                currency, at_risk, entity, period, customer, severity, status, explanation, detail, first_run, last_run)
+                currency, at_risk, entity, period, customer, severity, status, explanation, detail, first_run, last_run, as_of)
         SELECT run.source, f.fingerprint, f.kind, f.object, f.record_id, f.record_number, f.system, f.other_system, f.remote_id, f.field, f.ours,
                f.theirs, f.difference, f.currency, abs(coalesce(f.at_risk, f.difference)), f.entity, f.period, f.customer,
-               coalesce(f.severity, 'error'), CASE f.class WHEN 'explained' THEN 'explained' ELSE 'open' END, f.explanation, f.detail, run.id, run.id
+               coalesce(f.severity, 'error'), CASE f.class WHEN 'explained' THEN 'explained' ELSE 'open' END, f.explanation, f.detail, run.id, run.id, run.as_of
           FROM sync.finding f
          WHERE f.reconciliation_id = run.id AND f.fingerprint IS NOT NULL AND f.class <> 'in_transit'
            AND NOT EXISTS (SELECT FROM sync.break_entry b

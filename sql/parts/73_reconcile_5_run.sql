@@ -224,7 +224,7 @@ BEGIN
                   HINT = 'A member of sync_operator may; mode mirror compares with the last known state.';
     END IF;
     about := CASE WHEN $5 IS NULL THEN format('record:%s:%s', $1, $2) ELSE format('pair:%s:%s:%s', $1, $5, $2) END
-             || CASE WHEN $6 IS NULL THEN '' ELSE format(':%s', $6 AT TIME ZONE 'UTC') END;
+             || coalesce(':' || regexp_replace(to_char($6 AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'), '\.0{6}$', ''), '');
     -- Before the first look: a run that looked earlier must not settle later than one that looked after it.
     PERFORM pg_advisory_xact_lock(hashtext('sync_ext breaks'), hashtext(about));
     INSERT INTO sync.reconciliation AS r (source, kind, system_id, other_system_id, object_id, mode, period, as_of, known_as_of)

@@ -138,9 +138,9 @@ SELECT b.entity, b.severity, b.status, b.currency,
        count(*) FILTER (WHERE b.first_seen <= now() - interval '30 days') AS over_30_days,
        count(*) AS breaks, sum(b.at_risk) AS at_risk, min(b.first_seen) AS oldest
   FROM sync.break_entry b
- WHERE b.status <> 'resolved'
+ WHERE b.status <> 'resolved' AND b.as_of IS NULL
  GROUP BY b.entity, b.severity, b.status, b.currency;
-COMMENT ON VIEW sync.break_aging IS 'Breaks that are not resolved, by age, per entity, severity, status and currency';
+COMMENT ON VIEW sync.break_aging IS 'Breaks of the present that are not resolved, by age, per entity, severity, status and currency';
 COMMENT ON COLUMN sync.break_aging.severity IS 'info, warning or error';
 COMMENT ON COLUMN sync.break_aging.status IS 'open, explained or accepted';
 COMMENT ON COLUMN sync.break_aging.to_1_day IS 'How many were found in the last day';
@@ -156,9 +156,9 @@ SELECT t.day, t.entity, t.currency, t.opened, t.resolved,
        sum(t.opened - t.resolved) OVER w AS open_breaks, sum(t.risk) OVER w AS at_risk
   FROM (SELECT m.day, m.entity, m.currency, count(*) FILTER (WHERE m.sign > 0) AS opened, count(*) FILTER (WHERE m.sign < 0) AS resolved,
                sum(m.sign * coalesce(m.at_risk, 0)) AS risk
-          FROM (SELECT b.first_seen::date AS day, b.entity, b.currency, b.at_risk, 1 AS sign FROM sync.break_entry b
+          FROM (SELECT b.first_seen::date AS day, b.entity, b.currency, b.at_risk, 1 AS sign FROM sync.break_entry b WHERE b.as_of IS NULL
                 UNION ALL
-                SELECT b.resolved_at::date, b.entity, b.currency, b.at_risk, -1 FROM sync.break_entry b WHERE b.status = 'resolved') m
+                SELECT b.resolved_at::date, b.entity, b.currency, b.at_risk, -1 FROM sync.break_entry b WHERE b.status = 'resolved' AND b.as_of IS NULL) m
          GROUP BY m.day, m.entity, m.currency) t
 WINDOW w AS (PARTITION BY t.entity, t.currency ORDER BY t.day);
 COMMENT ON VIEW sync.break_trend IS 'Days on which breaks were found or resolved, and what stood open at the end of each, by entity and currency';

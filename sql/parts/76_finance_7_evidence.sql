@@ -87,7 +87,7 @@ BEGIN
     END IF;
     SELECT count(*) AS n, string_agg(b.id::text, ', ' ORDER BY b.id) FILTER (WHERE b.place <= 10) AS ids INTO said
       FROM (SELECT t.id, row_number() OVER (ORDER BY t.id) AS place FROM sync.break_entry t
-             WHERE t.status = 'open' AND t.severity = 'error' AND (t.entity IS NULL OR t.entity = $2)
+             WHERE t.status = 'open' AND t.severity = 'error' AND t.as_of IS NULL AND (t.entity IS NULL OR t.entity = $2)
                AND (t.period IS NULL OR daterange(t.period, (t.period + interval '1 month')::date) && $1)) b;
     IF said.n > 0 THEN
         RAISE EXCEPTION 'open breaks of severity error stand against certifying: %', said.n

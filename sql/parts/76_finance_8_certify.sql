@@ -184,7 +184,7 @@ BEGIN
                      FROM (SELECT t.id, t.source, t.kind, t.object, t.record_number, t.system, t.field, t.severity, t.status, t.difference, t.currency, t.at_risk,
                                   t.period, t.customer, t.first_seen, t.assignee, t.explanation, t.approval_id
                              FROM sync.break_entry t
-                            WHERE t.status <> 'resolved' AND (t.entity IS NULL OR t.entity = made.entity)
+                            WHERE t.status <> 'resolved' AND t.as_of IS NULL AND (t.entity IS NULL OR t.entity = made.entity)
                               AND (t.period IS NULL OR daterange(t.period, (t.period + interval '1 month')::date) && certified)) b),
         'runs', (SELECT coalesce(jsonb_agg(to_jsonb(r) ORDER BY r.source), '[]')
                    FROM (SELECT DISTINCT ON (t.source) t.source, t.id, t.mode, t.period, t.as_of, t.checked, t.found, t.in_transit, t.explained, t.known_as_of, t.finished_at

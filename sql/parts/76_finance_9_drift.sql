@@ -73,7 +73,7 @@ AS $$
     SELECT b.object, b.record_id, b.record_number, CASE WHEN b.status = 'resolved' THEN 'break opened and resolved' ELSE 'break opened' END,
            coalesce(b.resolved_at, b.first_seen), b.currency, b.at_risk
       FROM sync.break_entry b
-     WHERE b.first_seen >= c.certified_at AND (b.entity IS NULL OR b.entity = c.entity)
+     WHERE b.first_seen >= c.certified_at AND b.as_of IS NULL AND (b.entity IS NULL OR b.entity = c.entity)
        AND CASE WHEN b.period IS NULL THEN b.severity = 'error' ELSE daterange(b.period, (b.period + interval '1 month')::date) && c.period END
     UNION ALL
     SELECT w.object, b.record_id, w.record_number,

@@ -163,6 +163,16 @@ SELECT rec.run('invoice', other => 'erp', as_of => :'good');
 SELECT rec.run('invoice', other => 'erp');
 SELECT rec.run('invoice', system => 'erp', as_of => :'good'), rec.run('invoice', system => 'erp');
 \set VERBOSITY terse
+-- However dates are written, a moment is the same comparison; and what differed then is nothing that stands open now.
+BEGIN;
+UPDATE sync.mirror_history SET fields = fields || '{"total_amount": 999999}' WHERE fields ? 'total_amount';
+SELECT rec.run('invoice', system => 'erp', as_of => :'good') AS found;
+SET LOCAL datestyle = 'German';
+SELECT rec.run('invoice', system => 'erp', as_of => :'good') AS found_again;
+RESET datestyle;
+SELECT count(DISTINCT source) AS sources, count(*) > 0 AS some, bool_and(as_of = :'good') AS of_then FROM sync.break_entry WHERE status <> 'resolved' AND as_of IS NOT NULL;
+SELECT (SELECT coalesce(sum(breaks), 0) FROM sync.break_aging) = (SELECT count(*) FROM sync.break_entry WHERE status <> 'resolved' AND as_of IS NULL) AS aging_leaves_them_out;
+ROLLBACK;
 SELECT sync.reconcile('billing', 'customer', as_of => '2026-01-01 UTC');
 SELECT sync.reconcile('billing', 'invoice', as_of => '2020-01-01 UTC');
 \set VERBOSITY default
