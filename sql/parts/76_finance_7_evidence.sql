@@ -1,6 +1,27 @@
 -- What a certificate rests on: comparisons of the whole period, made after it had ended, with what the
 -- systems are known to have had then.
 
+-- Documents that are in the books of nobody: the certificates of all entities together lack them.
+CREATE FUNCTION sync._of_no_entity(period daterange)
+RETURNS TABLE (object text, n bigint)
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT d.object, d.n
+      FROM jsonb_to_recordset(sync._as_model_owner(sync._model_query($q$
+               SELECT coalesce(jsonb_agg(jsonb_build_object('object', t.object, 'n', t.n)), '[]')
+                 FROM (SELECT 'invoice' AS object, count(*) AS n FROM canonical.invoice i LEFT JOIN canonical.customer c ON c.id = i.customer_id
+                        WHERE coalesce(i.legal_entity_id, c.legal_entity_id) IS NULL AND i.status NOT IN ('draft', 'void')
+                          AND sync._accounting_day(i.posting_date, i.issue_date) <@ ($1[1] ->> 'period')::daterange
+                       UNION ALL
+                       SELECT 'payment', count(*) FROM canonical.payment p LEFT JOIN canonical.customer c ON c.id = p.customer_id
+                        WHERE coalesce(p.legal_entity_id, c.legal_entity_id) IS NULL AND p.status IN ('succeeded', 'disputed')
+                          AND sync._accounting_day(p.posting_date, NULL, NULL, p.settled_at, p.attempted_at, NULL) <@ ($1[1] ->> 'period')::daterange) t $q$),
+               jsonb_build_object('period', format('[%s,%s)', to_char(lower($1), 'YYYY-MM-DD'), to_char(upper($1), 'YYYY-MM-DD'))))) d (object text, n bigint)
+     WHERE d.n > 0
+$$;
+COMMENT ON FUNCTION sync._of_no_entity(daterange) IS 'How many invoices and payments of a period are of no legal entity, not even by their customer';
+
 -- What is missing of it. Each financial object has to be compared with each system that gets or gives it and keeps
 -- this entity's books, and each rule that is on has to be run; of the rest (customers, pairs of systems) it is enough
 -- that the last run, if there was one, did not fail. Of runs that are newer than the end of the period any may show
@@ -34,6 +55,7 @@ AS $$
     proof AS (
         SELECT r.source, max(r.known_as_of) AS known, bool_or(r.mode = 'full') AS listed
           FROM run r, bound b WHERE r.state = 'done' AND r.started_at >= b.ends GROUP BY r.source)
+    SELECT w.source, w.gap FROM (
     SELECT a.source, g.gap
       FROM asked a
      CROSS JOIN bound b
@@ -55,7 +77,9 @@ AS $$
                                                AND coalesce((j.params ->> 'until')::timestamptz >= t.since, true))
                             THEN format('what system "%s" has is read since %s, after the period began', a.system, sync._minute(t.since, $3)) END) g (gap)
      WHERE g.gap IS NOT NULL
-     ORDER BY a.source COLLATE "C"
+    UNION ALL
+    SELECT 'canonical.' || d.object, format('%s of the period of no legal entity: no certificate holds them', d.n) FROM sync._of_no_entity($1) d) w
+     ORDER BY w.source COLLATE "C"
 $$;
 COMMENT ON FUNCTION sync._evidence_gaps(daterange, text, text) IS 'Comparisons and rules that a certificate of a period should rest on and cannot, with the reason';
 
