@@ -9,7 +9,11 @@ CREATE EXTENSION sync_ext;
 \pset null '-'
 SET client_encoding = 'UTF8';
 CREATE SCHEMA rec;
-CREATE COLLATION rec.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+DO $$BEGIN
+    CREATE COLLATION rec.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+EXCEPTION WHEN feature_not_supported THEN -- a server without ICU
+    CREATE COLLATION rec.any_case FROM "C";
+END$$;
 CREATE COLLATION rec.plain (provider = libc, locale = 'POSIX');
 CREATE TABLE rec.pair (region text, code text, name text, PRIMARY KEY (region, code));
 CREATE TABLE rec.mixed (day date, no integer, owner uuid, name text, PRIMARY KEY (day, no, owner));
