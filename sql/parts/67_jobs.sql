@@ -4,7 +4,8 @@
 --
 -- A step is sync._job_<kind>(id bigint) RETURNS interval: how long to wait before the next, '0' for as
 -- soon as may be, NULL when the work is done. It runs with the hub's rights, and takes some tens of
--- milliseconds: all that time nothing is sent.
+-- milliseconds: all that time nothing is sent. So it does not wait for the locks of others: where somebody
+-- holds one, in a transaction that may stay open for hours, it comes again.
 
 CREATE FUNCTION sync._job_start(kind text, system_id integer, object_id integer, params jsonb, reason text DEFAULT NULL, total bigint DEFAULT NULL)
 RETURNS bigint
@@ -43,11 +44,13 @@ $$;
 COMMENT ON FUNCTION sync._job_end(sync.job, text, text) IS 'Ends a job, and says so';
 
 -- One step of the job that is due longest. How many milliseconds until another is due; NULL: none is.
--- A job that fails waits longer each time and stops nobody; after ten failures in a row it has failed.
+-- A job that fails waits longer each time and stops nobody; after ten failures in a row it has failed. To
+-- meet somebody's lock is no failure: it comes again until the lock is gone.
 CREATE FUNCTION sync._jobs_step()
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '100ms'
 AS $$
 DECLARE
     job sync.job;
@@ -67,7 +70,12 @@ BEGIN
             ELSE
                 UPDATE sync.job j SET failures = 0, step_at = clock_timestamp(), next_step_at = clock_timestamp() + wait WHERE j.id = job.id;
             END IF;
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN lock_not_available THEN
+            GET STACKED DIAGNOSTICS said = MESSAGE_TEXT;
+            UPDATE sync.job j
+               SET state = 'running', last_error = said, step_at = clock_timestamp(), next_step_at = clock_timestamp() + interval '5 s'
+             WHERE j.id = job.id;
+        WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS said = MESSAGE_TEXT;
             IF job.failures >= 9 THEN
                 UPDATE sync.job j SET failures = j.failures + 1 WHERE j.id = job.id;

@@ -92,9 +92,9 @@ DECLARE
     healed boolean := false;
     params jsonb;
 BEGIN
-    PERFORM sync._check_backfill(system, object, direction, since, until, filter, rate, reason, cutover_date);
-    -- Two sessions that ask for the same would both find none.
+    -- Before the look for one that is under way: two sessions that ask for the same would both find none.
     PERFORM pg_advisory_xact_lock(hashtextextended(format('sync_ext backfill %s %s %s', system, object, direction), 0));
+    PERFORM sync._check_backfill(system, object, direction, since, until, filter, rate, reason, cutover_date);
     SELECT r.* INTO route FROM sync.route r
      WHERE r.system_id = sync._system_id($1) AND r.object_id = sync._object_id($2) AND r.state <> 'dropped' FOR UPDATE;
     cutover := coalesce(cutover_date, route.cutover_date);

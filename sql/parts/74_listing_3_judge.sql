@@ -207,6 +207,15 @@ BEGIN
         PERFORM sync._listing_phase(job.id, 'waiting', NULL);
         RETURN interval '1 s' * (round + 1);
     END IF;
+    -- Somebody's open transaction may have them, for hours: of another run of the same comparison, or of a certificate.
+    BEGIN
+        LOCK TABLE sync.break_entry IN ROW EXCLUSIVE MODE NOWAIT;
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN '5 s';
+    END;
+    IF NOT (SELECT pg_try_advisory_xact_lock(hashtext('sync_ext breaks'), hashtext(r.source)) FROM sync.reconciliation r WHERE r.job_id = job.id) THEN
+        RETURN '5 s';
+    END IF;
     PERFORM sync._explain_totals(r.id), sync._settle_breaks(r.id) FROM sync.reconciliation r WHERE r.job_id = job.id;
     UPDATE sync.job j
        SET result = j.result || (SELECT jsonb_build_object('checked', r.checked, 'found', r.found, 'opened', r.opened, 'closed', r.closed)

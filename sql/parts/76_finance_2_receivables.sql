@@ -35,12 +35,12 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._mirrored_invoices(text, timestamptz) IS 'What systems that post invoices said of ours at a moment';
 
--- Open invoices at the end of a day, where the legal entity is. An allocation in another currency than
--- the invoice's counts at the rate of its day; without a rate it does not count, so that the claim stays
--- and is seen. A credit note that names its invoice and was applied without an allocation counts from its
+-- Open invoices at the end of a day, where the legal entity is (until); whoever asks, wherever he is, gets the same.
+-- An allocation in another currency than the invoice's counts at the rate of its day there; without a rate it does
+-- not count, so that the claim stays and is seen. A credit note that names its invoice and was applied without an allocation counts from its
 -- day of issue, up to what the invoice leaves open.
 CREATE FUNCTION sync._open_invoices(as_of date)
-RETURNS TABLE (id uuid, number text, entity text, customer_id uuid, currency text, due date, status text, total_amount numeric, settled numeric, open numeric)
+RETURNS TABLE (id uuid, number text, entity text, customer_id uuid, currency text, due date, status text, total_amount numeric, settled numeric, open numeric, until timestamptz)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_nestloop = off
@@ -48,18 +48,19 @@ AS $$
 BEGIN
     RETURN QUERY EXECUTE sync._model_query($q$
         WITH bill AS MATERIALIZED (
-            SELECT i.id, i.number, e.code, i.customer_id, i.currency, coalesce(i.due_date, i.issue_date) AS due, i.status, i.total_amount, u.until
+            SELECT i.id, i.number, e.code, i.customer_id, i.currency, coalesce(i.due_date, i.issue_date) AS due, i.status, i.total_amount, z.zone, u.until
               FROM canonical.invoice i
               JOIN canonical.customer c ON c.id = i.customer_id
               LEFT JOIN canonical.legal_entity e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id)
-             CROSS JOIN LATERAL (SELECT ($1 + 1)::timestamp AT TIME ZONE coalesce(e.timezone, 'UTC')) u (until)
+             CROSS JOIN LATERAL (SELECT coalesce(e.timezone, 'UTC')) z (zone)
+             CROSS JOIN LATERAL (SELECT ($1 + 1)::timestamp AT TIME ZONE z.zone) u (until)
              WHERE i.type = 'standard' AND i.status <> 'draft' AND i.issue_date <= $1
                AND (i.status <> 'void' OR i.voided_at >= u.until)
         ), allocated AS (
             SELECT b.id,
                    sum(a.amount * CASE WHEN p.kind IN ('refund', 'chargeback') THEN -1 ELSE 1 END
                        * CASE WHEN coalesce(p.currency, n.currency) = b.currency THEN 1
-                              ELSE coalesce(sync._rate(coalesce(p.currency, n.currency), b.currency, a.applied_at::date), 0) END) AS amount
+                              ELSE coalesce(sync._rate(coalesce(p.currency, n.currency), b.currency, (a.applied_at AT TIME ZONE b.zone)::date), 0) END) AS amount
               FROM bill b
               JOIN canonical.payment_allocation a ON a.invoice_id = b.id AND a.applied_at < b.until
               LEFT JOIN canonical.payment p ON p.id = a.payment_id
@@ -73,7 +74,7 @@ BEGIN
                AND NOT EXISTS (SELECT FROM canonical.payment_allocation a WHERE a.credit_note_id = n.id)
              GROUP BY b.id
         )
-        SELECT b.id, b.number, b.code, b.customer_id, b.currency::text, b.due, b.status, b.total_amount, s.settled, b.total_amount - s.settled
+        SELECT b.id, b.number, b.code, b.customer_id, b.currency::text, b.due, b.status, b.total_amount, s.settled, b.total_amount - s.settled, b.until
           FROM bill b
           LEFT JOIN allocated l ON l.id = b.id
           LEFT JOIN credited c ON c.id = b.id
@@ -100,14 +101,17 @@ BEGIN
     RETURN QUERY EXECUTE sync._model_query($q$
         WITH bill AS MATERIALIZED (
             SELECT o.*, $1 - o.due AS late, CASE WHEN o.status = 'uncollectible' THEN 0 ELSE o.open END AS live FROM sync._open_invoices($1) o
+        ), cut AS (
+            -- Their history ends where ours does, at the midnight of the entity. All that is still to come is now.
+            SELECT DISTINCT CASE WHEN b.until >= now() THEN 'infinity' ELSE b.until END AS until FROM bill b
         ), erp AS MATERIALIZED (
-            SELECT * FROM sync._mirrored_invoices($2, ($1 + 1)::timestamptz)
+            SELECT c.until, m.* FROM cut c CROSS JOIN LATERAL sync._mirrored_invoices($2, c.until) m
         ), tied AS (
             -- What is not posted over there is no claim of those books. A system that does not tell what is
             -- open is held to its total, less what was settled or written off here; one that tells no amount is unknown.
             SELECT b.*, m.record_id IS NOT NULL AND m.posted AND coalesce(m.amount_due, m.total_amount) IS NULL AS unknown,
                    CASE WHEN m.record_id IS NULL OR m.posted IS NOT TRUE THEN 0 ELSE coalesce(m.amount_due, m.total_amount - b.settled - (b.open - b.live)) END AS theirs
-              FROM bill b LEFT JOIN erp m ON m.record_id = b.id::text
+              FROM bill b LEFT JOIN erp m ON m.record_id = b.id::text AND m.until = CASE WHEN b.until >= now() THEN 'infinity' ELSE b.until END
         )
         SELECT t.entity, c.number, c.name, t.currency,
                coalesce(sum(t.live) FILTER (WHERE t.late <= 0), 0), coalesce(sum(t.live) FILTER (WHERE t.late BETWEEN 1 AND 30), 0),
@@ -181,12 +185,12 @@ BEGIN
     PERFORM sync._check_period(period);
     RETURN QUERY EXECUTE sync._model_query($q$
         WITH out AS MATERIALIZED (
-            SELECT p.*, e.code, canonical.minor_units(p.currency) AS digits FROM canonical.payout p LEFT JOIN canonical.legal_entity e ON e.id = p.legal_entity_id
+            SELECT p.*, e.code, coalesce(e.timezone, 'UTC') AS zone, canonical.minor_units(p.currency) AS digits FROM canonical.payout p LEFT JOIN canonical.legal_entity e ON e.id = p.legal_entity_id
              WHERE p.arrival_date <@ $1
         ), moved AS (
             SELECT o.id, b.kind, b.gross_amount, b.fee_amount, b.net_amount,
                    CASE WHEN b.fx_rate IS NOT NULL AND p.currency <> b.currency
-                        THEN b.gross_amount - coalesce(round(p.amount * sign(b.gross_amount) * sync._rate(p.currency, b.currency, b.occurred_at::date), o.digits), b.gross_amount)
+                        THEN b.gross_amount - coalesce(round(p.amount * sign(b.gross_amount) * sync._rate(p.currency, b.currency, (b.occurred_at AT TIME ZONE o.zone)::date), o.digits), b.gross_amount)
                         ELSE 0 END AS fx
               FROM out o JOIN canonical.balance_transaction b ON b.payout_id = o.id AND b.currency = o.currency
               LEFT JOIN canonical.payment p ON p.id = b.payment_id

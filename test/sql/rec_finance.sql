@@ -234,6 +234,34 @@ UPDATE subscription SET cancel_at = '2099-01-01' WHERE number = 'SF';
 SELECT entity, customer, currency, mrr, mrr_at_risk AS risk, past_due_mrr AS late, canceling_mrr AS canceling, overdue, support_cases AS cases, services_down AS down, reasons FROM sync.churn_exposure;
 SELECT entity, customer, currency, revenue, credited, refunded, fees, contribution, mrr, support_cases AS cases FROM sync.customer_profitability('[2024-02-01,2024-03-01)') ORDER BY 1, 2, 3;
 
+-- Figures are those of the entity's days, in whatever time zone somebody asks: what the ERP said at 06:00 UTC of 1 March came before
+-- midnight in Los Angeles and after it in Berlin and New York, and 22:30 UTC of 2 May is 3 May in Berlin.
+BEGIN;
+INSERT INTO fx_rate (from_currency, to_currency, rate_date, rate, source) VALUES ('USD', 'EUR', '2024-05-02', 0.5, 'ECB'), ('USD', 'EUR', '2024-05-03', 0.4, 'ECB');
+INSERT INTO legal_entity (id, code, name, functional_currency, timezone) VALUES (u('W'), 'W', 'Nordstern West', 'EUR', 'America/Los_Angeles');
+INSERT INTO customer (id, number, name, legal_entity_id) VALUES (u('W'), 'W', 'Customer W', u('W'));
+INSERT INTO invoice (id, customer_id, legal_entity_id, number, status, issue_date, due_date, currency, net_amount, total_amount)
+VALUES (u('W1'), u('W'), u('W'), 'W1', 'open', '2024-02-20', '2024-05-31', 'EUR', 70, 70), (u('D1'), u('C'), u('DE'), 'D1', 'open', '2024-02-20', '2024-05-31', 'EUR', 80, 80);
+INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id)
+SELECT y.id, o.id, i.id::text, 'r' || i.number FROM sync.system y, sync.object o, invoice i WHERE i.number IN ('W1', 'D1') AND o.name = 'invoice';
+INSERT INTO sync.mirror_history (system_id, object_id, remote_id, at, fields)
+SELECT y.id, o.id, r, t, jsonb_build_object('posting_status', 'posted', 'total_amount', 1000, 'amount_due', a)
+  FROM sync.system y, sync.object o, unnest('{rW1,rD1}'::text[]) r, (VALUES ('2024-02-21 10:00+00'::timestamptz, 60), ('2024-03-01 06:00+00', 50)) h (t, a) WHERE o.name = 'invoice';
+INSERT INTO payment (id, customer_id, legal_entity_id, kind, status, amount, currency, settled_at) VALUES (u('PX'), u('C'), u('DE'), 'charge', 'succeeded', 100, 'USD', '2024-05-02 22:30+00');
+INSERT INTO payment_allocation (payment_id, invoice_id, amount, applied_at) VALUES (u('PX'), u('D1'), 100, '2024-05-02 22:30+00');
+INSERT INTO payout (id, legal_entity_id, number, currency, amount, arrival_date, status) VALUES (u('OX'), u('DE'), 'OX', 'EUR', 41, '2024-05-06', 'in_transit');
+INSERT INTO balance_transaction (payout_id, payment_id, kind, gross_amount, fee_amount, net_amount, currency, fx_rate, occurred_at)
+VALUES (u('OX'), u('PX'), 'charge', 41, 0, 41, 'EUR', 0.41, '2024-05-02 22:30+00');
+CREATE VIEW asked AS
+SELECT (SELECT string_agg(concat_ws(' ', a.entity, a.customer, a.total, a.erp_amount), ', ' ORDER BY a.entity, a.customer) FROM sync.ar_aging('2024-02-29', 'erp') a WHERE a.customer IN ('W', 'C') AND a.currency = 'EUR') AS aged,
+       (SELECT a.total FROM sync.ar_aging('2024-05-03') a WHERE a.customer = 'C' AND a.currency = 'EUR') AS open, (SELECT p.gross FROM sync.payout_reconciliation('[2024-05-01,2024-06-01)') p) AS gross;
+SELECT * FROM asked;
+SET TimeZone = 'Pacific/Kiritimati';
+SELECT * FROM asked;
+SET TimeZone = 'America/Los_Angeles';
+SELECT * FROM asked;
+ROLLBACK;
+
 -- Who may ask: an analyst with the rights that the model gives him; nobody else.
 SET client_min_messages = error;
 CREATE ROLE rec_finance_analyst IN ROLE sync_analyst;

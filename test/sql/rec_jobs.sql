@@ -50,6 +50,18 @@ SELECT sync._jobs_step();
 TABLE jobs;
 DELETE FROM sync.job;
 
+-- Somebody's lock is no failure, however often it is met, and a step does not wait for one for long.
+CREATE FUNCTION sync._job_locked(id bigint) RETURNS interval LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'canceling statement due to lock timeout of %', current_setting('lock_timeout') USING ERRCODE = 'lock_not_available';
+END
+$$;
+SELECT sync._job_start('locked', NULL, NULL, '{}', 'to see') AS job \gset
+SELECT count(sync._jobs_step()), count(due_now()) FROM generate_series(1, 11);
+SELECT sync._jobs_step() BETWEEN 4000 AND 5000 AS later;
+SELECT state, failures, last_error, finished_at IS NOT NULL AS finished FROM sync.job;
+DELETE FROM sync.job;
+
 -- After ten failures in a row it is given up, and can be taken up again.
 SELECT sync._job_start('count', NULL, NULL, '{"fail": 12}', 'to see', 3) AS job \gset
 SELECT count(sync._jobs_step()), count(due_now()) FROM generate_series(1, 11);
