@@ -81,6 +81,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._schedule_target(jsonb) IS 'Months of a line''s term and what each takes of its amount';
 
+-- What is shown of a line before it is changed or dropped, and must hold of it when that is done.
+CREATE FUNCTION sync._line_was(line jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_build_object('period', line -> 'period', 'amount', line -> 'amount', 'status', line -> 'status', 'gl_entry_id', line -> 'gl_entry_id')
+$$;
+COMMENT ON FUNCTION sync._line_was(jsonb) IS 'What a plan saw of a schedule''s line';
+
 -- What stays recognized, by what is changed for it: a line that a journal bears out is what the journal says, one
 -- that none bears out is planned again.
 CREATE FUNCTION sync._recognized_lines(s sync._break_subject, f jsonb, target jsonb, OUT kept numeric, OUT months text[], OUT change jsonb, OUT again jsonb)
@@ -106,7 +116,7 @@ BEGIN
             PERFORM sync._no_repair(s.break_id, format('Journal %s has recognized %s too early.', coalesce(line ->> 'journal', line ->> 'gl_entry_id'), line ->> 'period'),
                                     'Have the journal reversed first; then the month is planned again.');
         ELSIF NOT (f ->> 'void')::boolean AND shift <> 0 AND sign(shift) = sign(slack) AND abs(slack) >= abs(shift) THEN
-            change := change || jsonb_build_object('id', line -> 'id', 'was', line -> 'amount', 'amount', (line ->> 'amount')::numeric + shift, 'status', line -> 'status',
+            change := change || jsonb_build_object('id', line -> 'id', 'was', sync._line_was(line), 'amount', (line ->> 'amount')::numeric + shift, 'status', line -> 'status',
                                                    'gl_entry_id', line -> 'gl_entry_id', 'recognized_at', line -> 'recognized_at');
             kept := kept + shift;
         END IF;
@@ -174,7 +184,7 @@ BEGIN
         sync._act('rewrite', NULL, format('line %s: nothing is earned of a voided invoice', f ->> 'line_no'), jsonb_build_object('books', true, 'id', f -> 'schedule',
             'was', jsonb_build_object('total_amount', f -> 'planned_total', 'status', f -> 'state'), 'set', '{"total_amount": 0, "status": "canceled"}'::jsonb, 'change', '[]'::jsonb,
             'add', jsonb_build_array(jsonb_build_object('period', date_trunc('month', day::timestamp)::date, 'amount', -recognized, 'status', 'recognized', 'gl_entry_id', journal)),
-            'drop', (SELECT coalesce(jsonb_agg(l.value -> 'id'), '[]') FROM jsonb_array_elements(f -> 'lines') l WHERE l.value ->> 'status' = 'planned'))));
+            'drop', (SELECT coalesce(jsonb_agg(jsonb_build_object('id', l.value -> 'id', 'was', sync._line_was(l.value))), '[]') FROM jsonb_array_elements(f -> 'lines') l WHERE l.value ->> 'status' = 'planned'))));
 END
 $$;
 COMMENT ON FUNCTION sync._plan_void_schedule(sync._break_subject, jsonb, date) IS 'Acts that end the schedule of a voided invoice''s line';
@@ -200,9 +210,9 @@ BEGIN
     state := CASE WHEN planned = '{}' THEN 'completed' WHEN f ->> 'state' = 'completed' OR f -> 'schedule' = 'null' THEN 'active' ELSE f ->> 'state' END;
     FOR line IN SELECT l.value FROM jsonb_array_elements((SELECT coalesce(jsonb_agg(p.value), '[]') FROM jsonb_array_elements(f -> 'lines') p WHERE p.value ->> 'status' = 'planned') || r.again) l LOOP
         IF NOT planned ? (line ->> 'period') THEN
-            gone := gone || (line -> 'id');
+            gone := gone || jsonb_build_object('id', line -> 'id', 'was', sync._line_was(line));
         ELSIF (planned ->> (line ->> 'period'))::numeric <> (line ->> 'amount')::numeric OR line ->> 'status' <> 'planned' THEN
-            change := change || jsonb_build_object('id', line -> 'id', 'was', line -> 'amount', 'amount', planned -> (line ->> 'period'), 'status', 'planned', 'gl_entry_id', NULL, 'recognized_at', NULL);
+            change := change || jsonb_build_object('id', line -> 'id', 'was', sync._line_was(line), 'amount', planned -> (line ->> 'period'), 'status', 'planned', 'gl_entry_id', NULL, 'recognized_at', NULL);
         END IF;
         planned := planned - (line ->> 'period');
     END LOOP;
@@ -320,7 +330,22 @@ COMMENT ON FUNCTION sync._plan_restored(sync._break_subject) IS 'The act that pu
 
 -- ---- done ----
 
--- One statement: the lines sum to the schedule's total when it ends.
+-- Who recognizes revenue, or makes schedules, and who plans them anew come one after the other: between a plan and
+-- its writing no month becomes a journal. Both standards, for a break may be about both; always in this order.
+CREATE FUNCTION sync._lock_schedules()
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext('ASC606'));
+    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext('IFRS15'));
+END
+$$;
+COMMENT ON FUNCTION sync._lock_schedules() IS 'Keeps others from recognizing revenue, or making schedules, until the transaction ends';
+
+-- What is no longer what the plan saw stays: others may write schedules without that lock. Locked first and looked at
+-- then; and written by one statement, for the lines sum to the schedule's total when it ends.
 CREATE FUNCTION sync._rewrite_schedule(s sync._break_subject, act jsonb)
 RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -329,6 +354,19 @@ AS $$
 BEGIN
     PERFORM sync._fire_deferred();
     IF sync._canonical_facts($q$
+        WITH h AS (
+            SELECT t.id FROM canonical.revenue_schedule t
+             WHERE t.id = ($1 ->> 'id')::uuid AND t.total_amount = ($1 #>> '{was,total_amount}')::numeric AND t.status = $1 #>> '{was,status}' FOR UPDATE
+        ), l AS (
+            SELECT l.id FROM canonical.revenue_schedule_line l JOIN jsonb_to_recordset(($1 -> 'change') || ($1 -> 'drop')) n (id uuid, was jsonb) ON n.id = l.id
+             WHERE l.schedule_id = ($1 ->> 'id')::uuid AND l.period = (n.was ->> 'period')::date AND l.amount = (n.was ->> 'amount')::numeric AND l.status = n.was ->> 'status'
+               AND l.gl_entry_id IS NOT DISTINCT FROM (n.was ->> 'gl_entry_id')::uuid FOR UPDATE OF l
+        )
+        SELECT to_jsonb(ARRAY[(SELECT count(*) FROM h), (SELECT count(*) FROM l)]) $q$, act, 'revenue_schedule')
+       <> jsonb_build_array(1, jsonb_array_length(act -> 'change') + jsonb_array_length(act -> 'drop')) THEN
+        PERFORM sync._no_repair(s.break_id, 'The schedule, or a line of it, is no longer what it was.', 'Somebody else has changed it meanwhile: look at sync.repair() again, with dry_run.');
+    END IF;
+    PERFORM sync._canonical_facts($q$
         WITH h AS (
             UPDATE canonical.revenue_schedule t SET total_amount = ($1 #>> '{set,total_amount}')::numeric, status = $1 #>> '{set,status}' WHERE t.id = ($1 ->> 'id')::uuid RETURNING t.id
         ), c AS (
@@ -339,11 +377,9 @@ BEGIN
             SELECT h.id, n.period, n.amount, n.status, n.gl_entry_id, coalesce(n.recognized_at, CASE n.status WHEN 'recognized' THEN now() END)
               FROM h CROSS JOIN jsonb_to_recordset($1 -> 'add') n (period date, amount numeric, status text, gl_entry_id uuid, recognized_at timestamptz)
         ), d AS (
-            DELETE FROM canonical.revenue_schedule_line l WHERE l.schedule_id = ($1 ->> 'id')::uuid AND $1 -> 'drop' ? l.id::text
+            DELETE FROM canonical.revenue_schedule_line l USING jsonb_to_recordset($1 -> 'drop') n (id uuid) WHERE l.id = n.id
         )
-        SELECT to_jsonb(h.id) FROM h $q$, act, 'revenue_schedule') IS NULL THEN
-        PERFORM sync._no_repair(s.break_id, 'The schedule is gone.', 'Run the rule again.');
-    END IF;
+        SELECT to_jsonb(h.id) FROM h $q$, act, 'revenue_schedule');
 END
 $$;
-COMMENT ON FUNCTION sync._rewrite_schedule(sync._break_subject, jsonb) IS 'Changes a revenue schedule and its lines, as their owner';
+COMMENT ON FUNCTION sync._rewrite_schedule(sync._break_subject, jsonb) IS 'Changes a revenue schedule and its lines, as their owner, unless somebody else has meanwhile';
