@@ -235,6 +235,9 @@ DECLARE
 BEGIN
     -- Two people at one break take turns, and the second sees what the first did.
     PERFORM FROM sync.break_entry b WHERE b.id = (args ->> 'break')::bigint FOR UPDATE;
+    IF args ->> 'remedy' = 'reschedule' THEN
+        PERFORM sync._lock_schedules();
+    END IF;
     s := sync._break_subject((args ->> 'break')::bigint, coalesce(args -> 'options', '{}'));
     plan := sync._repair_plan(s.break_id, args ->> 'remedy', coalesce(args -> 'options', '{}'));
     IF plan -> 'acts' IS DISTINCT FROM args -> 'acts' THEN

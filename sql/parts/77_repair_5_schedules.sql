@@ -57,7 +57,7 @@ AS $facts$
                    'used', (SELECT coalesce(jsonb_agg(jsonb_build_object('period', u.period, 'rated', u.rated)), '[]')
                               FROM (SELECT date_trunc('month', x.occurred_at AT TIME ZONE p.timezone)::date AS period, sum(x.rated_amount) AS rated
                                       FROM canonical.usage_record x WHERE p.usage AND x.invoice_line_id = p.line AND x.rated_amount IS NOT NULL GROUP BY 1) u))
-                   ORDER BY p.line_no, p.standard)
+                   ORDER BY p.line_no, p.standard DESC) -- what reports follow has the journals first
           FROM plan p $q$, jsonb_build_object(object, id, 'standard', standard))
 $facts$;
 COMMENT ON FUNCTION sync._schedule_facts(text, text, text) IS 'What is known of the revenue schedules that a break is about';
@@ -81,16 +81,39 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._schedule_target(jsonb) IS 'Months of a line''s term and what each takes of its amount';
 
+-- What is shown of a line before it is changed or dropped, and must hold of it when that is done.
+CREATE FUNCTION sync._line_was(line jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_build_object('period', line -> 'period', 'amount', line -> 'amount', 'status', line -> 'status', 'gl_entry_id', line -> 'gl_entry_id')
+$$;
+COMMENT ON FUNCTION sync._line_was(jsonb) IS 'What a plan saw of a schedule''s line';
+
+-- What journals have recognized beyond what schedules say, by journal: each has it once, whichever lines ask for it.
+CREATE FUNCTION sync._journal_slack(facts jsonb)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(jsonb_object_agg(j.journal, j.slack), '{}')
+      FROM jsonb_array_elements(facts) f
+     CROSS JOIN LATERAL (SELECT e.value ->> 'id', e.value -> 'slack' FROM jsonb_array_elements(f.value -> 'journals') e
+                         UNION ALL SELECT e.value ->> 'gl_entry_id', e.value -> 'slack' FROM jsonb_array_elements(f.value -> 'lines') e WHERE e.value ->> 'slack' IS NOT NULL) j (journal, slack)
+$$;
+COMMENT ON FUNCTION sync._journal_slack(jsonb) IS 'What each journal has recognized that no schedule says';
+
 -- What stays recognized, by what is changed for it: a line that a journal bears out is what the journal says, one
 -- that none bears out is planned again.
-CREATE FUNCTION sync._recognized_lines(s sync._break_subject, f jsonb, target jsonb, OUT kept numeric, OUT months text[], OUT change jsonb, OUT again jsonb)
+CREATE FUNCTION sync._recognized_lines(s sync._break_subject, f jsonb, target jsonb, INOUT slack jsonb, OUT kept numeric, OUT months text[], OUT change jsonb, OUT again jsonb)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     line jsonb;
     shift numeric;
-    slack numeric;
+    unsaid numeric;
 BEGIN
     kept := 0;
     months := '{}';
@@ -98,15 +121,16 @@ BEGIN
     again := '[]';
     FOR line IN SELECT l.value FROM jsonb_array_elements(f -> 'lines') l WHERE l.value ->> 'status' <> 'planned' LOOP
         shift := coalesce((target ->> (line ->> 'period'))::numeric, 0) - (line ->> 'amount')::numeric;
-        slack := (line ->> 'slack')::numeric;
+        unsaid := (slack ->> (line ->> 'gl_entry_id'))::numeric;
         IF line ->> 'status' = 'recognized' AND NOT (line ->> 'posted')::boolean AND ((f ->> 'keeps_journals')::boolean OR (line ->> 'early')::boolean) THEN
             again := again || line;
             CONTINUE;
         ELSIF line ->> 'status' = 'recognized' AND (line ->> 'early')::boolean THEN
             PERFORM sync._no_repair(s.break_id, format('Journal %s has recognized %s too early.', coalesce(line ->> 'journal', line ->> 'gl_entry_id'), line ->> 'period'),
                                     'Have the journal reversed first; then the month is planned again.');
-        ELSIF NOT (f ->> 'void')::boolean AND shift <> 0 AND sign(shift) = sign(slack) AND abs(slack) >= abs(shift) THEN
-            change := change || jsonb_build_object('id', line -> 'id', 'was', line -> 'amount', 'amount', (line ->> 'amount')::numeric + shift, 'status', line -> 'status',
+        ELSIF NOT (f ->> 'void')::boolean AND shift <> 0 AND sign(shift) = sign(unsaid) AND abs(unsaid) >= abs(shift) THEN
+            slack := slack || jsonb_build_object(line ->> 'gl_entry_id', unsaid - shift);
+            change := change || jsonb_build_object('id', line -> 'id', 'was', sync._line_was(line), 'amount', (line ->> 'amount')::numeric + shift, 'status', line -> 'status',
                                                    'gl_entry_id', line -> 'gl_entry_id', 'recognized_at', line -> 'recognized_at');
             kept := kept + shift;
         END IF;
@@ -115,10 +139,10 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync._recognized_lines(sync._break_subject, jsonb, jsonb) IS 'What of a schedule stays recognized, and what is changed for that';
+COMMENT ON FUNCTION sync._recognized_lines(sync._break_subject, jsonb, jsonb, jsonb) IS 'What of a schedule stays recognized, what is changed for that, and what slack of journals it leaves';
 
--- Months of which a journal has recognized what no line says.
-CREATE FUNCTION sync._found_in_journals(f jsonb, target jsonb, months text[])
+-- Months of which a journal has recognized what no line says: a journal for each, of that month.
+CREATE FUNCTION sync._found_in_journals(f jsonb, target jsonb, months text[], slack jsonb)
 RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -126,12 +150,12 @@ AS $$
     SELECT coalesce(jsonb_agg(jsonb_build_object('period', t.key, 'amount', t.value, 'status', 'recognized', 'gl_entry_id', j.journal -> 'id', 'recognized_at', j.journal -> 'posted_at')
                               ORDER BY t.key), '[]')
       FROM jsonb_each(target) t
-     CROSS JOIN LATERAL (SELECT e.value AS journal FROM jsonb_array_elements(f -> 'journals') WITH ORDINALITY e (value, n)
-                          WHERE e.value ->> 'period' = t.key AND sign((e.value ->> 'slack')::numeric) = sign(t.value::numeric) AND abs((e.value ->> 'slack')::numeric) >= abs(t.value::numeric)
+     CROSS JOIN LATERAL (SELECT e.value AS journal FROM jsonb_array_elements(f -> 'journals') WITH ORDINALITY e (value, n) CROSS JOIN LATERAL (SELECT (slack ->> (e.value ->> 'id'))::numeric) u (unsaid)
+                          WHERE e.value ->> 'period' = t.key AND sign(u.unsaid) = sign(t.value::numeric) AND abs(u.unsaid) >= abs(t.value::numeric)
                           ORDER BY e.n LIMIT 1) j
      WHERE t.key <> ALL (months) AND NOT EXISTS (SELECT FROM jsonb_array_elements(f -> 'lines') l WHERE l.value ->> 'period' = t.key)
 $$;
-COMMENT ON FUNCTION sync._found_in_journals(jsonb, jsonb, text[]) IS 'Lines of a schedule that posted journals show to have been recognized';
+COMMENT ON FUNCTION sync._found_in_journals(jsonb, jsonb, text[], jsonb) IS 'Lines of a schedule that posted journals show to have been recognized';
 
 -- What is still to be recognized, by month: the shares of months that are open, and in the first open one what is left.
 CREATE FUNCTION sync._planned_months(f jsonb, target jsonb, months text[], rest numeric, open_month text)
@@ -174,20 +198,19 @@ BEGIN
         sync._act('rewrite', NULL, format('line %s: nothing is earned of a voided invoice', f ->> 'line_no'), jsonb_build_object('books', true, 'id', f -> 'schedule',
             'was', jsonb_build_object('total_amount', f -> 'planned_total', 'status', f -> 'state'), 'set', '{"total_amount": 0, "status": "canceled"}'::jsonb, 'change', '[]'::jsonb,
             'add', jsonb_build_array(jsonb_build_object('period', date_trunc('month', day::timestamp)::date, 'amount', -recognized, 'status', 'recognized', 'gl_entry_id', journal)),
-            'drop', (SELECT coalesce(jsonb_agg(l.value -> 'id'), '[]') FROM jsonb_array_elements(f -> 'lines') l WHERE l.value ->> 'status' = 'planned'))));
+            'drop', (SELECT coalesce(jsonb_agg(jsonb_build_object('id', l.value -> 'id', 'was', sync._line_was(l.value))), '[]') FROM jsonb_array_elements(f -> 'lines') l WHERE l.value ->> 'status' = 'planned'))));
 END
 $$;
 COMMENT ON FUNCTION sync._plan_void_schedule(sync._break_subject, jsonb, date) IS 'Acts that end the schedule of a voided invoice''s line';
 
-CREATE FUNCTION sync._plan_schedule(s sync._break_subject, f jsonb, day date)
-RETURNS jsonb
+CREATE FUNCTION sync._plan_schedule(s sync._break_subject, f jsonb, day date, INOUT slack jsonb, OUT acts jsonb)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     target constant jsonb := (SELECT coalesce(jsonb_object_agg(to_char(t.period, 'YYYY-MM-DD'), t.amount), '{}') FROM sync._schedule_target(f) t WHERE t.amount <> 0);
-    r record := sync._recognized_lines(s, f, target);
-    found_lines jsonb := sync._found_in_journals(f, target, r.months);
+    r record := sync._recognized_lines(s, f, target, slack);
+    found_lines jsonb := sync._found_in_journals(f, target, r.months, r.slack);
     months text[] := r.months || ARRAY(SELECT l.value ->> 'period' FROM jsonb_array_elements(found_lines) l);
     planned jsonb;
     line jsonb;
@@ -195,34 +218,36 @@ DECLARE
     gone jsonb := '[]';
     state text;
 BEGIN
+    slack := r.slack || (SELECT coalesce(jsonb_object_agg(l.value ->> 'gl_entry_id', (r.slack ->> (l.value ->> 'gl_entry_id'))::numeric - (l.value ->> 'amount')::numeric), '{}')
+                           FROM jsonb_array_elements(found_lines) l);
     planned := sync._planned_months(f, target, months, (f ->> 'total')::numeric - r.kept - (SELECT coalesce(sum((l.value ->> 'amount')::numeric), 0) FROM jsonb_array_elements(found_lines) l),
                                     to_char(day, 'YYYY-MM-01'));
     state := CASE WHEN planned = '{}' THEN 'completed' WHEN f ->> 'state' = 'completed' OR f -> 'schedule' = 'null' THEN 'active' ELSE f ->> 'state' END;
     FOR line IN SELECT l.value FROM jsonb_array_elements((SELECT coalesce(jsonb_agg(p.value), '[]') FROM jsonb_array_elements(f -> 'lines') p WHERE p.value ->> 'status' = 'planned') || r.again) l LOOP
         IF NOT planned ? (line ->> 'period') THEN
-            gone := gone || (line -> 'id');
+            gone := gone || jsonb_build_object('id', line -> 'id', 'was', sync._line_was(line));
         ELSIF (planned ->> (line ->> 'period'))::numeric <> (line ->> 'amount')::numeric OR line ->> 'status' <> 'planned' THEN
-            change := change || jsonb_build_object('id', line -> 'id', 'was', line -> 'amount', 'amount', planned -> (line ->> 'period'), 'status', 'planned', 'gl_entry_id', NULL, 'recognized_at', NULL);
+            change := change || jsonb_build_object('id', line -> 'id', 'was', sync._line_was(line), 'amount', planned -> (line ->> 'period'), 'status', 'planned', 'gl_entry_id', NULL, 'recognized_at', NULL);
         END IF;
         planned := planned - (line ->> 'period');
     END LOOP;
     found_lines := found_lines || (SELECT coalesce(jsonb_agg(jsonb_build_object('period', p.key, 'amount', p.value, 'status', 'planned') ORDER BY p.key), '[]') FROM jsonb_each(planned) p);
+    acts := '[]';
     IF f -> 'schedule' = 'null' THEN
-        RETURN jsonb_build_array(sync._act('insert', NULL, format('line %s: a schedule over %s %s', f ->> 'line_no', f ->> 'total', f ->> 'currency'), jsonb_build_object(
+        acts := jsonb_build_array(sync._act('insert', NULL, format('line %s: a schedule over %s %s', f ->> 'line_no', f ->> 'total', f ->> 'currency'), jsonb_build_object(
             'books', true, 'object', 'revenue_schedule',
             'row', jsonb_strip_nulls(jsonb_build_object('invoice_line_id', f -> 'line', 'contract_id', f -> 'contract_id', 'legal_entity_id', f -> 'entity', 'currency', f -> 'currency',
                        'method', CASE WHEN (f ->> 'usage')::boolean THEN 'usage' WHEN f -> 'first' = f -> 'last' THEN 'point_in_time' ELSE 'straight_line' END, 'total_amount', f -> 'total',
                        'start_date', f -> 'first', 'end_date', f -> 'last', 'standard', f -> 'standard', 'status', state)),
             'lines', found_lines)));
-    ELSIF change = '[]' AND gone = '[]' AND found_lines = '[]' AND f -> 'planned_total' = f -> 'total' THEN
-        RETURN '[]';
+    ELSIF change <> '[]' OR gone <> '[]' OR found_lines <> '[]' OR f -> 'planned_total' <> f -> 'total' THEN
+        acts := jsonb_build_array(sync._act('rewrite', NULL, format('line %s: its schedule is that of %s %s', f ->> 'line_no', f ->> 'total', f ->> 'currency'), jsonb_build_object('books', true,
+            'id', f -> 'schedule', 'was', jsonb_build_object('total_amount', f -> 'planned_total', 'status', f -> 'state'),
+            'set', jsonb_build_object('total_amount', f -> 'total', 'status', state), 'change', change, 'add', found_lines, 'drop', gone)));
     END IF;
-    RETURN jsonb_build_array(sync._act('rewrite', NULL, format('line %s: its schedule is that of %s %s', f ->> 'line_no', f ->> 'total', f ->> 'currency'), jsonb_build_object('books', true,
-        'id', f -> 'schedule', 'was', jsonb_build_object('total_amount', f -> 'planned_total', 'status', f -> 'state'),
-        'set', jsonb_build_object('total_amount', f -> 'total', 'status', state), 'change', change, 'add', found_lines, 'drop', gone)));
 END
 $$;
-COMMENT ON FUNCTION sync._plan_schedule(sync._break_subject, jsonb, date) IS 'Acts that make a schedule what its invoice line says';
+COMMENT ON FUNCTION sync._plan_schedule(sync._break_subject, jsonb, date, jsonb) IS 'Acts that make a schedule what its invoice line says, and what slack of journals they leave';
 
 -- The journals that booked a voided invoice are reversed with it, on the day of the repair.
 CREATE FUNCTION sync._plan_reversals(s sync._break_subject, invoice text, day date)
@@ -263,6 +288,8 @@ DECLARE
     facts jsonb;
     f jsonb;
     day date;
+    slack jsonb;
+    made jsonb;
     acts jsonb := '[]';
 BEGIN
     IF s.object NOT IN ('invoice', 'invoice_line', 'revenue_schedule') THEN
@@ -272,8 +299,14 @@ BEGIN
     END IF;
     facts := coalesce(sync._schedule_facts(s.object, s.record_id, coalesce(options ->> 'standard', 'IFRS15')), '[]');
     day := sync._document_day(s, facts -> 0 ->> 'entity', options ->> 'day');
-    FOR f IN SELECT e.value FROM jsonb_array_elements(facts) e LOOP
-        acts := acts || CASE WHEN (f ->> 'void')::boolean THEN sync._plan_void_schedule(s, f, day) ELSE sync._plan_schedule(s, f, day) END;
+    slack := sync._journal_slack(facts);
+    FOR f IN SELECT e.value FROM jsonb_array_elements(facts) WITH ORDINALITY e (value, n) ORDER BY e.n LOOP
+        IF (f ->> 'void')::boolean THEN
+            made := sync._plan_void_schedule(s, f, day);
+        ELSE
+            SELECT p.slack, p.acts INTO slack, made FROM sync._plan_schedule(s, f, day, slack) p;
+        END IF;
+        acts := acts || made;
     END LOOP;
     IF (facts -> 0 ->> 'void')::boolean THEN
         acts := acts || sync._plan_reversals(s, facts -> 0 ->> 'invoice', day);
@@ -320,7 +353,22 @@ COMMENT ON FUNCTION sync._plan_restored(sync._break_subject) IS 'The act that pu
 
 -- ---- done ----
 
--- One statement: the lines sum to the schedule's total when it ends.
+-- Who recognizes revenue, or makes schedules, and who plans them anew come one after the other: between a plan and
+-- its writing no month becomes a journal. Both standards, for a break may be about both; always in this order.
+CREATE FUNCTION sync._lock_schedules()
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext('ASC606'));
+    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext('IFRS15'));
+END
+$$;
+COMMENT ON FUNCTION sync._lock_schedules() IS 'Keeps others from recognizing revenue, or making schedules, until the transaction ends';
+
+-- What is no longer what the plan saw stays: others may write schedules without that lock. Locked first and looked at
+-- then; and written by one statement, for the lines sum to the schedule's total when it ends.
 CREATE FUNCTION sync._rewrite_schedule(s sync._break_subject, act jsonb)
 RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -329,6 +377,19 @@ AS $$
 BEGIN
     PERFORM sync._fire_deferred();
     IF sync._canonical_facts($q$
+        WITH h AS (
+            SELECT t.id FROM canonical.revenue_schedule t
+             WHERE t.id = ($1 ->> 'id')::uuid AND t.total_amount = ($1 #>> '{was,total_amount}')::numeric AND t.status = $1 #>> '{was,status}' FOR UPDATE
+        ), l AS (
+            SELECT l.id FROM canonical.revenue_schedule_line l JOIN jsonb_to_recordset(($1 -> 'change') || ($1 -> 'drop')) n (id uuid, was jsonb) ON n.id = l.id
+             WHERE l.schedule_id = ($1 ->> 'id')::uuid AND l.period = (n.was ->> 'period')::date AND l.amount = (n.was ->> 'amount')::numeric AND l.status = n.was ->> 'status'
+               AND l.gl_entry_id IS NOT DISTINCT FROM (n.was ->> 'gl_entry_id')::uuid FOR UPDATE OF l
+        )
+        SELECT to_jsonb(ARRAY[(SELECT count(*) FROM h), (SELECT count(*) FROM l)]) $q$, act, 'revenue_schedule')
+       <> jsonb_build_array(1, jsonb_array_length(act -> 'change') + jsonb_array_length(act -> 'drop')) THEN
+        PERFORM sync._no_repair(s.break_id, 'The schedule, or a line of it, is no longer what it was.', 'Somebody else has changed it meanwhile: look at sync.repair() again, with dry_run.');
+    END IF;
+    PERFORM sync._canonical_facts($q$
         WITH h AS (
             UPDATE canonical.revenue_schedule t SET total_amount = ($1 #>> '{set,total_amount}')::numeric, status = $1 #>> '{set,status}' WHERE t.id = ($1 ->> 'id')::uuid RETURNING t.id
         ), c AS (
@@ -339,11 +400,9 @@ BEGIN
             SELECT h.id, n.period, n.amount, n.status, n.gl_entry_id, coalesce(n.recognized_at, CASE n.status WHEN 'recognized' THEN now() END)
               FROM h CROSS JOIN jsonb_to_recordset($1 -> 'add') n (period date, amount numeric, status text, gl_entry_id uuid, recognized_at timestamptz)
         ), d AS (
-            DELETE FROM canonical.revenue_schedule_line l WHERE l.schedule_id = ($1 ->> 'id')::uuid AND $1 -> 'drop' ? l.id::text
+            DELETE FROM canonical.revenue_schedule_line l USING jsonb_to_recordset($1 -> 'drop') n (id uuid) WHERE l.id = n.id
         )
-        SELECT to_jsonb(h.id) FROM h $q$, act, 'revenue_schedule') IS NULL THEN
-        PERFORM sync._no_repair(s.break_id, 'The schedule is gone.', 'Run the rule again.');
-    END IF;
+        SELECT to_jsonb(h.id) FROM h $q$, act, 'revenue_schedule');
 END
 $$;
-COMMENT ON FUNCTION sync._rewrite_schedule(sync._break_subject, jsonb) IS 'Changes a revenue schedule and its lines, as their owner';
+COMMENT ON FUNCTION sync._rewrite_schedule(sync._break_subject, jsonb) IS 'Changes a revenue schedule and its lines, as their owner, unless somebody else has meanwhile';
