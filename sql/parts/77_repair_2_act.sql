@@ -239,6 +239,10 @@ BEGIN
         PERFORM sync._lock_schedules();
     END IF;
     s := sync._break_subject((args ->> 'break')::bigint, coalesce(args -> 'options', '{}'));
+    -- So do two who credit one invoice for two breaks: the second counts what the first has credited.
+    IF args ->> 'remedy' = 'credit_note' THEN
+        PERFORM pg_advisory_xact_lock(hashtext('sync_ext credit_note'), hashtext(concat_ws(' ', s.object, s.record_id)));
+    END IF;
     plan := sync._repair_plan(s.break_id, args ->> 'remedy', coalesce(args -> 'options', '{}'));
     IF plan -> 'acts' IS DISTINCT FROM args -> 'acts' THEN
         RAISE EXCEPTION 'what would repair break % is no longer what was shown', s.break_id
@@ -280,6 +284,7 @@ AS $$
 DECLARE
     s sync._break_subject := sync._break_subject(break_id, options);
     call jsonb;
+    shown record;
     waits_for bigint;
 BEGIN
     PERFORM sync._check_caller_reads(s.object, 'A repair shows what it would send.');
@@ -290,7 +295,8 @@ BEGIN
     call := jsonb_build_object('break', s.break_id, 'remedy', remedy, 'options', options, 'acts', plan -> 'acts', 'reason', reason,
                                'binds', plan -> 'acts' @> '[{"act": "bind"}]' OR plan -> 'acts' @> '[{"act": "unbind"}]', 'makes', plan -> 'acts' @> '[{"books": true}]',
                                'removes', remedy = 'delete_there', 'calls', remedy = 'call_there');
-    waits_for := sync._approval('repair', s.object, s.record_id, abs(s.difference), s.currency, call, reason);
+    shown := sync._amount_made(plan -> 'acts', s.difference, s.currency);
+    waits_for := sync._approval('repair', s.object, s.record_id, shown.amount, shown.currency, call, reason);
     IF waits_for IS NULL THEN
         PERFORM sync._approved_repair(call, NULL);
     END IF;

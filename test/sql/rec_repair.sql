@@ -162,7 +162,7 @@ SELECT action, detail FROM sync.repair(:id, remedy => 'push_again');
 UPDATE sync.mirror SET fields = '{"total_amount": 90, "posting_status": "reversed"}' WHERE remote_id = 'in_5';
 SELECT * FROM sync.repair(:id, remedy => 'push_again');
 -- … on a later day, where the numbers of the old one's have gone on.
-SELECT step, action, system, request, detail FROM sync.repair(:id, remedy => 'push_again', options => '{"day": "2026-10-31"}');
+SELECT step, action, system, request, detail FROM sync.repair(:id, remedy => 'push_again', options => '{"day": "2025-10-31"}');
 DELETE FROM sync.mirror WHERE remote_id = 'in_5';
 DELETE FROM sync.external_id WHERE remote_id = 'in_5';
 
@@ -217,15 +217,15 @@ SELECT count(*) FROM sync.external_id WHERE remote_id = 'r1';
 
 -- Money: a second person, for what is made and what is bound.
 SELECT pg_temp.broken('amount_differs', 'invoice', 'I1', 'total_amount', '90', difference => -10) AS id \gset
-SELECT * FROM sync.repair(:id, remedy => 'credit_note', options => '{"day": "2026-10-31"}');
-SELECT step, action, detail FROM sync.repair(:id, dry_run => false, remedy => 'credit_note', reason => 'billed too much', options => '{"day": "2026-10-31"}');
+SELECT * FROM sync.repair(:id, remedy => 'credit_note', options => '{"day": "2025-10-31"}');
+SELECT step, action, detail FROM sync.repair(:id, dry_run => false, remedy => 'credit_note', reason => 'billed too much', options => '{"day": "2025-10-31"}');
 SELECT id AS approval FROM sync.approval_request ORDER BY id DESC LIMIT 1 \gset
 SELECT operation, amount, currency, policy FROM sync.approval_request WHERE id = :approval;
 SELECT count(*) FROM canonical.credit_note;
 SELECT * FROM sync.repair(:id, remedy => 'adjustment');
 SELECT * FROM sync.repair(:id, remedy => 'credit_note', options => '{"amount": "-1"}');
-SELECT step, action, request FROM sync.repair(:id, remedy => 'adjustment', options => '{"debit_account": "6500", "credit_account": "1200", "amount": "2.50", "day": "2026-10-31"}');
-SELECT step, action FROM sync.repair(:id, dry_run => false, remedy => 'adjustment', options => '{"debit_account": "6500", "credit_account": "1200", "day": "2026-10-31"}', reason => 'written off');
+SELECT step, action, request FROM sync.repair(:id, remedy => 'adjustment', options => '{"debit_account": "6500", "credit_account": "1200", "amount": "2.50", "day": "2025-10-31"}');
+SELECT step, action FROM sync.repair(:id, dry_run => false, remedy => 'adjustment', options => '{"debit_account": "6500", "credit_account": "1200", "day": "2025-10-31"}', reason => 'written off');
 SELECT sync.approve(:approval, 'mine');
 SET client_min_messages = warning;
 DROP ROLE IF EXISTS rec_second;

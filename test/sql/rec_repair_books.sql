@@ -77,10 +77,10 @@ RESET session_replication_role;
 SELECT * FROM rec.found('schedules_complete', 'recognized_in_time');
 SELECT rec.the('schedules_complete', 'I1/1') AS i1, rec.the('schedules_complete', 'I2/1') AS i2, rec.the('schedules_complete', 'I3/1') AS i3, rec.the('recognized_in_time', 'I4') AS i4 \gset
 -- What is of January goes into February, which takes postings. Each is approved by somebody else.
-SELECT step, action, regexp_replace(request, '[0-9a-f-]{36}', '…', 'g') AS request, detail FROM sync.repair(:i1);
+SELECT step, action, regexp_replace(request, '[0-9a-f-]{36}', '…', 'g') AS request, detail FROM sync.repair(:i1, options => '{"day": "2025-02-01"}');
 SELECT action, regexp_replace(request, '[0-9a-f-]{36}', '…', 'g') AS request FROM sync.repair(:i2, options => '{"day": "2025-02-10"}');
 SELECT action, regexp_replace(request, '[0-9a-f-]{36}', '…', 'g') AS request FROM sync.repair(:i3, options => '{"day": "2025-01-10"}');
-SELECT action, regexp_replace(request, '[0-9a-f-]{36}', '…', 'g') AS request FROM sync.repair(:i4);
+SELECT action, regexp_replace(request, '[0-9a-f-]{36}', '…', 'g') AS request FROM sync.repair(:i4, options => '{"day": "2025-02-01"}');
 SELECT action FROM sync.repair(:i1, false, reason => 'lost', options => '{"day": "2025-02-10"}');
 SELECT action FROM sync.repair(:i2, false, reason => 'altered', options => '{"day": "2025-02-10"}');
 SELECT action FROM sync.repair(:i3, false, reason => 'forgotten', options => '{"day": "2025-02-10"}');
@@ -191,15 +191,52 @@ CREATE FUNCTION rec.broken(kind text, number text, difference numeric) RETURNS b
       SELECT 'test', gen_random_uuid(), $1, 'invoice', i.id, i.number, $3, i.currency FROM canonical.invoice i WHERE i.number = $2 RETURNING id$$;
 CALL rec.bill(7, currency => 'USD');
 SELECT rec.broken('amount_differs', 'I7', 0.03) AS i7, rec.broken('voided_after_posting', 'I6', NULL) AS v6 \gset
--- All of it by its lines, a part with its share of tax; in a closed month it is of the next open one's first day.
-SELECT regexp_replace(request, '[0-9a-f]{8}-[0-9a-f-]{27}', '…', 'g') AS request, regexp_replace(detail, :'v6', '…') AS detail FROM sync.repair(:v6, options => '{"day": "2025-01-31", "number": "CN-6"}');
+-- All of it by its lines, a part with its share of tax.
+SELECT regexp_replace(request, '[0-9a-f]{8}-[0-9a-f-]{27}', '…', 'g') AS request, regexp_replace(detail, :'v6', '…') AS detail FROM sync.repair(:v6, options => '{"day": "2025-02-01", "number": "CN-6"}');
 SELECT regexp_replace(regexp_replace(request, '[0-9a-f]{8}-[0-9a-f-]{27}', '…', 'g'), :'i7', '…', 'g') AS request FROM sync.repair(:i7, remedy => 'credit_note', options => '{"day": "2025-03-05", "amount": "10.00"}');
 SELECT regexp_replace(regexp_replace(request, '[0-9a-f]{8}-[0-9a-f-]{27}', '…', 'g'), :'i7', '…', 'g') AS request
   FROM sync.repair(:i7, remedy => 'adjustment', options => '{"day": "2025-03-05", "debit_account": "1200", "credit_account": "3900"}');
 SELECT * FROM sync.repair(:i7, remedy => 'credit_note', options => '{"amount": "0.005"}');
 SELECT * FROM sync.repair(:v6, options => '{"day": "2025-12-32"}');
+-- Never on a day that takes no postings: of a closed month, of no period, still to come. The next one that does is named.
+SELECT * FROM sync.repair(:v6, options => '{"day": "2025-01-31"}');
+SELECT * FROM sync.repair(:v6, options => '{"day": "1900-01-01"}');
+SELECT * FROM sync.repair(:v6, options => '{"day": "2999-01-01"}');
 UPDATE canonical.accounting_period SET status = 'closed' WHERE start_date = '2025-12-01';
 SELECT * FROM sync.repair(:v6, options => '{"day": "2025-12-31"}');
+SELECT * FROM sync.repair(:v6);
+-- Unless said otherwise it is of today; where today is closed, of the first day of what is open next, though that is still to come.
+BEGIN;
+INSERT INTO canonical.accounting_period (legal_entity_id, start_date, end_date, status)
+    SELECT e.id, v.first, v.last, v.status FROM canonical.legal_entity e, (VALUES ('2026-01-01'::date, '2998-12-31'::date, 'closed'), ('2999-01-01', '2999-12-31', 'open')) v (first, last, status);
+SELECT request::jsonb #>> '{row,issue_date}' AS day FROM sync.repair(:v6);
+SELECT request::jsonb #>> '{row,issue_date}' AS day FROM sync.repair(:v6, options => '{"day": "2999-01-01"}');
+ROLLBACK;
+BEGIN;
+UPDATE canonical.accounting_period SET end_date = '2998-12-31', status = 'open' WHERE start_date = '2025-12-01';
+SELECT (request::jsonb #>> '{row,issue_date}')::date = (now() AT TIME ZONE 'Europe/Berlin')::date AS today FROM sync.repair(:v6);
+ROLLBACK;
+-- In the invoice's currency, within its total and what was credited before, over an amount; between two accounts.
+SELECT * FROM sync.repair(:i7, remedy => 'credit_note', options => '{"day": "2025-03-05", "currency": "EUR", "amount": "1"}');
+SELECT * FROM sync.repair(:i7, remedy => 'credit_note', options => '{"day": "2025-03-05", "amount": "107.11"}');
+BEGIN;
+INSERT INTO canonical.credit_note (customer_id, invoice_id, number, status, issue_date, currency, net_amount, tax_amount, total_amount)
+    SELECT i.customer_id, i.id, 'before' || n, s, '2025-03-01', c, a, 0, a
+      FROM canonical.invoice i, (VALUES (1, 'posted', 'USD', 100), (2, 'void', 'USD', 50), (3, 'posted', 'EUR', 50)) v (n, s, c, a) WHERE i.number = 'I7';
+SELECT * FROM sync.repair(:i7, remedy => 'credit_note', options => '{"day": "2025-03-05", "amount": "7.11"}');
+ROLLBACK;
+SELECT * FROM sync.repair(:i7, remedy => 'credit_note', options => '{"amount": "0"}');
+SELECT * FROM sync.repair(:i7, remedy => 'credit_note', options => '{"amount": "NaN"}');
+SELECT * FROM sync.repair(rec.broken('amount_differs', 'I7', 'NaN'), remedy => 'credit_note');
+SELECT * FROM sync.repair(rec.broken('amount_differs', 'I7', 'Infinity'), remedy => 'adjustment', options => '{"debit_account": "1200", "credit_account": "3900"}');
+SELECT * FROM sync.repair(:i7, remedy => 'adjustment', options => '{"day": "2025-03-05", "debit_account": "1200", "credit_account": "1200"}');
+SELECT * FROM sync.repair(:i7, remedy => 'adjustment', options => '{"day": "2025-03-05", "debit_account": "1200", "credit_account": "3900", "currency": "dollars"}');
+-- Who approves sees what is made, not the three cents that it is made for; and a policy goes by that.
+BEGIN;
+SELECT action FROM sync.repair(:i7, false, 'credit_note', 'all of it', '{"day": "2025-03-05", "amount": "107.10"}');
+SELECT action FROM sync.repair(:i7, false, 'adjustment', 'a thousand', '{"day": "2025-03-05", "amount": "1000", "currency": "EUR", "debit_account": "1200", "credit_account": "3900"}');
+SELECT amount, currency FROM sync.approval WHERE operation = 'repair' AND object = 'invoice' ORDER BY id DESC LIMIT 2;
+ROLLBACK;
 SELECT action FROM sync.repair(:v6, false, reason => 'voided', options => '{"day": "2025-03-05", "number": "CN-6"}');
 SELECT action FROM sync.repair(:i7, false, 'adjustment', 'three cents', '{"day": "2025-03-05", "debit_account": "1200", "credit_account": "3900"}');
 \c - rec_second
