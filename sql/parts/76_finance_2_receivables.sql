@@ -3,7 +3,7 @@
 -- What mirrors say of invoices, of systems that post them (or one of any name), as it was known at a
 -- moment: the last state of the history until then, else the mirror. For readers of reports, hence amounts only.
 CREATE FUNCTION sync._mirrored_invoices(system text, known_at timestamptz)
-RETURNS TABLE (record_id text, posted boolean, total_amount numeric, amount_due numeric)
+RETURNS TABLE (record_id text, currency text, posted boolean, total_amount numeric, amount_due numeric)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -26,14 +26,14 @@ AS $$
           WHERE known_at < now() AND h.at < known_at AND h.fields IS NOT NULL
           ORDER BY h.system_id, h.object_id, h.remote_id, h.at DESC)
     )
-    SELECT x.record_id, bool_or(s.fields ->> 'posting_status' = 'posted'), sum((s.fields ->> 'total_amount')::numeric), sum((s.fields ->> 'amount_due')::numeric)
+    SELECT x.record_id, s.fields ->> 'currency', bool_or(s.fields ->> 'posting_status' = 'posted'), sum((s.fields ->> 'total_amount')::numeric), sum((s.fields ->> 'amount_due')::numeric)
       FROM state s
       JOIN sync.system y ON y.id = s.system_id
       JOIN sync.external_id x ON x.system_id = s.system_id AND x.object_id = s.object_id AND x.remote_id = s.remote_id
      WHERE NOT s.deleted AND (y.name = $1 OR $1 IS NULL AND s.fields ? 'posting_status')
-     GROUP BY x.record_id
+     GROUP BY x.record_id, s.fields ->> 'currency'
 $$;
-COMMENT ON FUNCTION sync._mirrored_invoices(text, timestamptz) IS 'What systems that post invoices said of ours at a moment';
+COMMENT ON FUNCTION sync._mirrored_invoices(text, timestamptz) IS 'What systems that post invoices said of ours at a moment, by currency where they tell it';
 
 -- Open invoices at the end of a day, where the legal entity is (until); whoever asks, wherever he is, gets the same.
 -- An allocation in another currency than the invoice's counts at the rate of its day there; without a rate it does
@@ -107,11 +107,11 @@ BEGIN
         ), erp AS MATERIALIZED (
             SELECT c.until, m.* FROM cut c CROSS JOIN LATERAL sync._mirrored_invoices($2, c.until) m
         ), tied AS (
-            -- What is not posted over there is no claim of those books. A system that does not tell what is
+            -- What is not posted over there, or is in another currency, is no claim of those books in this one. A system that does not tell what is
             -- open is held to its total, less what was settled or written off here; one that tells no amount is unknown.
             SELECT b.*, m.record_id IS NOT NULL AND m.posted AND coalesce(m.amount_due, m.total_amount) IS NULL AS unknown,
                    CASE WHEN m.record_id IS NULL OR m.posted IS NOT TRUE THEN 0 ELSE coalesce(m.amount_due, m.total_amount - b.settled - (b.open - b.live)) END AS theirs
-              FROM bill b LEFT JOIN erp m ON m.record_id = b.id::text AND m.until = CASE WHEN b.until >= now() THEN 'infinity' ELSE b.until END
+              FROM bill b LEFT JOIN erp m ON m.record_id = b.id::text AND coalesce(m.currency, b.currency) = b.currency AND m.until = CASE WHEN b.until >= now() THEN 'infinity' ELSE b.until END
         )
         SELECT t.entity, c.number, c.name, t.currency,
                coalesce(sum(t.live) FILTER (WHERE t.late <= 0), 0), coalesce(sum(t.live) FILTER (WHERE t.late BETWEEN 1 AND 30), 0),
