@@ -21,7 +21,7 @@ COMMENT ON COLUMN sync.certificate.version IS 'Counts up when a period is certif
 COMMENT ON COLUMN sync.certificate.certified_at IS 'When the figures were read';
 COMMENT ON COLUMN sync.certificate.certified_by IS 'Session user who certified';
 COMMENT ON COLUMN sync.certificate.approval_id IS 'Approval that it had, where a policy demands one';
-COMMENT ON COLUMN sync.certificate.changes_since IS 'When the oldest transaction began that was writing then: what it wrote may not be in the figures';
+COMMENT ON COLUMN sync.certificate.changes_since IS 'When the oldest transaction began that was open then: what it wrote, or wrote later, is not in the figures, and bears that time';
 COMMENT ON COLUMN sync.certificate.statement IS 'entity, period, version, certified_by, certified_at, reason, previous (hash of the version before), figures, breaks, runs, rules_off, accounting_periods; despite and gaps (source, gap) where evidence was missing';
 COMMENT ON COLUMN sync.certificate.hash IS 'SHA-256 of the statement''s text, hexadecimal; stands in the audit trail, too';
 COMMENT ON COLUMN sync.certificate.despite IS 'Why it was certified although evidence was missing; NULL: none was';
@@ -154,6 +154,49 @@ $$;
 COMMENT ON FUNCTION sync.certify(daterange, text, text, text) IS
     'Freezes the figures of a period of a legal entity; returns the certificate''s id, or NULL when it waits for approval. Refused while breaks of severity error are open, and while evidence is missing, unless despite says why';
 
+-- From when on records are told that may not be in the figures which are read next. updated_at is when the
+-- transaction began that wrote a record: so any that is open, this one too, may still write one that looks older than
+-- the certificate, whether it has an id yet or not. Asked before the figures are read, activity before prepared
+-- transactions: what ends or is prepared in between is seen in one of the two.
+CREATE FUNCTION sync._open_since(at timestamptz)
+RETURNS timestamptz
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    since timestamptz;
+    prepared text;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'cannot certify in a transaction with isolation %', current_setting('transaction_isolation')
+            USING ERRCODE = 'active_sql_transaction', DETAIL = 'Its snapshot may be older than what has been committed since, and older than what stands against certifying.',
+                  HINT = 'Certify in a READ COMMITTED transaction.';
+    ELSIF NOT pg_has_role(current_user, 'pg_read_all_stats', 'MEMBER') THEN
+        RAISE EXCEPTION 'role "%" does not see which transactions are open', current_user
+            USING ERRCODE = 'insufficient_privilege', DETAIL = 'The owner of the extension''s functions sees its own only, so what is written later could not be told from what was certified.',
+                  HINT = format('GRANT pg_read_all_stats TO %I.', current_user);
+    END IF;
+    -- What the transaction has seen once of others' activity it would see again.
+    PERFORM pg_stat_clear_snapshot();
+    SELECT min(coalesce(a.xact_start, CASE WHEN a.state = 'disabled' THEN a.backend_start END)) INTO since
+      FROM pg_stat_activity a WHERE a.datname = current_database() AND a.backend_type <> 'autovacuum worker';
+    -- When a prepared transaction began nobody knows any more; where it wrote its locks tell.
+    SELECT string_agg(DISTINCT p.gid, ', ') INTO prepared
+      FROM pg_prepared_xacts p
+      JOIN pg_locks x ON x.locktype = 'transactionid' AND x.transactionid = p.transaction AND x.pid IS NULL AND x.granted
+      JOIN pg_locks l ON l.locktype = 'relation' AND l.virtualtransaction = x.virtualtransaction AND l.pid IS NULL
+                     AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+      JOIN pg_class c ON c.oid = l.relation
+     WHERE p.database = current_database() AND c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = sync._canonical_schema());
+    IF prepared IS NOT NULL THEN
+        RAISE EXCEPTION 'prepared transactions have written into the canonical tables, and are not committed'
+            USING ERRCODE = 'SE084', DETAIL = format('They are %s.', prepared), HINT = 'Commit or roll back each: COMMIT PREPARED ''…''. View pg_prepared_xacts lists them.';
+    END IF;
+    RETURN least(at, now(), since);
+END
+$$;
+COMMENT ON FUNCTION sync._open_since(timestamptz) IS 'When the oldest transaction began that may write, or has written, what is not seen yet; an error where that cannot be known';
+
 CREATE FUNCTION sync._approved_certify(args jsonb, approval bigint)
 RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -175,8 +218,7 @@ BEGIN
     made.entity := args ->> 'entity';
     made.version := coalesce(before.version, 0) + 1;
     made.certified_at := clock_timestamp();
-    SELECT coalesce(min(a.xact_start), made.certified_at) INTO made.changes_since
-      FROM pg_stat_activity a WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid() AND a.datname = current_database();
+    made.changes_since := sync._open_since(made.certified_at);
     made.statement := jsonb_build_object(
         'entity', made.entity, 'period', certified, 'version', made.version, 'certified_by', args ->> 'certified_by', 'certified_at', made.certified_at,
         'reason', args ->> 'reason', 'previous', before.hash, 'figures', sync._figures_now(certified, made.entity),

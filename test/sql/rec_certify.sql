@@ -56,6 +56,10 @@ SELECT sync.certify('[2024-02-01,2024-03-01)', 'DE', 'month end');
 UPDATE sync.break_entry SET status = 'resolved', resolved_at = '2024-03-03 10:00+00' WHERE fingerprint = '1';
 SELECT sync.certify('[2024-02-01,2024-03-01)', 'DE', 'month end');
 UPDATE sync.break_entry SET status = 'explained', explanation = 'known' WHERE fingerprint = '5';
+-- Nor by a snapshot that may be older than what stands against it.
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT sync.certify('[2024-02-01,2024-03-01)', 'DE', 'month end') AS certificate;
+ROLLBACK;
 SELECT sync.certify('[2024-02-01,2024-03-01)', 'DE', 'month end') AS certificate;
 
 -- What it froze.
