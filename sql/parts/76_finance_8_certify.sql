@@ -109,10 +109,13 @@ $$;
 COMMENT ON FUNCTION sync._certificate_figures(daterange, text) IS 'Figures of a period of a legal entity, as a certificate has them';
 
 -- Many small queries in one: compiling them takes ten times as long as they do.
+-- Here and where certificates are made and read the session's settings do not count: a range as jsonb is what its type writes,
+-- and 1 February that one writes is read as 2 January by another. jsonb has dates in ISO and instants with their offset anyway.
 CREATE FUNCTION sync._figures_now(period daterange, entity text)
 RETURNS jsonb
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET jit = off
+SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
 AS $$
     SELECT sync._as_model_owner($q$
         SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY f.object, f.figure, f.currency, f.account), '[]')
@@ -127,6 +130,7 @@ CREATE FUNCTION sync.certify(period daterange, entity text, reason text, despite
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
 AS $$
 DECLARE
     call jsonb;
@@ -201,6 +205,7 @@ CREATE FUNCTION sync._approved_certify(args jsonb, approval bigint)
 RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
 AS $$
 DECLARE
     certified daterange := (args ->> 'period')::daterange;
@@ -271,6 +276,7 @@ CREATE FUNCTION sync.verify_certificate(id bigint)
 RETURNS TABLE (valid boolean, hash text, computed text, audited text, detail text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
 AS $$
 DECLARE
     c sync.certificate := sync._certificate_of($1);

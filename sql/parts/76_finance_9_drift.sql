@@ -89,6 +89,7 @@ CREATE FUNCTION sync.certificate_changes(id bigint)
 RETURNS TABLE (object text, record_id text, number text, change text, changed_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET jit = off
+SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
 AS $$
 DECLARE
     c sync.certificate := sync._certificate_of($1);

@@ -132,7 +132,13 @@ SELECT object, number, change FROM sync.certificate_changes(1) WHERE change LIKE
 ROLLBACK;
 
 -- Certified again it is another version, against which there is no drift; the first stays, and is still told of.
+SET datestyle = 'German';
+SET TimeZone = 'Asia/Tokyo';
 SELECT sync.certify('[2024-02-01,2024-03-01)', 'DE', 'late postings') AS certificate;
+SELECT v.valid, v.detail FROM sync.certificate c, sync.verify_certificate(c.id) v ORDER BY c.id;
+SET datestyle = 'ISO';
+SET TimeZone = 'UTC';
+SELECT c.statement ->> 'period' AS period, c.statement ->> 'certified_at' LIKE '%+00:00' AS utc FROM sync.certificate c ORDER BY c.id;
 SELECT c.version, c.statement ->> 'previous' = (SELECT p.hash FROM sync.certificate p WHERE p.id = 1) AS follows, v.valid, v.detail
   FROM sync.certificate c, sync.verify_certificate(c.id) v ORDER BY c.id;
 SELECT count(*) FILTER (WHERE figure NOT LIKE 'records %') AS figures FROM sync.period_drift;
@@ -154,13 +160,16 @@ SELECT sync.set_approval_policy('four eyes', 'certify', reason => 'sox') AS wait
 \c - rec_certify_controller
 \pset null '-'
 SELECT * FROM canonical.invoice;
+-- The one who approves writes dates another way, and means the same month.
+SET datestyle = 'SQL, DMY';
 SELECT sync.certify('[2024-02-01,2024-03-01)', 'DE', 'mine') AS certificate;
 SELECT id AS approval FROM sync.approval WHERE operation = 'certify' \gset
 SELECT sync.approve(:approval, 'mine, too');
 \c - rec_certify_other
 \pset null '-'
+SET datestyle = 'ISO, MDY';
 SELECT sync.approve(:approval, 'looked at') IS NOT NULL AS approved;
-SELECT version, certified_by, approval_id = :approval AS approval, reason FROM sync.certificate ORDER BY id DESC LIMIT 1;
+SELECT period, version, certified_by, approval_id = :approval AS approval, reason FROM sync.certificate ORDER BY id DESC LIMIT 1;
 \c - rec_certify_auditor
 \pset null '-'
 SELECT count(*) AS certificates, bool_and(v.valid) AS valid FROM sync.certificate c, sync.verify_certificate(c.id) v;
