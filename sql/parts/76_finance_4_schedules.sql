@@ -149,7 +149,8 @@ BEGIN
         ), header AS (
             INSERT INTO canonical.gl_entry (id, legal_entity_id, posting_date, accounting_period, currency, fx_rate, memo, status, posted_at)
             SELECT j.id, j.entity_id, (j.period + interval '1 month')::date - 1, j.period, j.currency,
-                   sync._rate(j.currency, j.functional_currency, (j.period + interval '1 month')::date - 1), 'Revenue recognized, ' || to_char(j.period, 'YYYY-MM'), 'posted', now()
+                   coalesce(sync._rate(j.currency, j.functional_currency, (j.period + interval '1 month')::date - 1), sync._no_rate(j.currency, j.functional_currency, (j.period + interval '1 month')::date - 1)),
+                   'Revenue recognized, ' || to_char(j.period, 'YYYY-MM'), 'posted', now()
               FROM journal j WHERE j.amount <> 0
         ), body AS (
             INSERT INTO canonical.gl_entry_line (gl_entry_id, line_no, account_code, debit, credit, description)

@@ -170,6 +170,27 @@ SELECT * FROM sync.deferred_rollforward('[2024-01-01,2024-02-01)');
 SELECT * FROM sync.deferred_rollforward('[2024-02-01,2024-03-01)');
 -- In the books' currency: I4 was billed at 0.9 and recognized at 0.8.
 SELECT * FROM sync.deferred_rollforward('[2024-02-01,2024-03-01)', functional => true);
+-- A rate that is missing is an error, of what was billed, of the ledger and of what is recognized; a journal without one counts at that of its day.
+CREATE FUNCTION translated() RETURNS TABLE (currency text, recognized numeric, fx numeric, closing numeric, ledger numeric) LANGUAGE sql AS $$
+    SELECT d.currency, d.recognized, d.fx, d.closing, d.ledger_balance FROM sync.deferred_rollforward('[2024-02-01,2024-03-01)', functional => true) d WHERE d.entity = 'DE' $$;
+BEGIN;
+SELECT * FROM translated();
+SAVEPOINT here;
+DELETE FROM fx_rate WHERE from_currency = 'JPY';
+SELECT * FROM translated();
+ROLLBACK TO here;
+SET LOCAL session_replication_role = replica;
+UPDATE gl_entry SET fx_rate = NULL WHERE currency <> 'EUR' AND memo LIKE 'Revenue recognized%';
+SELECT * FROM translated();
+SAVEPOINT here;
+UPDATE invoice SET fx_rate = 0.0062 WHERE currency = 'JPY';
+DELETE FROM fx_rate WHERE from_currency = 'JPY';
+SELECT * FROM translated();
+ROLLBACK TO here;
+SET LOCAL session_replication_role = origin;
+DELETE FROM fx_rate WHERE from_currency = 'JPY';
+SELECT * FROM sync.recognize_revenue('[2024-03-01,2024-04-01)', 'DE');
+ROLLBACK;
 -- The closing of a month is the opening of the next, however it is cut.
 SELECT count(*) AS rows, bool_and(a.closing = b.opening) AS ties, bool_and(w.closing = b.closing AND w.billed = a.billed + b.billed AND w.recognized = a.recognized + b.recognized) AS adds_up
   FROM sync.deferred_rollforward('[2024-01-01,2024-02-01)') a JOIN sync.deferred_rollforward('[2024-02-01,2024-03-01)') b USING (entity, currency, account)
