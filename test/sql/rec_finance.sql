@@ -149,7 +149,25 @@ SELECT closed_at BETWEEN now() - interval '1 min' AND now() AS closed_then, was_
 SELECT * FROM sync.recognize_revenue('[2024-01-01,2024-02-01)');
 SELECT * FROM sync.recognize_revenue('[2024-03-01,2024-04-01)', 'US');
 SELECT * FROM sync.recognize_revenue('[2024-01-01,2024-02-01)', 'FR');
-SELECT sync.recognize_revenue(daterange('2024-01-01', current_date + 2), 'DE');
+-- A month is recognized as a whole, once it has ended where the entity is.
+SELECT * FROM sync.recognize_revenue('[2024-03-01,2024-03-02)', 'DE');
+SELECT * FROM sync.recognize_revenue('[2024-02-15,2024-04-01)', 'DE');
+\set VERBOSITY terse
+SELECT sync.recognize_revenue(daterange('2024-01-01', (date_trunc('month', now() AT TIME ZONE 'Europe/Berlin') + interval '1 month')::date), 'DE');
+\set VERBOSITY default
+SELECT sync._check_months_ended('[2024-01-01,2024-02-01)', 'DE', '2024-01-31 22:59+00');
+SELECT sync._check_months_ended('[2024-01-01,2024-02-01)', 'DE', '2024-01-31 23:00+00');
+SELECT sync._check_months_ended('[2024-01-01,2024-02-01)', NULL, '2024-02-01 04:59+00');
+SELECT sync._check_months_ended('[2024-01-01,2024-02-01)', NULL, '2024-02-01 05:00+00');
+-- The period that counts is the one of the day on which it is posted.
+BEGIN;
+UPDATE accounting_period SET end_date = '2024-03-30', status = 'closed' WHERE start_date = '2024-03-01' AND legal_entity_id = u('DE');
+UPDATE accounting_period SET start_date = '2024-03-31' WHERE start_date = '2024-04-01' AND legal_entity_id = u('DE');
+SELECT month, currency, amount FROM sync.recognize_revenue('[2024-03-01,2024-04-01)', 'DE');
+SELECT currency, posting_date, accounting_period FROM gl_entry WHERE posting_date = '2024-03-31' ORDER BY 1;
+UPDATE accounting_period SET status = 'closed' WHERE start_date = '2024-03-31' AND legal_entity_id = u('DE');
+SELECT * FROM sync.recognize_revenue('[2024-03-01,2024-04-01)', 'DE');
+ROLLBACK;
 SELECT legal_entity, currency, month, deferred_account, revenue_account, amount, lines FROM sync.recognize_revenue('[2024-01-01,2024-02-01)', 'US');
 SELECT closed_at FROM accounting_period WHERE status = 'closed' \gset
 UPDATE accounting_period SET status = 'open' WHERE start_date = '2024-01-01';
