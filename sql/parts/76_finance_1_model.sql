@@ -64,6 +64,20 @@ END
 $$;
 COMMENT ON FUNCTION sync._rate(text, text, date) IS 'Rate of exchange of a day, by the canonical table fx_rate';
 
+-- In the place of a rate that is missing: an amount that is left out would make a sum that looks right.
+CREATE FUNCTION sync._no_rate(from_currency text, to_currency text, day date)
+RETURNS numeric
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION 'there is no rate from % to % on %', from_currency, to_currency, to_char(day, 'YYYY-MM-DD')
+        USING ERRCODE = 'SE084', DETAIL = 'Without it the amounts are not known in that currency.',
+              HINT = 'Rates stand in the canonical table fx_rate; the newest one until a day holds.';
+END
+$$;
+COMMENT ON FUNCTION sync._no_rate(text, text, date) IS 'The error of a rate of exchange that is missing';
+
 -- ---- with the rights of the owner of the tables ----
 
 CREATE FUNCTION sync._as_model_owner(query text, args jsonb)

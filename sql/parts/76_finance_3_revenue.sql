@@ -41,7 +41,8 @@ BEGIN
          WHERE l.status = 'void' AND v.day < $1
         UNION ALL
         SELECT l.entity, l.currency, l.functional, l.account, s.period, CASE WHEN s.amount < 0 THEN 'reversed' ELSE 'recognized' END, -s.amount,
-               coalesce(g.fx_rate, l.rate), l.rate
+               coalesce(g.fx_rate, CASE WHEN l.currency <> l.functional THEN (SELECT x.rate FROM canonical.fx_rate x WHERE x.from_currency = l.currency AND x.to_currency = l.functional AND x.rate_date <= g.posting_date ORDER BY x.rate_date DESC, x.source LIMIT 1) END,
+                        l.rate), l.rate
           FROM line l JOIN plan r ON r.invoice_line_id = l.id
           JOIN canonical.revenue_schedule_line s ON s.schedule_id = r.id AND s.status IN ('recognized', 'reversed') AND s.period < $1
           LEFT JOIN canonical.gl_entry g ON g.id = s.gl_entry_id
@@ -76,7 +77,8 @@ BEGIN
     RETURN QUERY EXECUTE sync._model_query($q$
         WITH move AS (
             SELECT m.entity, CASE WHEN $3 THEN m.functional ELSE m.currency END AS currency, m.account, m.day, m.kind,
-                   CASE WHEN $3 THEN m.amount * m.rate ELSE m.amount END AS amount, CASE WHEN $3 THEN m.amount * m.booked ELSE m.amount END AS booked
+                   CASE WHEN $3 AND m.amount <> 0 THEN m.amount * coalesce(m.rate, sync._no_rate(m.currency, m.functional, m.day)) ELSE m.amount END AS amount,
+                   CASE WHEN $3 AND m.amount <> 0 THEN m.amount * coalesce(m.booked, sync._no_rate(m.currency, m.functional, m.day)) ELSE m.amount END AS booked
               FROM sync._deferred_moves(upper($1), $2) m
         ), ours AS (
             SELECT m.entity, m.currency, m.account,
@@ -88,7 +90,10 @@ BEGIN
               FROM move m GROUP BY m.entity, m.currency, m.account
         ), books AS (
             SELECT e.code AS entity, CASE WHEN $3 THEN e.functional_currency ELSE g.currency END::text AS currency, l.account_code AS account,
-                   sum((l.credit - l.debit) * CASE WHEN $3 AND g.currency <> e.functional_currency THEN g.fx_rate ELSE 1 END) AS amount
+                   -- A journal that tells no rate counts at that of its day, as an invoice does.
+                   sum((l.credit - l.debit) * CASE WHEN $3 AND g.currency <> e.functional_currency AND l.credit <> l.debit
+                                                   THEN coalesce(g.fx_rate, sync._rate(g.currency, e.functional_currency, g.posting_date), sync._no_rate(g.currency, e.functional_currency, g.posting_date))
+                                                   ELSE 1 END) AS amount
               FROM canonical.gl_entry g
               JOIN canonical.gl_entry_line l ON l.gl_entry_id = g.id
               JOIN canonical.legal_entity e ON e.id = g.legal_entity_id

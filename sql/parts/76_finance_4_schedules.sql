@@ -86,6 +86,18 @@ $$;
 COMMENT ON FUNCTION sync.build_revenue_schedules(daterange, text) IS
     'Makes the revenue schedules that invoice lines of a period lack: by days, or by usage; returns how many';
 
+-- ---- recognized ----
+
+-- Days on which the revenue of a period's months is posted: the last of each.
+CREATE FUNCTION sync._posting_days(period daterange)
+RETURNS SETOF date
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT (m + interval '1 month')::date - 1 FROM generate_series(lower(period)::timestamp, (upper(period) - 1)::timestamp, interval '1 month') m
+$$;
+COMMENT ON FUNCTION sync._posting_days(daterange) IS 'The last day of each month of a period';
+
 CREATE FUNCTION sync._check_open_periods(period daterange, entity text)
 RETURNS void
 LANGUAGE plpgsql STABLE
@@ -97,10 +109,10 @@ DECLARE
 BEGIN
     EXECUTE sync._model_query($q$
         SELECT e.code, p.start_date, p.status FROM canonical.accounting_period p JOIN canonical.legal_entity e ON e.id = p.legal_entity_id
-         WHERE p.status <> 'open' AND daterange(p.start_date, p.end_date, '[]') && $1 AND ($2 IS NULL OR e.code = $2)
+         WHERE p.status <> 'open' AND ($2 IS NULL OR e.code = $2) AND EXISTS (SELECT FROM sync._posting_days($1) d WHERE d BETWEEN p.start_date AND p.end_date)
          ORDER BY e.code, p.start_date LIMIT 1 $q$) INTO closed USING period, entity;
     IF closed.code IS NOT NULL THEN
-        RAISE EXCEPTION 'the period that begins on % is % for entity "%"', closed.start_date, replace(closed.status, '_', ' '), closed.code
+        RAISE EXCEPTION 'the period that begins on % is % for entity "%"', to_char(closed.start_date, 'YYYY-MM-DD'), replace(closed.status, '_', ' '), closed.code
             USING ERRCODE = 'SE084', DETAIL = 'Nothing is recognized in a period that takes no postings.',
                   HINT = 'Recognize an open period, or have the controller open this one in accounting_period.';
     END IF;
@@ -110,7 +122,35 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION sync._check_open_periods(daterange, text) IS 'An error where an accounting period of the entity, or of any, takes no postings';
+COMMENT ON FUNCTION sync._check_open_periods(daterange, text) IS 'An error where an accounting period of the entity, or of any, takes no postings of the revenue of a period';
+
+-- Schedules go by months, and a month is posted on its last day: a part of one would recognize all of it. It has ended
+-- when it has where the entity is.
+CREATE FUNCTION sync._check_months_ended(period daterange, entity text, at timestamptz)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    early record;
+BEGIN
+    IF extract(day FROM lower(period)) <> 1 OR extract(day FROM upper(period)) <> 1 THEN
+        RAISE EXCEPTION 'revenue is recognized by whole months' USING ERRCODE = 'invalid_parameter_value',
+            DETAIL = format('The period goes from %s to %s.', to_char(lower(period), 'YYYY-MM-DD'), to_char(upper(period) - 1, 'YYYY-MM-DD')),
+            HINT = 'October 2026 is daterange(''2026-10-01'', ''2026-11-01'').';
+    END IF;
+    EXECUTE sync._model_query($q$
+        SELECT e.code, e.timezone, ($3 AT TIME ZONE e.timezone)::date AS today FROM canonical.legal_entity e
+         WHERE ($2 IS NULL OR e.code = $2) AND ($3 AT TIME ZONE e.timezone)::date < upper($1)
+         ORDER BY e.code LIMIT 1 $q$) INTO early USING period, entity, at;
+    IF early.code IS NOT NULL THEN
+        RAISE EXCEPTION 'the period has not ended for entity "%"', early.code
+            USING ERRCODE = 'SE084', DETAIL = format('Its last day is %s; in %s it is %s.', to_char(upper(period) - 1, 'YYYY-MM-DD'), early.timezone, to_char(early.today, 'YYYY-MM-DD')),
+                  HINT = 'Revenue is recognized when it is earned: wait for the end of the month, or name an entity where it has ended.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._check_months_ended(daterange, text, timestamptz) IS 'An error unless a period is whole months that have ended where the entity is, or each entity';
 
 -- A journal for each entity, currency, month and pair of accounts, posted on the last day of the month.
 -- Schedules on hold and of invoices that were voided wait for a person.
@@ -121,19 +161,16 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM sync._check_period(period);
+    PERFORM sync._check_months_ended(period, entity, now());
     -- One after the other, so that the last month of a schedule ends it; and the periods stay open until this has committed.
     PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext(standard));
     EXECUTE sync._model_query($q$
         SELECT FROM canonical.accounting_period p JOIN canonical.legal_entity e ON e.id = p.legal_entity_id
-         WHERE daterange(p.start_date, p.end_date, '[]') && $1 AND ($2 IS NULL OR e.code = $2) FOR SHARE OF p $q$) USING period, entity;
+         WHERE ($2 IS NULL OR e.code = $2) AND EXISTS (SELECT FROM sync._posting_days($1) d WHERE d BETWEEN p.start_date AND p.end_date) FOR SHARE OF p $q$) USING period, entity;
     PERFORM sync._check_open_periods(period, entity);
-    IF upper(period) > current_date + 1 THEN
-        RAISE EXCEPTION 'the period has not ended' USING ERRCODE = 'SE084', DETAIL = format('Its last day is %s.', upper(period) - 1),
-            HINT = 'Revenue is recognized when it is earned: wait for the end of the month.';
-    END IF;
     RETURN QUERY EXECUTE sync._model_query($q$
         WITH due AS MATERIALIZED (
-            SELECT s.id, s.schedule_id, e.id AS entity_id, e.code, e.functional_currency, r.currency, s.period, d.deferred_account, d.revenue_account, s.amount
+            SELECT s.id, s.schedule_id, e.id AS entity_id, e.code, e.functional_currency, r.currency, date_trunc('month', s.period::timestamp)::date AS period, d.deferred_account, d.revenue_account, s.amount
               FROM canonical.revenue_schedule_line s
               JOIN canonical.revenue_schedule r ON r.id = s.schedule_id AND r.status IN ('planned', 'active') AND r.standard = $3
               JOIN canonical.invoice_line l ON l.id = r.invoice_line_id
@@ -143,13 +180,14 @@ BEGIN
              WHERE s.status = 'planned' AND s.period <@ $1 AND ($2 IS NULL OR e.code = $2)
                FOR UPDATE OF s
         ), journal AS MATERIALIZED (
-            SELECT gen_random_uuid() AS id, u.entity_id, u.code, u.functional_currency, u.currency, u.period, u.deferred_account, u.revenue_account,
+            SELECT gen_random_uuid() AS id, u.entity_id, u.code, u.functional_currency, u.currency, u.period, (u.period + interval '1 month')::date - 1 AS day, u.deferred_account, u.revenue_account,
                    sum(u.amount) AS amount, count(*) AS n
               FROM due u GROUP BY u.entity_id, u.code, u.functional_currency, u.currency, u.period, u.deferred_account, u.revenue_account
         ), header AS (
             INSERT INTO canonical.gl_entry (id, legal_entity_id, posting_date, accounting_period, currency, fx_rate, memo, status, posted_at)
-            SELECT j.id, j.entity_id, (j.period + interval '1 month')::date - 1, j.period, j.currency,
-                   sync._rate(j.currency, j.functional_currency, (j.period + interval '1 month')::date - 1), 'Revenue recognized, ' || to_char(j.period, 'YYYY-MM'), 'posted', now()
+            SELECT j.id, j.entity_id, j.day,
+                   coalesce((SELECT max(p.start_date) FROM canonical.accounting_period p WHERE p.legal_entity_id = j.entity_id AND j.day BETWEEN p.start_date AND p.end_date), j.period),
+                   j.currency, coalesce(sync._rate(j.currency, j.functional_currency, j.day), sync._no_rate(j.currency, j.functional_currency, j.day)), 'Revenue recognized, ' || to_char(j.period, 'YYYY-MM'), 'posted', now()
               FROM journal j WHERE j.amount <> 0
         ), body AS (
             INSERT INTO canonical.gl_entry_line (gl_entry_id, line_no, account_code, debit, credit, description)

@@ -141,8 +141,7 @@ BEGIN
          WHERE sync._rate(k.currency, reporting_currency, k.day) IS NULL
          ORDER BY k.currency, k.day LIMIT 1;
         IF FOUND THEN
-            RAISE EXCEPTION 'there is no rate from % to % on %', missing.currency, reporting_currency, missing.day
-                USING ERRCODE = 'SE084', HINT = 'Rates stand in the canonical table fx_rate; the newest one until a day holds.';
+            PERFORM sync._no_rate(missing.currency, reporting_currency, missing.day);
         END IF;
     END IF;
     RETURN QUERY EXECUTE sync._model_query($q$

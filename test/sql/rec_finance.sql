@@ -149,7 +149,25 @@ SELECT closed_at BETWEEN now() - interval '1 min' AND now() AS closed_then, was_
 SELECT * FROM sync.recognize_revenue('[2024-01-01,2024-02-01)');
 SELECT * FROM sync.recognize_revenue('[2024-03-01,2024-04-01)', 'US');
 SELECT * FROM sync.recognize_revenue('[2024-01-01,2024-02-01)', 'FR');
-SELECT sync.recognize_revenue(daterange('2024-01-01', current_date + 2), 'DE');
+-- A month is recognized as a whole, once it has ended where the entity is.
+SELECT * FROM sync.recognize_revenue('[2024-03-01,2024-03-02)', 'DE');
+SELECT * FROM sync.recognize_revenue('[2024-02-15,2024-04-01)', 'DE');
+\set VERBOSITY terse
+SELECT sync.recognize_revenue(daterange('2024-01-01', (date_trunc('month', now() AT TIME ZONE 'Europe/Berlin') + interval '1 month')::date), 'DE');
+\set VERBOSITY default
+SELECT sync._check_months_ended('[2024-01-01,2024-02-01)', 'DE', '2024-01-31 22:59+00');
+SELECT sync._check_months_ended('[2024-01-01,2024-02-01)', 'DE', '2024-01-31 23:00+00');
+SELECT sync._check_months_ended('[2024-01-01,2024-02-01)', NULL, '2024-02-01 04:59+00');
+SELECT sync._check_months_ended('[2024-01-01,2024-02-01)', NULL, '2024-02-01 05:00+00');
+-- The period that counts is the one of the day on which it is posted.
+BEGIN;
+UPDATE accounting_period SET end_date = '2024-03-30', status = 'closed' WHERE start_date = '2024-03-01' AND legal_entity_id = u('DE');
+UPDATE accounting_period SET start_date = '2024-03-31' WHERE start_date = '2024-04-01' AND legal_entity_id = u('DE');
+SELECT month, currency, amount FROM sync.recognize_revenue('[2024-03-01,2024-04-01)', 'DE');
+SELECT currency, posting_date, accounting_period FROM gl_entry WHERE posting_date = '2024-03-31' ORDER BY 1;
+UPDATE accounting_period SET status = 'closed' WHERE start_date = '2024-03-31' AND legal_entity_id = u('DE');
+SELECT * FROM sync.recognize_revenue('[2024-03-01,2024-04-01)', 'DE');
+ROLLBACK;
 SELECT legal_entity, currency, month, deferred_account, revenue_account, amount, lines FROM sync.recognize_revenue('[2024-01-01,2024-02-01)', 'US');
 SELECT closed_at FROM accounting_period WHERE status = 'closed' \gset
 UPDATE accounting_period SET status = 'open' WHERE start_date = '2024-01-01';
@@ -170,6 +188,27 @@ SELECT * FROM sync.deferred_rollforward('[2024-01-01,2024-02-01)');
 SELECT * FROM sync.deferred_rollforward('[2024-02-01,2024-03-01)');
 -- In the books' currency: I4 was billed at 0.9 and recognized at 0.8.
 SELECT * FROM sync.deferred_rollforward('[2024-02-01,2024-03-01)', functional => true);
+-- A rate that is missing is an error, of what was billed, of the ledger and of what is recognized; a journal without one counts at that of its day.
+CREATE FUNCTION translated() RETURNS TABLE (currency text, recognized numeric, fx numeric, closing numeric, ledger numeric) LANGUAGE sql AS $$
+    SELECT d.currency, d.recognized, d.fx, d.closing, d.ledger_balance FROM sync.deferred_rollforward('[2024-02-01,2024-03-01)', functional => true) d WHERE d.entity = 'DE' $$;
+BEGIN;
+SELECT * FROM translated();
+SAVEPOINT here;
+DELETE FROM fx_rate WHERE from_currency = 'JPY';
+SELECT * FROM translated();
+ROLLBACK TO here;
+SET LOCAL session_replication_role = replica;
+UPDATE gl_entry SET fx_rate = NULL WHERE currency <> 'EUR' AND memo LIKE 'Revenue recognized%';
+SELECT * FROM translated();
+SAVEPOINT here;
+UPDATE invoice SET fx_rate = 0.0062 WHERE currency = 'JPY';
+DELETE FROM fx_rate WHERE from_currency = 'JPY';
+SELECT * FROM translated();
+ROLLBACK TO here;
+SET LOCAL session_replication_role = origin;
+DELETE FROM fx_rate WHERE from_currency = 'JPY';
+SELECT * FROM sync.recognize_revenue('[2024-03-01,2024-04-01)', 'DE');
+ROLLBACK;
 -- The closing of a month is the opening of the next, however it is cut.
 SELECT count(*) AS rows, bool_and(a.closing = b.opening) AS ties, bool_and(w.closing = b.closing AND w.billed = a.billed + b.billed AND w.recognized = a.recognized + b.recognized) AS adds_up
   FROM sync.deferred_rollforward('[2024-01-01,2024-02-01)') a JOIN sync.deferred_rollforward('[2024-02-01,2024-03-01)') b USING (entity, currency, account)
