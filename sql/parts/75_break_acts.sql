@@ -182,6 +182,8 @@ DECLARE
     b sync.break_entry;
 BEGIN
     PERFORM sync._check_reason($2);
+    -- Approvals before the break, as who approves locks them.
+    PERFORM FROM sync.approval_request a WHERE a.operation IN ('accept_break', 'explain_break') AND a.state = 'open' AND a.call ->> 'break' = $1::text FOR UPDATE;
     b := sync._break_of($1, '{explained,accepted}');
     IF b.resolved_by IS NULL THEN
         RAISE EXCEPTION 'break % is explained by a policy', b.id
@@ -189,6 +191,9 @@ BEGIN
                   HINT = 'The next run would explain it again: change the policy.';
     END IF;
     UPDATE sync.break_entry t SET status = 'open', explanation = NULL, resolved_by = NULL, approval_id = NULL WHERE t.id = b.id;
+    -- What was asked for before is taken back with it: it was about a break that somebody had spoken for.
+    PERFORM sync._lapse(a.id, format('break %s was opened again: %s', b.id, $2)) FROM sync.approval_request a
+      WHERE a.operation IN ('accept_break', 'explain_break') AND a.state = 'open' AND a.call ->> 'break' = b.id::text;
     PERFORM sync._break_act(b, 'reopened', $2, jsonb_strip_nulls(jsonb_build_object('was', b.status, 'explanation', b.explanation, 'approval', b.approval_id)));
 END
 $$;

@@ -236,6 +236,52 @@ END
 $$;
 COMMENT ON FUNCTION sync._one_of(text, text[], text) IS 'The value, if it is one of the words';
 
+-- One amount that is none would make every total none that it goes into.
+CREATE FUNCTION sync._finite(value numeric, rule text, col text)
+RETURNS numeric
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF value IN ('NaN', 'Infinity', '-Infinity') THEN
+        RAISE EXCEPTION 'rule "%" returned % as %', rule, value, col
+            USING ERRCODE = 'SE082', DETAIL = 'It is no amount that could be added to others.', HINT = 'Return a finite number, or NULL where the amount is not known.';
+    END IF;
+    RETURN value;
+END
+$$;
+COMMENT ON FUNCTION sync._finite(numeric, text, text) IS 'The amount that a rule returned in a column, if it is a finite one';
+
+CREATE FUNCTION sync._finite_day(value date, rule text)
+RETURNS date
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT isfinite(value) THEN
+        RAISE EXCEPTION 'rule "%" returned % as period', rule, value
+            USING ERRCODE = 'SE082', DETAIL = 'It is in no month.', HINT = 'Return the accounting day, or NULL where it is not known.';
+    END IF;
+    RETURN value;
+END
+$$;
+COMMENT ON FUNCTION sync._finite_day(date, text) IS 'The day that a rule returned as period, if it is one';
+
+CREATE FUNCTION sync._currency_of(value text, rule text)
+RETURNS text
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF value !~ '^[A-Z]{3}$' THEN
+        RAISE EXCEPTION 'rule "%" returned "%" as currency', rule, value
+            USING ERRCODE = 'SE082', DETAIL = 'A currency is three capital letters.', HINT = 'Return an ISO 4217 code, for example EUR, or NULL where there is no amount.';
+    END IF;
+    RETURN value;
+END
+$$;
+COMMENT ON FUNCTION sync._currency_of(text, text) IS 'The currency that a rule returned, if it can be one';
+
 -- What the query returns becomes findings of the run. A finding has a month: one of the period's months counts.
 CREATE FUNCTION sync._rule_findings(run bigint, name text, query text, severity text, run_as name, whole boolean, timeout interval)
 RETURNS void
@@ -247,7 +293,8 @@ AS $$
                               difference, currency, at_risk, entity, period, customer, severity, explanation, delivery, detail)
     SELECT run, coalesce(sync._one_of(f.class, '{break,explained,in_transit,timing}', 'class'), 'break'), coalesce(f.kind, $2),
            coalesce((SELECT o.name FROM sync.object o WHERE whole AND o.schema_name = c.schema AND o.table_name = f.object), f.object),
-           f.record_id, f.record_number, f.system, f.other_system, f.remote_id, f.field, f.ours, f.theirs, f.difference, f.currency, f.at_risk, f.entity,
+           f.record_id, f.record_number, f.system, f.other_system, f.remote_id, f.field, f.ours, f.theirs,
+           sync._finite(f.difference, $2, 'difference'), sync._currency_of(f.currency, $2), sync._finite(f.at_risk, $2, 'at_risk'), f.entity,
            m.month, f.customer, coalesce(sync._one_of(f.severity, '{info,warning,error}', 'severity'), $4), f.explanation, f.delivery, f.detail
       FROM sync._rule_rows(run_as, query, whole, least(extract(epoch FROM timeout) * 1000, 2147483647)::integer) r
      CROSS JOIN LATERAL jsonb_to_record(r) AS f (
@@ -255,7 +302,7 @@ AS $$
            theirs jsonb, difference numeric, currency text, at_risk numeric, entity text, period date, customer text, severity text, explanation text,
            delivery text, detail text)
      CROSS JOIN model c
-     CROSS JOIN LATERAL (SELECT date_trunc('month', f.period::timestamp)::date) m (month)
+     CROSS JOIN LATERAL (SELECT date_trunc('month', sync._finite_day(f.period, $2)::timestamp)::date) m (month)
       JOIN sync.reconciliation u ON u.id = run
      WHERE u.period IS NULL OR m.month IS NULL OR u.period && daterange(m.month, (m.month + interval '1 month')::date)
 $$;

@@ -80,7 +80,7 @@ WITH line AS (
       LEFT JOIN canonical.subscription_item t ON t.id = l.subscription_item_id
      WHERE i.type = 'standard' AND i.status NOT IN ('draft', 'void') AND NOT l.proration AND l.net_amount > 0 AND l.service_end > l.service_start
        -- One that was credited in full made room for another.
-       AND i.total_amount > (SELECT coalesce(sum(n.total_amount), 0) FROM canonical.credit_note n WHERE n.invoice_id = i.id AND n.status IN ('posted', 'applied'))
+       AND i.total_amount > (SELECT coalesce(sum(n.total_amount), 0) FROM canonical.credit_note n WHERE n.invoice_id = i.id AND n.currency = i.currency AND n.status IN ('posted', 'applied'))
 ), again AS (
     SELECT l.*, first_value(l.number) OVER w AS before, first_value(l.id) OVER w AS before_id
       FROM line l WHERE l.subscription IS NOT NULL AND l.item IS NOT NULL
@@ -197,9 +197,9 @@ $query$),
 SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, 'total_amount' AS field, to_jsonb(i.total_amount) AS ours, to_jsonb(n.credited) AS theirs,
        n.credited - i.total_amount AS difference, i.currency, n.credited - i.total_amount AS at_risk, e.code AS entity, n.day AS period, c.number AS customer,
        'more was credited than billed, by ' || n.numbers AS detail
-  FROM (SELECT m.invoice_id, sum(m.total_amount) AS credited, max(m.issue_date) AS day, string_agg(m.number, ', ' ORDER BY m.issue_date, m.number) AS numbers
-          FROM canonical.credit_note m WHERE m.status IN ('posted', 'applied') GROUP BY m.invoice_id) n
-  JOIN canonical.invoice i ON i.id = n.invoice_id
+  FROM (SELECT m.invoice_id, m.currency, sum(m.total_amount) AS credited, max(m.issue_date) AS day, string_agg(m.number, ', ' ORDER BY m.issue_date, m.number) AS numbers
+          FROM canonical.credit_note m WHERE m.status IN ('posted', 'applied') GROUP BY m.invoice_id, m.currency) n
+  JOIN canonical.invoice i ON i.id = n.invoice_id AND i.currency = n.currency
   JOIN canonical.customer c ON c.id = i.customer_id
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(i.legal_entity_id, c.legal_entity_id)
  WHERE n.credited > i.total_amount
@@ -246,25 +246,25 @@ $query$),
      'A payment and the invoice it settles, an invoice and its subscription, a schedule and its invoice have one currency',
      'Find out which side was changed, and read it again from its owner (sync.repair).',
      $query$
-SELECT v.object, v.id AS record_id, v.number AS record_number, v.field, to_jsonb(v.ours) AS ours, to_jsonb(string_agg(DISTINCT v.theirs::text, ', ')) AS theirs, v.ours AS currency,
+SELECT v.object, v.id AS record_id, v.number AS record_number, v.field, to_jsonb(v.ours) AS ours, to_jsonb(string_agg(DISTINCT v.theirs::text, ', ')) AS theirs, v.amount_in AS currency,
        sum(v.amount) AS at_risk, e.code AS entity, v.day AS period, c.number AS customer, v.detail
-  FROM (SELECT 'invoice' AS object, 'payments' AS field, i.id, i.number, i.currency AS ours, p.currency AS theirs, a.amount, sync._accounting_day(i.posting_date, i.issue_date) AS day, i.legal_entity_id, i.customer_id,
+  FROM (SELECT 'invoice' AS object, 'payments' AS field, i.id, i.number, i.currency AS ours, p.currency AS theirs, a.amount, p.currency AS amount_in, sync._accounting_day(i.posting_date, i.issue_date) AS day, i.legal_entity_id, i.customer_id,
                'was paid in another currency' AS detail
           FROM canonical.payment_allocation a JOIN canonical.payment p ON p.id = a.payment_id JOIN canonical.invoice i ON i.id = a.invoice_id WHERE p.currency <> i.currency
         UNION ALL
-        SELECT 'invoice', 'credit_notes', i.id, i.number, i.currency, n.currency, n.total_amount, n.issue_date, i.legal_entity_id, i.customer_id, 'was credited in another currency'
+        SELECT 'invoice', 'credit_notes', i.id, i.number, i.currency, n.currency, n.total_amount, n.currency, n.issue_date, i.legal_entity_id, i.customer_id, 'was credited in another currency'
           FROM canonical.credit_note n JOIN canonical.invoice i ON i.id = n.invoice_id WHERE n.status <> 'void' AND n.currency <> i.currency
         UNION ALL
-        SELECT 'invoice', 'subscription_id', i.id, i.number, i.currency, s.currency, i.total_amount, sync._accounting_day(i.posting_date, i.issue_date), i.legal_entity_id, i.customer_id,
+        SELECT 'invoice', 'subscription_id', i.id, i.number, i.currency, s.currency, i.total_amount, i.currency, sync._accounting_day(i.posting_date, i.issue_date), i.legal_entity_id, i.customer_id,
                'its subscription ' || coalesce(s.number, s.id::text) || ' has another currency'
           FROM canonical.invoice i JOIN canonical.subscription s ON s.id = i.subscription_id WHERE i.status NOT IN ('draft', 'void') AND i.currency <> s.currency
         UNION ALL
-        SELECT 'revenue_schedule', 'currency', r.id, i.number, r.currency, i.currency, r.total_amount, r.start_date, r.legal_entity_id, i.customer_id, 'invoice ' || i.number || ' has another currency'
+        SELECT 'revenue_schedule', 'currency', r.id, i.number, r.currency, i.currency, r.total_amount, r.currency, r.start_date, r.legal_entity_id, i.customer_id, 'invoice ' || i.number || ' has another currency'
           FROM canonical.revenue_schedule r JOIN canonical.invoice_line l ON l.id = r.invoice_line_id JOIN canonical.invoice i ON i.id = l.invoice_id
          WHERE r.status <> 'canceled' AND r.currency <> i.currency) v
   LEFT JOIN canonical.customer c ON c.id = v.customer_id
   LEFT JOIN canonical.legal_entity e ON e.id = coalesce(v.legal_entity_id, c.legal_entity_id)
- GROUP BY v.object, v.id, v.number, v.field, v.ours, e.code, v.day, c.number, v.detail
+ GROUP BY v.object, v.id, v.number, v.field, v.ours, v.amount_in, e.code, v.day, c.number, v.detail
 $query$),
     ('voided_after_posting', 'error',
      'An invoice that billing voided does not go on standing posted in the ERP, unless credit notes took all of it back',
@@ -285,7 +285,7 @@ SELECT 'invoice' AS object, i.id AS record_id, i.number AS record_number, m.syst
   LEFT JOIN LATERAL (SELECT u.route_id || '/' || u.seq AS delivery, u.state, u.event_at FROM sync._unfinished u
                       WHERE u.system_id = m.system_id AND u.object_id = m.object_id AND u.record_id = m.record_id ORDER BY u.seq LIMIT 1) f ON true
  WHERE i.type = 'standard' AND i.status = 'void' AND i.total_amount <> 0 AND coalesce(m.status, i.posting_status) = 'posted'
-   AND i.total_amount > (SELECT coalesce(sum(n.total_amount), 0) FROM canonical.credit_note n WHERE n.invoice_id = i.id AND n.status IN ('posted', 'applied'))
+   AND i.total_amount > (SELECT coalesce(sum(n.total_amount), 0) FROM canonical.credit_note n WHERE n.invoice_id = i.id AND n.currency = i.currency AND n.status IN ('posted', 'applied'))
 $query$),
     ('paid_before_posted', 'error',
      'No payment stands in the ERP against an invoice that is not posted there, or that is posted later than it',

@@ -394,16 +394,20 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    record constant text := coalesce(options ->> 'record_id', s.record_id);
+    wanted constant text := coalesce(options ->> 'record_id', s.record_id);
     remote constant text := coalesce(options ->> 'remote_id', s.remote_id);
+    record text;
     taken text;
     instead text;
 BEGIN
-    IF record IS NULL OR remote IS NULL THEN
+    IF wanted IS NULL OR remote IS NULL THEN
         PERFORM sync._no_repair(s.break_id, 'Two sides make a binding, and one is not known.',
                                 'Say which: options => ''{"record_id": "…", "remote_id": "…"}''.');
-    ELSIF sync._record_or_null(s.object_id, record) IS NULL THEN
-        PERFORM sync._no_repair(s.break_id, format('There is no record "%s" of object "%s".', record, s.object), 'Give the id of one that there is.');
+    END IF;
+    -- As the row has it: a key may be written in many ways, a binding is known by one.
+    record := CASE WHEN sync._record_or_null(s.object_id, wanted) IS NOT NULL THEN sync._record_row(s.object_id, wanted) ->> '__id' END;
+    IF record IS NULL THEN
+        PERFORM sync._no_repair(s.break_id, format('There is no record "%s" of object "%s".', wanted, s.object), 'Give the id of one that there is.');
     END IF;
     -- The one too many takes the place of the other.
     IF s.kind = 'duplicate' THEN

@@ -107,6 +107,18 @@ SELECT sync.approve(:waits, 'right') -> 'result' ->> 'status' AS status;
 \c - :me
 SELECT record_number, status, explanation, resolved_by, approved FROM breaks;
 
+-- Taken back is also what was asked for and not yet decided.
+\c - brk_op
+SELECT sync.accept_break(brk(2), 'too small to matter') AS waits \gset
+SELECT sync.reopen_break(brk(2), 'it does matter');
+\c - brk_chief
+\set VERBOSITY sqlstate
+SELECT sync.approve(:waits, 'fine');
+\set VERBOSITY default
+\c - :me
+SELECT state, decision_reason = format('break %s was opened again: it does matter', brk(2)) AS why FROM sync.approval_request WHERE id = :waits;
+SELECT record_number, status FROM breaks WHERE record_number = 'T-2';
+
 -- Gone is gone: only notes can be added. Found again, it is another break.
 DELETE FROM public.wrong WHERE n = 3;
 SELECT found, opened FROM sync.run_rules();

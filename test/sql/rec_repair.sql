@@ -85,6 +85,23 @@ SELECT step, action, system, target, detail FROM sync.repair(:id, remedy => 'bin
 SELECT * FROM sync.repair(:id, remedy => 'bind', options => '{"record_id": "00000000-0000-4000-8000-000000000001"}');
 SELECT action FROM sync.repair(:id, dry_run => false, remedy => 'bind', options => '{"record_id": "00000000-0000-4000-8000-000000000004"}', reason => 'the same firm');
 SELECT record_id FROM sync.external_id WHERE remote_id = 'r9';
+-- A key may be written in many ways: bound is the record, as events spell it, and never twice.
+SELECT pg_temp.broken('missing_here', 'customer', NULL, remote => 'r10') AS id \gset
+INSERT INTO canonical.customer (id, number, name, status) VALUES ('abcdef00-0000-4000-8000-000000000007', 'C7', 'name 7', 'prospect');
+SELECT action, detail FROM sync.repair(:id, remedy => 'bind', options => '{"record_id": "{ABCDEF00-0000-4000-8000-000000000007}"}');
+INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id) VALUES (sync._system_id('shop'), sync._object_id('customer'), 'abcdef00-0000-4000-8000-000000000007', 'r7');
+SELECT * FROM sync.repair(:id, remedy => 'bind', options => '{"record_id": "ABCDEF00-0000-4000-8000-000000000007"}');
+DELETE FROM sync.external_id WHERE remote_id = 'r7';
+CREATE TABLE public.pair (a bigint, b text, PRIMARY KEY (a, b));
+CREATE TABLE public.whole (id bigint PRIMARY KEY, name text);
+INSERT INTO public.pair VALUES (1, 'NULL');
+INSERT INTO public.whole VALUES (9223372036854775807, 'last');
+SELECT sync.track(t, object => substr(t, 8)) IS NOT NULL AS tracked FROM unnest('{public.pair,public.whole}'::text[]) t;
+INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id)
+    VALUES (sync._system_id('shop'), sync._object_id('pair'), '["1", "NULL"]', 'p1'), (sync._system_id('shop'), sync._object_id('whole'), '9223372036854775807', 'w1');
+SELECT * FROM sync.repair(pg_temp.broken('missing_here', 'pair', NULL, remote => 'p2'), remedy => 'bind', options => '{"record_id": "[\"01\",\"NULL\"]"}');
+SELECT * FROM sync.repair(pg_temp.broken('missing_here', 'whole', NULL, remote => 'w2'), remedy => 'bind', options => '{"record_id": "09223372036854775807"}');
+SELECT * FROM sync.repair(pg_temp.broken('missing_here', 'whole', NULL, remote => 'w2'), remedy => 'bind', options => '{"record_id": "9223372036854775808"}');
 
 -- A field: nobody owns it, the hub does, the system does.
 SELECT pg_temp.broken('field_differs', 'customer', 'C2', 'name', '"their name"') AS id \gset

@@ -130,6 +130,13 @@ SELECT sync.create_reconciliation_rule(v.name, v.query, 'd', 'r') > 0 AS made
                ('d_sleeps', 'SELECT pg_sleep(1000)::text AS detail'), ('e_floods', 'SELECT n AS record_id FROM generate_series(1, 1000000) n'),
                ('f_words', $$SELECT 'sorry' AS class$$), ('g_words', $$SELECT 'fatal' AS severity$$), ('g_twice', $$SELECT 'B-1' AS record_number, n AS ours FROM generate_series(1, 2) n$$), ('h_works', 'SELECT 1 AS record_id')) v (name, query);
 SELECT rule, found, opened, error FROM sync.run_rules(names => '{a_fails,b_writes,c_frees,d_sleeps,e_floods,f_words,g_words,g_twice,h_works}', timeout => '500 ms');
+-- An amount or a day that is none, or no currency, would be in everybody's totals.
+SELECT sync.create_reconciliation_rule(v.name, v.query, 'd', 'r') > 0 AS made
+  FROM (VALUES ('i_nan', $$SELECT 'NaN'::numeric AS difference, 'EUR' AS currency$$), ('i_endless', $$SELECT '-Infinity'::numeric AS at_risk, 'EUR' AS currency$$),
+               ('i_never', $$SELECT 1 AS record_id, 'infinity'::date AS period$$), ('i_euro', $$SELECT 5 AS difference, 'Euro' AS currency$$), ('i_small', $$SELECT 5 AS difference, 'eur' AS currency$$)) v (name, query);
+SELECT rule, found, opened, error FROM sync.run_rules(names => '{i_nan,i_endless,i_never,i_euro,i_small}');
+SELECT count(*) FROM sync.break_entry WHERE source LIKE 'rule:i\_%';
+SELECT count(sync.drop_reconciliation_rule(r.name, 'shown')) AS dropped FROM sync.reconciliation_rule r WHERE r.name LIKE 'i\_%';
 SELECT count(*) FROM shop.bill WHERE paid = 0;
 SELECT count(*) FROM sync.finding;
 SHOW transaction_read_only;

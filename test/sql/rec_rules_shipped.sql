@@ -183,6 +183,11 @@ SELECT count(*) FROM found() WHERE rule = 'billed_once'; ROLLBACK;
 :plant UPDATE payout SET amount = amount - 10, status = 'failed'; :look
 -- currency_agrees
 :plant UPDATE invoice SET currency = 'USD' WHERE number = 'I-1'; :look
+-- What was credited or paid in another currency is told in that one, and added to nothing.
+:plant INSERT INTO credit_note (id, invoice_id, customer_id, number, status, issue_date, currency, net_amount, tax_amount, total_amount)
+SELECT k(v.number), i.id, i.customer_id, v.number, 'posted', '2026-06-02', v.currency, v.amount, 0, v.amount
+  FROM invoice i, (VALUES ('N-7', 'EUR', 110), ('N-8', 'USD', 5), ('N-9', 'JPY', 500)) v (number, currency, amount) WHERE i.number = 'I-2';
+SELECT rule, number, field, ours, theirs, difference, currency, at_risk, detail FROM found() WHERE rule IN ('credits_within_invoice', 'currency_agrees'); ROLLBACK;
 -- voided_after_posting: unless it was credited.
 :plant UPDATE invoice SET status = 'void', voided_at = '2026-05-20' WHERE number = 'I-5'; UPDATE tax_determination SET status = 'voided' WHERE invoice_id = k('I-5'); DELETE FROM revenue_schedule WHERE id = k('plan I-5');
 UPDATE revenue_schedule_line SET schedule_id = k('plan I-1') WHERE id = k('part I-5'); UPDATE revenue_schedule SET total_amount = 200 WHERE id = k('plan I-1'); UPDATE invoice_line SET net_amount = 200 WHERE id = k('line I-1');
