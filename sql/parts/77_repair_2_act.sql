@@ -28,6 +28,31 @@ END
 $$;
 COMMENT ON FUNCTION sync._repair_requests(jsonb, text, text) IS 'The requests of a plan''s push, as they would be now';
 
+-- What asks for a record by its id, as the pull sends it. A connector may read by POST, with the id in the body.
+-- A request that cannot be told here is not guessed.
+CREATE FUNCTION sync._read_request(system text, object text, remote_id text, OUT method text, OUT target text, OUT request text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    manifest constant jsonb := sync._manifest(system);
+    rendered jsonb;
+BEGIN
+    -- An operation of that name is another request; whose the system is, the pull alone looks up.
+    IF manifest #> ARRAY['objects', object, 'pull', 'fetch'] IS NULL OR manifest #> ARRAY['objects', object, 'push', 'operations', 'fetch'] IS NOT NULL
+       OR manifest #>> ARRAY['objects', object, 'pull', 'fetch'] LIKE '%$entity%' THEN
+        RETURN;
+    END IF;
+    rendered := sync.test_render(manifest, object, 'fetch', jsonb_build_object('id', remote_id, 'param', sync._system_options(system) -> 'param', 'entity', '{}'::jsonb));
+    IF rendered ->> 'status' = 'ok' THEN
+        method := rendered ->> 'method';
+        target := rendered ->> 'target';
+        request := rendered ->> 'body';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._read_request(text, text, text) IS 'The request that reads a remote record by its id; NULL: it is not known before it is sent';
+
 CREATE FUNCTION sync._repair_shown(plan jsonb, object text, record_id text)
 RETURNS TABLE (step integer, action text, system text, method text, target text, request text, detail text)
 LANGUAGE plpgsql VOLATILE
@@ -51,12 +76,17 @@ BEGIN
             CONTINUE;
         END IF;
         step := step + 1;
-        method := CASE action WHEN 'read' THEN 'GET' ELSE act ->> 'method' END;
+        method := act ->> 'method';
         target := act ->> 'target';
         request := CASE action WHEN 'insert' THEN (act - '{act,detail,system,books}'::text[])::text
                                WHEN 'call' THEN act #>> '{request}'
                                ELSE nullif(act - '{act,detail,system,books,remote_id,target,restore_id,delivery,gone,fields,record_id}'::text[], '{}')::text END;
         detail := act ->> 'detail';
+        IF action = 'read' THEN
+            SELECT q.* INTO r FROM sync._read_request(system, object, act ->> 'remote_id') q;
+            method := r.method; target := r.target; request := r.request;
+            detail := concat_ws('; ', detail, CASE WHEN r.method IS NULL THEN format('remote record %s is read by its id', act ->> 'remote_id') END);
+        END IF;
         RETURN NEXT;
     END LOOP;
 END

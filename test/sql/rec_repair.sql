@@ -103,6 +103,17 @@ SELECT * FROM sync.repair(pg_temp.broken('missing_here', 'pair', NULL, remote =>
 SELECT * FROM sync.repair(pg_temp.broken('missing_here', 'whole', NULL, remote => 'w2'), remedy => 'bind', options => '{"record_id": "09223372036854775807"}');
 SELECT * FROM sync.repair(pg_temp.broken('missing_here', 'whole', NULL, remote => 'w2'), remedy => 'bind', options => '{"record_id": "9223372036854775808"}');
 
+-- A connector may read by a POST with the id in its body; then that is what is shown.
+BEGIN;
+SELECT sync.register_connector(jsonb_set(jsonb_set(c.manifest, '{version}', '"2"'), '{objects,customer,pull,fetch}',
+    '{"method": "POST", "path": "/", "body": {"method": "party.read", "params": [{"$": "$.id"}, {"by": "$param.clerk"}]}, "response": {"items": "$.result"}}')) FROM sync.connector c WHERE c.name = 'mini';
+SELECT action, method, target, request, detail FROM sync.repair(:id);
+-- What cannot be told before it is sent is not guessed.
+SELECT sync.register_connector(jsonb_set(jsonb_set(c.manifest, '{version}', '"3"'), '{objects,customer,pull,fetch}',
+    '{"method": "POST", "path": "/", "body": {"id": "$.id", "of": "$entity.code"}}')) FROM sync.connector c WHERE c.name = 'mini' AND c.current;
+SELECT action, method, target, request, detail FROM sync.repair(:id);
+ROLLBACK;
+
 -- A field: nobody owns it, the hub does, the system does.
 SELECT pg_temp.broken('field_differs', 'customer', 'C2', 'name', '"their name"') AS id \gset
 SELECT * FROM sync.repair(:id);
