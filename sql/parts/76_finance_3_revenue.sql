@@ -62,6 +62,22 @@ END
 $$;
 COMMENT ON FUNCTION sync._deferred_moves(date, text) IS 'What moved deferred revenue before a day: billed, recognized, reversed';
 
+CREATE FUNCTION sync._check_whole_months(period daterange)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF extract(day FROM lower(period)) <> 1 OR extract(day FROM upper(period)) <> 1 THEN
+        RAISE EXCEPTION 'revenue is recognized by whole months' USING ERRCODE = 'invalid_parameter_value',
+            DETAIL = format('The period goes from %s to %s.', to_char(lower(period), 'YYYY-MM-DD'), to_char(upper(period) - 1, 'YYYY-MM-DD')),
+            HINT = 'October 2026 is daterange(''2026-10-01'', ''2026-11-01'').';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._check_whole_months(daterange) IS 'An error unless a period is of whole months';
+
+-- Schedules go by months and journals by their last days: of a part of one the two would say different things.
 CREATE FUNCTION sync.deferred_rollforward(period daterange, standard text DEFAULT NULL, functional boolean DEFAULT false)
 RETURNS TABLE (entity text, currency text, account text, opening numeric, billed numeric, recognized numeric, reversed numeric, fx numeric, closing numeric,
                ledger_balance numeric, difference numeric)
@@ -70,6 +86,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM sync._check_period(period);
+    PERFORM sync._check_whole_months(period);
     IF standard NOT IN ('ASC606', 'IFRS15') THEN
         RAISE EXCEPTION 'invalid accounting standard "%"', standard
             USING ERRCODE = 'invalid_parameter_value', HINT = 'It is ASC606 or IFRS15; NULL follows IFRS15 where a line has a schedule of each.';

@@ -134,11 +134,7 @@ AS $$
 DECLARE
     early record;
 BEGIN
-    IF extract(day FROM lower(period)) <> 1 OR extract(day FROM upper(period)) <> 1 THEN
-        RAISE EXCEPTION 'revenue is recognized by whole months' USING ERRCODE = 'invalid_parameter_value',
-            DETAIL = format('The period goes from %s to %s.', to_char(lower(period), 'YYYY-MM-DD'), to_char(upper(period) - 1, 'YYYY-MM-DD')),
-            HINT = 'October 2026 is daterange(''2026-10-01'', ''2026-11-01'').';
-    END IF;
+    PERFORM sync._check_whole_months(period);
     EXECUTE sync._model_query($q$
         SELECT e.code, e.timezone, ($3 AT TIME ZONE e.timezone)::date AS today FROM canonical.legal_entity e
          WHERE ($2 IS NULL OR e.code = $2) AND ($3 AT TIME ZONE e.timezone)::date < upper($1)
@@ -161,6 +157,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM sync._check_period(period);
+    IF standard IS NULL OR standard NOT IN ('ASC606', 'IFRS15') THEN
+        RAISE EXCEPTION 'invalid accounting standard "%"', standard USING ERRCODE = 'invalid_parameter_value', HINT = 'It is ASC606 or IFRS15.';
+    END IF;
     PERFORM sync._check_months_ended(period, entity, now());
     -- One after the other, so that the last month of a schedule ends it; and the periods stay open until this has committed.
     PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext(standard));

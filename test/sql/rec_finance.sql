@@ -38,6 +38,9 @@ SELECT * FROM sync.ar_aging('2024-03-31', 'nowhere');
 SELECT * FROM sync.payout_reconciliation('[2024-01-01,)');
 SELECT * FROM sync.deferred_rollforward('empty');
 SELECT * FROM sync.deferred_rollforward('[2024-01-01,2024-02-01)', 'HGB');
+SELECT * FROM sync.deferred_rollforward('[2024-01-02,2024-01-16)');
+SELECT * FROM sync.recognize_revenue('[2024-01-01,2024-02-01)', 'DE', 'ifrs15');
+SELECT * FROM sync.recognize_revenue('[2024-01-01,2024-02-01)', 'DE', NULL);
 
 -- u('customer A'): a fixed id.
 CREATE FUNCTION u(what text) RETURNS uuid LANGUAGE sql IMMUTABLE AS 'SELECT md5($1)::uuid';
