@@ -117,6 +117,7 @@ is(header('erp', 'POST', qr{^/rest/invoices}, 'X-Correlation-Id'), 'CHANGE-7', '
 # ---- the ERP posts it, after a crash of the hub ----
 $node->kill9_worker;
 $node->poll_until(q(SELECT EXISTS (SELECT FROM sync.worker WHERE database = current_database() AND state = 'running')));
+$node->poll_until("SELECT sync.remote_id('invoice', '$inv', 'erp') IS NOT NULL");
 $sandbox{erp}->rest(POST => '/journals', { number => 'J-1', currency => 'EUR', day => '2026-11-01', invoice => remote('invoice', $inv, 'erp'),
 	lines => [ { no => 1, account => '1200', debit => 120, credit => 0 }, { no => 2, account => '4000', debit => 0, credit => 120 } ] });
 pull('erp', 'gl_entry');
