@@ -88,7 +88,8 @@ foreach my $action (qw(kill error))
 			else
 			{
 				$hub->arm($point, $action);
-				$hub->sql(q(SELECT sync.request_pull('crm', 'customer')));
+				# A poll of its own time may come first, and the crash end our session.
+				eval { $hub->sql(q(SELECT sync.request_pull('crm', 'customer'))) };
 			}
 			if ($action eq 'kill')
 			{
