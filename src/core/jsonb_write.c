@@ -12,12 +12,14 @@
 
 #include "core/jsonb_write.h"
 
+#define FIRST_SIZE 1024
+
 void
 se_json_begin(SeJsonWriter *w, Size size_hint)
 {
-	initStringInfo(&w->buf);
-	if (size_hint > w->buf.maxlen)
-		enlargeStringInfo(&w->buf, (int) Min(size_hint, SE_EVENT_LIMIT));
+	w->buf.maxlen = size_hint == 0 ? FIRST_SIZE : (int) Min(size_hint, SE_EVENT_LIMIT) + 1;
+	w->buf.data = palloc(w->buf.maxlen);
+	w->buf.cursor = 0;
 	w->buf.len = VARHDRSZ;
 	w->limit = SE_EVENT_LIMIT;
 	w->overflow = false;
@@ -166,14 +168,34 @@ compare_pairs(const void *a, const void *b)
 								y->key.val.string.len);
 }
 
+/* Bytes that it takes at most. */
+static Size
+size_of(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvString:
+			return value->val.string.len;
+		case jbvNumeric:
+			return VARSIZE(value->val.numeric) + sizeof(int);
+		case jbvBinary:
+			return value->val.binary.len + sizeof(int);
+		default:
+			return 0;
+	}
+}
+
 Jsonb *
 se_json_from_pairs(JsonbPair *pairs, int count, Size limit)
 {
 	SeJsonWriter w;
 	SeJsonContainer c;
+	Size size = VARHDRSZ + sizeof(uint32);
 
+	for (int i = 0; i < count; i++)
+		size += 2 * sizeof(JEntry) + size_of(&pairs[i].key) + size_of(&pairs[i].value);
 	qsort(pairs, count, sizeof(JsonbPair), compare_pairs);
-	se_json_begin(&w, 0);
+	se_json_begin(&w, Min(size, limit));
 	w.limit = limit;
 	se_json_open(&w, &c, JB_FOBJECT, count);
 	for (int i = 0; i < count; i++)

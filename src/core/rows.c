@@ -145,10 +145,9 @@ attributes(Relation rel, const char *const *columns, int ncolumns)
 }
 
 static void
-fill_slot(TupleTableSlot *slot, const int *attnums, const SeArg *columns, int ncolumns, int row)
+fill_slot(TupleTableSlot *slot, TupleDesc desc, const int *attnums, const SeArg *columns,
+		  int ncolumns, int row)
 {
-	TupleDesc desc = slot->tts_tupleDescriptor;
-
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, true, desc->natts * sizeof(bool));
 	for (int i = 0; i < ncolumns; i++)
@@ -167,12 +166,38 @@ fill_slot(TupleTableSlot *slot, const int *attnums, const SeArg *columns, int nc
 	ExecStoreVirtualTuple(slot);
 }
 
+/* One index after the other, so that its upper pages stay in the processor's cache. */
+static void
+insert_index_entries(ResultRelInfo *info, TupleTableSlot **slots, int n, EState *estate)
+{
+	RelationPtr indexes = info->ri_IndexRelationDescs;
+	IndexInfo **infos = info->ri_IndexRelationInfo;
+	int nindexes = info->ri_NumIndices;
+
+	info->ri_NumIndices = 1;
+	for (int k = 0; k < nindexes; k++)
+	{
+		info->ri_IndexRelationDescs = indexes + k;
+		info->ri_IndexRelationInfo = infos + k;
+		for (int i = 0; i < n; i++)
+		{
+			SE_INSERT_INDEX_TUPLES(info, slots[i], estate);
+			ResetPerTupleExprContext(estate);
+		}
+	}
+	info->ri_IndexRelationDescs = indexes;
+	info->ri_IndexRelationInfo = infos;
+	info->ri_NumIndices = nindexes;
+}
+
 /* Into one table or partition. */
 static void
 insert_into(Relation rel, const char *const *names, const SeArg *columns, int ncolumns, int n)
 {
 	int *attnums = attributes(rel, names, ncolumns);
 	TupleTableSlot **slots = palloc0(sizeof(TupleTableSlot *) * ROWS_AT_ONCE);
+	/* A copy is not counted in the resource owner, slot by slot. */
+	TupleDesc desc = CreateTupleDescCopy(RelationGetDescr(rel));
 	EState *estate = CreateExecutorState();
 	ResultRelInfo *info = makeNode(ResultRelInfo);
 	CommandId cid = GetCurrentCommandId(true);
@@ -181,23 +206,17 @@ insert_into(Relation rel, const char *const *names, const SeArg *columns, int nc
 	InitResultRelInfo(info, rel, 0, NULL, 0);
 	ExecOpenIndices(info, false);
 	for (int i = 0; i < Min(n, ROWS_AT_ONCE); i++)
-		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsVirtual);
+		slots[i] = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	for (int from = 0; from < n; from += ROWS_AT_ONCE)
 	{
 		int count = Min(n - from, ROWS_AT_ONCE);
 
 		for (int i = 0; i < count; i++)
-			fill_slot(slots[i], attnums, columns, ncolumns, from + i);
+			fill_slot(slots[i], RelationGetDescr(rel), attnums, columns, ncolumns, from + i);
 		table_multi_insert(rel, slots, count, cid, 0, bulk);
-		for (int i = 0; i < count; i++)
-		{
-			SE_INSERT_INDEX_TUPLES(info, slots[i], estate);
-			ResetPerTupleExprContext(estate);
-		}
+		insert_index_entries(info, slots, count, estate);
 	}
 	FreeBulkInsertState(bulk);
-	for (int i = 0; i < Min(n, ROWS_AT_ONCE); i++)
-		ExecDropSingleTupleTableSlot(slots[i]);
 	ExecCloseIndices(info);
 	FreeExecutorState(estate);
 }

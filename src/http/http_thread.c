@@ -7,6 +7,9 @@
  *
  * A descriptor is written only when its list was empty before, so a busy side is never woken, and an
  * idle one always is: whoever empties a list does it under the mutex after having read the descriptor.
+ *
+ * Emptied parcels and read results go back the same ways, unannounced, because each side frees what
+ * it has allocated: malloc would lock the other's arena for it, in which that one is busy.
  */
 #include "http/http_thread.h"
 
@@ -19,6 +22,8 @@
 
 #include "http/http_internal.h"
 
+#define MAX_KEPT_BODY 65536
+
 /* A copy of a request in one block; the strings follow the struct. */
 typedef struct SeHttpParcel
 {
@@ -30,7 +35,8 @@ typedef struct SeHttpParcel
 struct SeHttpThread
 {
 	pthread_t id;
-	SeHttpLoop *loop; /* the thread's alone while it runs */
+	SeHttpLoop *loop;	   /* the thread's alone while it runs, */
+	SeHttpParcel *emptied; /* as are these, on their way to `returned` */
 	int wake_fd;
 	int ready_fd;
 
@@ -38,6 +44,7 @@ struct SeHttpThread
 	SeHttpParcel *queued_head;
 	SeHttpParcel *queued_tail;
 	SeHttpResult *taken;
+	SeHttpResult *read; /* on their way to `used` */
 	int in_flight;
 
 	pthread_mutex_t mutex; /* of what follows */
@@ -45,6 +52,8 @@ struct SeHttpThread
 	SeHttpParcel *inbox_tail;
 	SeHttpResult *outbox_head;
 	SeHttpResult *outbox_tail;
+	SeHttpParcel *returned;
+	SeHttpResult *used;
 	bool stop;
 };
 
@@ -129,11 +138,37 @@ pack(const SeHttpRequest *request)
 
 /* It may have carried credentials. */
 static void
-unpack(SeHttpParcel *parcel)
+empty(SeHttpParcel *parcel)
 {
+	SeHttpParcel *next = parcel->next;
+
 	se_egress_free((SeEgress *) parcel->request.egress);
 	explicit_bzero(parcel, parcel->size);
-	free(parcel);
+	parcel->next = next;
+}
+
+static void
+free_emptied(SeHttpParcel *parcel)
+{
+	while (parcel != NULL)
+	{
+		SeHttpParcel *next = parcel->next;
+
+		free(parcel);
+		parcel = next;
+	}
+}
+
+static void
+free_results(SeHttpResult *result)
+{
+	while (result != NULL)
+	{
+		SeHttpResult *next = result->next;
+
+		se_http_result_free(result);
+		result = next;
+	}
 }
 
 /* ---- the thread ---- */
@@ -159,13 +194,17 @@ static bool
 take_inbox(SeHttpThread *t)
 {
 	SeHttpParcel *parcel;
+	SeHttpResult *used;
 	bool stop;
 
 	pthread_mutex_lock(&t->mutex);
 	parcel = t->inbox_head;
 	t->inbox_head = t->inbox_tail = NULL;
+	used = t->used;
+	t->used = NULL;
 	stop = t->stop;
 	pthread_mutex_unlock(&t->mutex);
+	free_results(used);
 	while (parcel != NULL)
 	{
 		SeHttpParcel *next = parcel->next;
@@ -173,7 +212,9 @@ take_inbox(SeHttpThread *t)
 
 		if (!stop && !se_http_submit(t->loop, &parcel->request, &error))
 			refuse(t->loop, &parcel->request, error);
-		unpack(parcel);
+		empty(parcel);
+		parcel->next = t->emptied;
+		t->emptied = parcel;
 		parcel = next;
 	}
 	return !stop;
@@ -194,6 +235,11 @@ fill_outbox(SeHttpThread *t)
 	else
 		t->outbox_tail->next = head;
 	t->outbox_tail = t->loop->done_tail;
+	if (t->returned == NULL)
+	{
+		t->returned = t->emptied;
+		t->emptied = NULL;
+	}
 	pthread_mutex_unlock(&t->mutex);
 	t->loop->done_head = t->loop->done_tail = NULL;
 	if (was_empty)
@@ -281,6 +327,16 @@ se_http_thread_submit(SeHttpThread *t, const SeHttpRequest *request)
 	return true;
 }
 
+/* Under the mutex. */
+static void
+hand_back(SeHttpThread *t)
+{
+	if (t->used != NULL)
+		return;
+	t->used = t->read;
+	t->read = NULL;
+}
+
 void
 se_http_thread_push(SeHttpThread *t)
 {
@@ -295,6 +351,7 @@ se_http_thread_push(SeHttpThread *t)
 	else
 		t->inbox_tail->next = t->queued_head;
 	t->inbox_tail = t->queued_tail;
+	hand_back(t);
 	pthread_mutex_unlock(&t->mutex);
 	t->queued_head = t->queued_tail = NULL;
 	if (was_empty)
@@ -308,12 +365,18 @@ se_http_thread_next(SeHttpThread *t)
 
 	if (result == NULL)
 	{
+		SeHttpParcel *returned;
+
 		/* Hushed first: what comes after that rings again. */
 		hush(t->ready_fd);
 		pthread_mutex_lock(&t->mutex);
 		result = t->outbox_head;
 		t->outbox_head = t->outbox_tail = NULL;
+		returned = t->returned;
+		t->returned = NULL;
+		hand_back(t);
 		pthread_mutex_unlock(&t->mutex);
+		free_emptied(returned);
 	}
 	if (result == NULL)
 		return NULL;
@@ -323,28 +386,25 @@ se_http_thread_next(SeHttpThread *t)
 	return result;
 }
 
-static void
-free_parcels(SeHttpParcel *parcel)
+void
+se_http_thread_free(SeHttpThread *t, SeHttpResult *result)
 {
-	while (parcel != NULL)
+	/* The thread may sleep until the next request: nothing large waits for it. */
+	if (result->body_len > MAX_KEPT_BODY)
 	{
-		SeHttpParcel *next = parcel->next;
-
-		unpack(parcel);
-		parcel = next;
+		se_http_result_free(result);
+		return;
 	}
+	result->next = t->read;
+	t->read = result;
 }
 
 static void
-free_results(SeHttpResult *result)
+free_parcels(SeHttpParcel *parcel)
 {
-	while (result != NULL)
-	{
-		SeHttpResult *next = result->next;
-
-		se_http_result_free(result);
-		result = next;
-	}
+	for (SeHttpParcel *p = parcel; p != NULL; p = p->next)
+		empty(p);
+	free_emptied(parcel);
 }
 
 void
@@ -360,8 +420,12 @@ se_http_thread_stop(SeHttpThread *t)
 	se_http_destroy(t->loop);
 	free_parcels(t->queued_head);
 	free_parcels(t->inbox_head);
+	free_emptied(t->emptied);
+	free_emptied(t->returned);
 	free_results(t->taken);
 	free_results(t->outbox_head);
+	free_results(t->read);
+	free_results(t->used);
 	close(t->wake_fd);
 	close(t->ready_fd);
 	pthread_mutex_destroy(&t->mutex);

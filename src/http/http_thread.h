@@ -31,8 +31,9 @@ extern bool se_http_thread_submit(SeHttpThread *thread, const SeHttpRequest *req
 /* Hand over what was queued: one wake-up for many. */
 extern void se_http_thread_push(SeHttpThread *thread);
 
-/* The next finished request, NULL if there is none.  The caller frees it with se_http_result_free(). */
+/* The next finished request, NULL if there is none.  The caller frees it with se_http_thread_free(). */
 extern SeHttpResult *se_http_thread_next(SeHttpThread *thread);
+extern void se_http_thread_free(SeHttpThread *thread, SeHttpResult *result);
 
 /* Requests submitted and not yet taken back. */
 extern int se_http_thread_in_flight(SeHttpThread *thread);

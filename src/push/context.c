@@ -159,9 +159,17 @@ change_word(SeChange change)
 char *
 se_event_id(const SeEvent *event)
 {
-	if (se_hub_id[0] == '\0')
+	char id[64];
+	int len = (int) strnlen(se_hub_id, 8);
+
+	if (len == 0)
 		return NULL;
-	return psprintf("%.8s-%d-" INT64_FORMAT, se_hub_id, event->incarnation, event->seq);
+	memcpy(id, se_hub_id, len);
+	id[len++] = '-';
+	len += pg_ltoa(event->incarnation, id + len);
+	id[len++] = '-';
+	len += pg_lltoa(event->seq, id + len);
+	return pnstrdup(id, len);
 }
 
 static Jsonb *

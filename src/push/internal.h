@@ -11,7 +11,8 @@
  *   stale.c     what pulls have changed since an event
  *   lost.c      what a server that is lost may have sent, after a promotion
  *   frozen.c    what a parked delivery keeps of its request
- *   claim.c     ready deliveries → rendered, claimed, flushed, handed to the exchange
+ *   prepare.c   what a delivery sends next: its step, rendered
+ *   claim.c     ready deliveries → prepared, claimed, flushed, handed to the exchange
  *   batch.c     deliveries that travel in one request
  *   result.c    answers → what becomes of the delivery
  *   outcome.c   writes outcomes, mirror, pending in one transaction per batch
@@ -50,6 +51,7 @@
 #include "lib/ilist.h"
 #include "nodes/bitmapset.h"
 #include "utils/jsonb.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "connector/connector.h"
@@ -396,12 +398,33 @@ extern bool se_gate_passes(
 	SeDelivery *delivery); /* false: `ending` says HELD or DEAD; in a transaction */
 extern void se_gate_park(SeDelivery *delivery); /* one that is held; in the same transaction */
 
-/* ---- claim.c ---- */
-extern bool se_claim(TimestampTz now); /* own transaction */
+/* ---- prepare.c ---- */
+
+/*
+ * A subtransaction in which deliveries are prepared, one after the other. While it has no id it has
+ * written nothing, so that the error of one delivery takes nothing of the ones before along. Zero
+ * to begin with.
+ */
+typedef struct SePlace
+{
+	MemoryContext cxt;
+	ResourceOwner owner;
+	bool open;
+} SePlace;
+
+/*
+ * Finds the step that has something to send and renders it. False when the delivery has ended, waits
+ * or failed without one; any error is its own. The caller leaves the place after the last.
+ */
+extern bool se_prepare(SeDelivery *delivery, SePlace *place);
+extern void se_place_leave(SePlace *place);
 /* Ends a delivery for which nothing was sent, or parks it. */
 extern void se_end_unsent(SeDelivery *delivery, SeEnding ending, const char *word, const char *code,
 						  const char *message);
 extern void se_delivery_key(SeDelivery *delivery, const char *step, char *key, int size);
+
+/* ---- claim.c ---- */
+extern bool se_claim(TimestampTz now); /* own transaction */
 
 /* ---- batch.c ---- */
 extern int se_batch_hint(SeDelivery *delivery);

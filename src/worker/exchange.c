@@ -249,6 +249,18 @@ finish_unsent(SeExchange *exchange, SeHttpPhase phase, const char *message)
 	call_back(exchange, &reply);
 }
 
+static char *
+join(const char *a, const char *b)
+{
+	size_t first = strlen(a);
+	size_t second = strlen(b) + 1;
+	char *both = palloc(first + second);
+
+	memcpy(both, a, first);
+	memcpy(both + first, b, second);
+	return both;
+}
+
 /* Hands the request over. What our own checks refuse comes back as an answer. */
 static void
 send_exchange(SeExchange *exchange, List *auth)
@@ -274,7 +286,7 @@ send_exchange(SeExchange *exchange, List *auth)
 		add_header(headers, &n, exchange->manifest->idempotency.header, exchange->idempotency_key);
 
 	request.method = out->method;
-	request.url = psprintf("%s%s", system->base_url, out->target);
+	request.url = join(system->base_url, out->target);
 	request.headers = headers;
 	request.nheaders = n;
 	request.body = out->body;
@@ -563,7 +575,7 @@ se_exchange_drive(TimestampTz now)
 	while ((result = se_http_thread_next(http)) != NULL)
 	{
 		receive(result, now);
-		se_http_result_free(result);
+		se_http_thread_free(http, result);
 		MemoryContextReset(reply_cxt);
 		busy = true;
 	}

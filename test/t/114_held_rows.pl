@@ -185,5 +185,22 @@ subtest 'a person who has locked held rows' => sub {
 	unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile, $offset), qr/lock timeout/, 'the hub waited for nobody');
 };
 
+# They are claimed together, and the reference of one cannot be looked for in its table any more.
+subtest 'a delivery that cannot be rendered, among others' => sub {
+	connector(sub { $_[1]{create}{body}{tier} = { '$' => '$.new.billing_email', ref => 'tier', by => 'code' } });
+	$hub->sql(q(CREATE TABLE app.tier (id integer PRIMARY KEY, code text); SELECT sync.track('app.tier', 'tier');
+		ALTER TABLE app.tier RENAME code TO name; SELECT sync.pause('crm')));
+	my @id = map { $hub->write("tier $_", $_ == 2 ? (billing_email => 'gold') : ()) } 1 .. 4;
+	$hub->sql("SELECT sync.resume('crm')");
+	$hub->poll_until('SELECT count(*) = 3 FROM sync.record_status WHERE state = \'synced\' AND record_id IN (' . join(', ', map { "'$_'" } @id) . ')');
+	is(state_of($id[1]), 'dead not_rendered', 'is dead');
+	like($hub->value("SELECT message FROM sync.pending WHERE record_id = '$id[1]'"), qr/column t\.code does not exist/, '… and says why');
+	$hub->sql('ALTER TABLE app.tier RENAME name TO code');
+	connector(sub { });
+	$hub->sql("SELECT sync.retry(id) FROM sync.pending WHERE record_id = '$id[1]'");
+	$hub->wait_idle;
+	is_deeply([ $hub->broken ], [], '… and goes when it can be');
+};
+
 $node->stop;
 done_testing();

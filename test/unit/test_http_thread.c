@@ -97,7 +97,7 @@ test_many(void)
 		twice += (*(char *) result->owner)++ != 0;
 		answered += result->phase == SE_HTTP_ANSWERED;
 		ended++;
-		se_http_result_free(result);
+		se_http_thread_free(hub, result);
 	}
 	ok(ended == n && twice == 0 && se_http_thread_in_flight(hub) == 0,
 	   "%d requests end once each (%d answered)", ended, answered);
