@@ -19,8 +19,8 @@ use SyncExt::Cluster;
 use Test::More ();
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
-our @EXPORT = qw(bench_cluster cpu_seconds customer_tps hub_pid interleave long median note peak_kb ratios
-  report seconds start_nginx wanted);
+our @EXPORT = qw(bench_cluster cpu_seconds customer_tps hub_pid interleave long median note peak_kb ratios recycle_wal
+  report seconds settle_disk start_nginx wanted);
 
 my $long = $ENV{LONG} // '';
 my $name = $ENV{NAME} // '';
@@ -48,6 +48,27 @@ sub bench_cluster
 
 	$node->sql('SELECT sync.adopt_cluster()');
 	return $node;
+}
+
+# A server that has run for a while writes over its old WAL files, and makes no new ones.
+sub recycle_wal
+{
+	my ($node, $files) = @_;
+
+	foreach (1 .. $files)
+	{
+		$node->sql(q(SELECT pg_logical_emit_message(false, 'bench', 'a file')));
+		$node->sql('SELECT pg_switch_wal()');
+	}
+	$node->sql('CHECKPOINT');
+	return;
+}
+
+# What was written to prepare is no work of the kernel's while it is measured.
+sub settle_disk
+{
+	system('sync') == 0 or die 'sync failed';
+	return;
 }
 
 # Runs both sides n times, first the one and then the other of them first.
