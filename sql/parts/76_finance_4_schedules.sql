@@ -14,6 +14,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._straight_line(numeric, date, date, integer) IS 'Months of a term and the share of each in a total, by days';
 
+-- Who recognizes revenue, or makes schedules, and who plans them anew come one after the other: between a plan and
+-- its writing no month becomes a journal.
+CREATE FUNCTION sync._lock_schedules(standard text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext(standard));
+END
+$$;
+COMMENT ON FUNCTION sync._lock_schedules(text) IS 'Keeps others from recognizing revenue, or making schedules, of a standard until the transaction ends';
+
 -- Lines billed in the period that have a term of service, an account to defer to and no schedule of the standard.
 CREATE FUNCTION sync._lines_to_schedule(period daterange, standard text)
 RETURNS TABLE (line uuid, contract uuid, entity uuid, timezone text, currency text, digits integer, total numeric, first_day date, last_day date, usage boolean)
@@ -48,11 +61,9 @@ DECLARE
     made bigint;
 BEGIN
     PERFORM sync._check_period(period);
-    IF standard IS NULL OR standard NOT IN ('ASC606', 'IFRS15') THEN
-        RAISE EXCEPTION 'invalid accounting standard "%"', standard USING ERRCODE = 'invalid_parameter_value', HINT = 'It is ASC606 or IFRS15.';
-    END IF;
+    PERFORM sync._check_standard(standard);
     -- Who comes second finds them made.
-    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext(standard));
+    PERFORM sync._lock_schedules(standard);
     EXECUTE sync._model_query($q$
         WITH todo AS MATERIALIZED (
             SELECT t.*, gen_random_uuid() AS schedule FROM sync._lines_to_schedule($1, $2) t
@@ -157,12 +168,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM sync._check_period(period);
-    IF standard IS NULL OR standard NOT IN ('ASC606', 'IFRS15') THEN
-        RAISE EXCEPTION 'invalid accounting standard "%"', standard USING ERRCODE = 'invalid_parameter_value', HINT = 'It is ASC606 or IFRS15.';
-    END IF;
+    PERFORM sync._check_standard(standard);
     PERFORM sync._check_months_ended(period, entity, now());
     -- One after the other, so that the last month of a schedule ends it; and the periods stay open until this has committed.
-    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext(standard));
+    PERFORM sync._lock_schedules(standard);
     EXECUTE sync._model_query($q$
         SELECT FROM canonical.accounting_period p JOIN canonical.legal_entity e ON e.id = p.legal_entity_id
          WHERE ($2 IS NULL OR e.code = $2) AND EXISTS (SELECT FROM sync._posting_days($1) d WHERE d BETWEEN p.start_date AND p.end_date) FOR SHARE OF p $q$) USING period, entity;

@@ -353,20 +353,6 @@ COMMENT ON FUNCTION sync._plan_restored(sync._break_subject) IS 'The act that pu
 
 -- ---- done ----
 
--- Who recognizes revenue, or makes schedules, and who plans them anew come one after the other: between a plan and
--- its writing no month becomes a journal. Both standards, for a break may be about both; always in this order.
-CREATE FUNCTION sync._lock_schedules()
-RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext('ASC606'));
-    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext('IFRS15'));
-END
-$$;
-COMMENT ON FUNCTION sync._lock_schedules() IS 'Keeps others from recognizing revenue, or making schedules, until the transaction ends';
-
 -- What is no longer what the plan saw stays: others may write schedules without that lock. Locked first and looked at
 -- then; and written by one statement, for the lines sum to the schedule's total when it ends.
 CREATE FUNCTION sync._rewrite_schedule(s sync._break_subject, act jsonb)
