@@ -14,6 +14,18 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._straight_line(numeric, date, date, integer) IS 'Months of a term and the share of each in a total, by days';
 
+-- The same by what was rated in each month, in proportion; nothing where that is nothing in all.
+CREATE FUNCTION sync._by_usage(total numeric, months date[], rated numeric[], digits integer)
+RETURNS TABLE (period date, amount numeric)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT u.month, round(total * u.until / u.whole, digits) - coalesce(lag(round(total * u.until / u.whole, digits)) OVER (ORDER BY u.month), 0)
+      FROM (SELECT r.month, sum(r.rated) OVER (ORDER BY r.month) AS until, sum(r.rated) OVER () AS whole FROM unnest(months, rated) r (month, rated)) u
+     WHERE u.whole > 0
+$$;
+COMMENT ON FUNCTION sync._by_usage(numeric, date[], numeric[], integer) IS 'Months of usage and the share of each in a total, by what was rated';
+
 -- Who recognizes revenue, or makes schedules, and who plans them anew come one after the other: between a plan and
 -- its writing no month becomes a journal.
 CREATE FUNCTION sync._lock_schedules(standard text)
@@ -72,15 +84,12 @@ BEGIN
               FROM todo t JOIN canonical.usage_record u ON u.invoice_line_id = t.line AND u.rated_amount IS NOT NULL
              WHERE t.usage GROUP BY 1, 2
         ), weight AS (
-            SELECT u.schedule, u.period, sum(u.rated) OVER w AS until, sum(u.rated) OVER (PARTITION BY u.schedule) AS whole
-              FROM used u WINDOW w AS (PARTITION BY u.schedule ORDER BY u.period)
+            SELECT u.schedule, array_agg(u.period) AS months, array_agg(u.rated) AS rated FROM used u GROUP BY u.schedule HAVING sum(u.rated) > 0
         ), part AS (
-            SELECT t.schedule, w.period, round(t.total * w.until / w.whole, t.digits)
-                       - coalesce(lag(round(t.total * w.until / w.whole, t.digits)) OVER (PARTITION BY t.schedule ORDER BY w.period), 0) AS amount
-              FROM todo t JOIN weight w ON w.schedule = t.schedule WHERE w.whole > 0
+            SELECT t.schedule, s.period, s.amount FROM todo t JOIN weight w ON w.schedule = t.schedule CROSS JOIN LATERAL sync._by_usage(t.total, w.months, w.rated, t.digits) s
             UNION ALL
             SELECT t.schedule, s.period, s.amount FROM todo t CROSS JOIN LATERAL sync._straight_line(t.total, t.first_day, t.last_day, t.digits) s
-             WHERE NOT EXISTS (SELECT FROM weight w WHERE w.schedule = t.schedule AND w.whole > 0)
+             WHERE NOT EXISTS (SELECT FROM weight w WHERE w.schedule = t.schedule)
         ), header AS (
             INSERT INTO canonical.revenue_schedule (id, invoice_line_id, contract_id, legal_entity_id, method, currency, total_amount, start_date, end_date, standard)
             SELECT t.schedule, t.line, t.contract, t.entity, CASE WHEN t.usage THEN 'usage' ELSE 'straight_line' END, t.currency, t.total, t.first_day, t.last_day, $2

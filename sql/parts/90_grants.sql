@@ -124,7 +124,7 @@ BEGIN
             ('sync_admin', ARRAY['_accounting_day', '_date', '_instant', '_canonical_schema', '_model_query', '_check_period', '_rate', '_no_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
                 '_deferred_moves', '_check_whole_months', '_check_standard', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since',
                 'certify', '_certificate_figures', '_period_changes',
-                '_straight_line', '_lock_schedules', '_lines_to_schedule', 'build_revenue_schedules', '_posting_days', '_check_open_periods', '_check_months_ended', 'recognize_revenue']),
+                '_straight_line', '_by_usage', '_lock_schedules', '_lines_to_schedule', 'build_revenue_schedules', '_posting_days', '_check_open_periods', '_check_months_ended', 'recognize_revenue']),
             ('sync_approver', ARRAY['_canonical_schema', '_model_query', '_check_period', '_rate', '_no_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
                 '_deferred_moves', '_check_whole_months', '_check_standard', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since', 'certify']),
             ('sync_operator', ARRAY['_canonical_schema', '_model_query', '_check_period', '_rate', '_no_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
@@ -134,7 +134,7 @@ BEGIN
             ('sync_analyst', ARRAY['_canonical_schema', '_model_query', '_check_period', '_rate', '_no_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
                 '_deferred_moves', '_check_whole_months', '_check_standard', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since']),
             ('sync_app', ARRAY['_canonical_schema', '_model_query', '_check_period', '_rate', '_no_rate',
-                '_straight_line', '_lock_schedules', '_lines_to_schedule', 'build_revenue_schedules', '_posting_days', '_check_open_periods', '_check_whole_months', '_check_standard', '_check_months_ended', 'recognize_revenue']),
+                '_straight_line', '_by_usage', '_lock_schedules', '_lines_to_schedule', 'build_revenue_schedules', '_posting_days', '_check_open_periods', '_check_whole_months', '_check_standard', '_check_months_ended', 'recognize_revenue']),
             -- conflicts
             ('sync_admin', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
             ('sync_operator', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
