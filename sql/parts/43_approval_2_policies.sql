@@ -219,6 +219,15 @@ $$;
 COMMENT ON FUNCTION sync._approval(text, text, text, numeric, text, jsonb, text) IS
     'NULL: the act may go on; else the id of the approval it waits for, requested now or before';
 
+CREATE FUNCTION sync._approve_hint(approval bigint)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('Another person decides: SELECT sync.approve(%s, ''reason'').', approval)
+$$;
+COMMENT ON FUNCTION sync._approve_hint(bigint) IS 'How what waits for an approval gets it, as a hint for who asked';
+
 CREATE FUNCTION sync._lapse(approval bigint, why text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -370,7 +379,7 @@ BEGIN
         RETURN NULL;
     END IF;
     RAISE NOTICE 'policy "%" waits for approval %', new.name, waits
-        USING HINT = format('Another person decides: SELECT sync.approve(%s, ''reason''). Until then the old one holds.', waits);
+        USING HINT = sync._approve_hint(waits) || ' Until then the old one holds.';
     RETURN waits;
 END
 $$;
@@ -423,7 +432,7 @@ BEGIN
     waits := sync._approval('drop_approval_policy', old.object, NULL, NULL, NULL,
                             jsonb_build_object('policy', old.id, 'name', old.name), reason);
     RAISE NOTICE 'removal of policy "%" waits for approval %', old.name, waits
-        USING HINT = format('Another person decides: SELECT sync.approve(%s, ''reason''). Until then it holds.', waits);
+        USING HINT = sync._approve_hint(waits) || ' Until then it holds.';
     RETURN waits;
 END
 $$;

@@ -92,7 +92,7 @@ BEGIN
         RETURN NULL;
     END IF;
     RAISE NOTICE 'guard "%" waits for approval %', new.name, waits
-        USING HINT = format('Another person decides: SELECT sync.approve(%s, ''reason'').', waits);
+        USING HINT = sync._approve_hint(waits);
     RETURN waits;
 END
 $$;
@@ -146,7 +146,7 @@ BEGIN
         PERFORM sync._approved_drop_guard(call, NULL);
     ELSE
         RAISE NOTICE 'removal of guard "%" waits for approval %', old.name, waits
-            USING HINT = format('Another person decides: SELECT sync.approve(%s, ''reason''). Until then it holds.', waits);
+            USING HINT = sync._approve_hint(waits) || ' Until then it holds.';
     END IF;
     RETURN waits;
 END

@@ -190,7 +190,7 @@ BEGIN
         PERFORM sync._approved_set_period_policy(call, NULL);
     ELSE
         RAISE NOTICE 'the period policy of object "%" waits for approval %', o.name, waits
-            USING HINT = format('Another person decides: SELECT sync.approve(%s, ''reason'').', waits);
+            USING HINT = sync._approve_hint(waits);
     END IF;
     RETURN waits;
 END

@@ -21,6 +21,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._caller() IS 'The role that acts in this session';
 
+-- What row_security_active() says of the current user, for another: policies bind neither who bypasses them, nor who has
+-- the owner's rights, unless they are forced.
+CREATE FUNCTION sync._role_reads(role name, relation oid)
+RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM pg_class c JOIN pg_roles r ON r.rolname = $1
+                    WHERE c.oid = $2 AND has_table_privilege(r.oid, c.oid, 'SELECT')
+                      AND (NOT c.relrowsecurity OR r.rolsuper OR r.rolbypassrls OR pg_has_role(r.oid, c.relowner, 'USAGE') AND NOT c.relforcerowsecurity))
+$$;
+COMMENT ON FUNCTION sync._role_reads(name, oid) IS 'Whether a role may read all rows of a table';
+
 -- The table behind an object, and SQL over its alias t: the record id as text.
 CREATE FUNCTION sync._identity_table(object_id integer, OUT relation regclass, OUT record_sql text, OUT key_columns name[],
                                      OUT key_types text[], OUT has_merged boolean)

@@ -106,7 +106,7 @@ BEGIN
         PERFORM sync._break_settled(sync._break_call(b, $3), CASE $1 WHEN 'accept_break' THEN 'accepted' ELSE 'explained' END, NULL);
     ELSE
         RAISE NOTICE 'break % stays % until approval % is granted', b.id, b.status, waits
-            USING HINT = format('Another person decides: SELECT sync.approve(%s, ''reason'').', waits);
+            USING HINT = sync._approve_hint(waits);
     END IF;
     RETURN waits;
 END

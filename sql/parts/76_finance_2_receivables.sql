@@ -10,10 +10,7 @@ AS $$
     WITH o AS (
         -- Where row security shows the caller some invoices only, the mirror would show him all.
         SELECT t.id FROM sync.object t
-          JOIN pg_class c ON c.oid = t.table_oid
-          JOIN pg_roles r ON r.rolname = sync._caller()
-         WHERE t.schema_name = (SELECT sync._canonical_schema()) AND t.table_name = 'invoice' AND has_table_privilege(r.oid, c.oid, 'SELECT')
-           AND (NOT c.relrowsecurity OR r.rolbypassrls OR r.rolsuper OR pg_has_role(r.oid, c.relowner, 'USAGE') AND NOT c.relforcerowsecurity)
+         WHERE t.schema_name = (SELECT sync._canonical_schema()) AND t.table_name = 'invoice' AND sync._role_reads(sync._caller(), t.table_oid)
     ), state AS (
         SELECT m.system_id, m.object_id, m.remote_id, m.fields, m.deleted
           FROM sync.mirror m JOIN o ON o.id = m.object_id

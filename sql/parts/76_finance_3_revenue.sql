@@ -77,6 +77,20 @@ END
 $$;
 COMMENT ON FUNCTION sync._check_whole_months(daterange) IS 'An error unless a period is of whole months';
 
+CREATE FUNCTION sync._check_standard(standard text, without text DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF standard NOT IN ('ASC606', 'IFRS15') OR standard IS NULL AND without IS NULL THEN
+        RAISE EXCEPTION 'invalid accounting standard "%"', standard
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is ASC606 or IFRS15' || coalesce('; ' || without, '') || '.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._check_standard(text, text) IS 'An error unless an accounting standard is known; without: what happens without one, NULL where it is needed';
+
 -- Schedules go by months and journals by their last days: of a part of one the two would say different things.
 CREATE FUNCTION sync.deferred_rollforward(period daterange, standard text DEFAULT NULL, functional boolean DEFAULT false)
 RETURNS TABLE (entity text, currency text, account text, opening numeric, billed numeric, recognized numeric, reversed numeric, fx numeric, closing numeric,
@@ -87,10 +101,7 @@ AS $$
 BEGIN
     PERFORM sync._check_period(period);
     PERFORM sync._check_whole_months(period);
-    IF standard NOT IN ('ASC606', 'IFRS15') THEN
-        RAISE EXCEPTION 'invalid accounting standard "%"', standard
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is ASC606 or IFRS15; NULL follows IFRS15 where a line has a schedule of each.';
-    END IF;
+    PERFORM sync._check_standard(standard, 'NULL follows IFRS15 where a line has a schedule of each');
     RETURN QUERY EXECUTE sync._model_query($q$
         WITH move AS (
             SELECT m.entity, CASE WHEN $3 THEN m.functional ELSE m.currency END AS currency, m.account, m.day, m.kind,

@@ -14,6 +14,31 @@ AS $$
 $$;
 COMMENT ON FUNCTION sync._straight_line(numeric, date, date, integer) IS 'Months of a term and the share of each in a total, by days';
 
+-- The same by what was rated in each month, in proportion; nothing where that is nothing in all.
+CREATE FUNCTION sync._by_usage(total numeric, months date[], rated numeric[], digits integer)
+RETURNS TABLE (period date, amount numeric)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT u.month, round(total * u.until / u.whole, digits) - coalesce(lag(round(total * u.until / u.whole, digits)) OVER (ORDER BY u.month), 0)
+      FROM (SELECT r.month, sum(r.rated) OVER (ORDER BY r.month) AS until, sum(r.rated) OVER () AS whole FROM unnest(months, rated) r (month, rated)) u
+     WHERE u.whole > 0
+$$;
+COMMENT ON FUNCTION sync._by_usage(numeric, date[], numeric[], integer) IS 'Months of usage and the share of each in a total, by what was rated';
+
+-- Who recognizes revenue, or makes schedules, and who plans them anew come one after the other: between a plan and
+-- its writing no month becomes a journal.
+CREATE FUNCTION sync._lock_schedules(standard text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext(standard));
+END
+$$;
+COMMENT ON FUNCTION sync._lock_schedules(text) IS 'Keeps others from recognizing revenue, or making schedules, of a standard until the transaction ends';
+
 -- Lines billed in the period that have a term of service, an account to defer to and no schedule of the standard.
 CREATE FUNCTION sync._lines_to_schedule(period daterange, standard text)
 RETURNS TABLE (line uuid, contract uuid, entity uuid, timezone text, currency text, digits integer, total numeric, first_day date, last_day date, usage boolean)
@@ -48,11 +73,9 @@ DECLARE
     made bigint;
 BEGIN
     PERFORM sync._check_period(period);
-    IF standard IS NULL OR standard NOT IN ('ASC606', 'IFRS15') THEN
-        RAISE EXCEPTION 'invalid accounting standard "%"', standard USING ERRCODE = 'invalid_parameter_value', HINT = 'It is ASC606 or IFRS15.';
-    END IF;
+    PERFORM sync._check_standard(standard);
     -- Who comes second finds them made.
-    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext(standard));
+    PERFORM sync._lock_schedules(standard);
     EXECUTE sync._model_query($q$
         WITH todo AS MATERIALIZED (
             SELECT t.*, gen_random_uuid() AS schedule FROM sync._lines_to_schedule($1, $2) t
@@ -61,15 +84,12 @@ BEGIN
               FROM todo t JOIN canonical.usage_record u ON u.invoice_line_id = t.line AND u.rated_amount IS NOT NULL
              WHERE t.usage GROUP BY 1, 2
         ), weight AS (
-            SELECT u.schedule, u.period, sum(u.rated) OVER w AS until, sum(u.rated) OVER (PARTITION BY u.schedule) AS whole
-              FROM used u WINDOW w AS (PARTITION BY u.schedule ORDER BY u.period)
+            SELECT u.schedule, array_agg(u.period) AS months, array_agg(u.rated) AS rated FROM used u GROUP BY u.schedule HAVING sum(u.rated) > 0
         ), part AS (
-            SELECT t.schedule, w.period, round(t.total * w.until / w.whole, t.digits)
-                       - coalesce(lag(round(t.total * w.until / w.whole, t.digits)) OVER (PARTITION BY t.schedule ORDER BY w.period), 0) AS amount
-              FROM todo t JOIN weight w ON w.schedule = t.schedule WHERE w.whole > 0
+            SELECT t.schedule, s.period, s.amount FROM todo t JOIN weight w ON w.schedule = t.schedule CROSS JOIN LATERAL sync._by_usage(t.total, w.months, w.rated, t.digits) s
             UNION ALL
             SELECT t.schedule, s.period, s.amount FROM todo t CROSS JOIN LATERAL sync._straight_line(t.total, t.first_day, t.last_day, t.digits) s
-             WHERE NOT EXISTS (SELECT FROM weight w WHERE w.schedule = t.schedule AND w.whole > 0)
+             WHERE NOT EXISTS (SELECT FROM weight w WHERE w.schedule = t.schedule)
         ), header AS (
             INSERT INTO canonical.revenue_schedule (id, invoice_line_id, contract_id, legal_entity_id, method, currency, total_amount, start_date, end_date, standard)
             SELECT t.schedule, t.line, t.contract, t.entity, CASE WHEN t.usage THEN 'usage' ELSE 'straight_line' END, t.currency, t.total, t.first_day, t.last_day, $2
@@ -157,12 +177,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM sync._check_period(period);
-    IF standard IS NULL OR standard NOT IN ('ASC606', 'IFRS15') THEN
-        RAISE EXCEPTION 'invalid accounting standard "%"', standard USING ERRCODE = 'invalid_parameter_value', HINT = 'It is ASC606 or IFRS15.';
-    END IF;
+    PERFORM sync._check_standard(standard);
     PERFORM sync._check_months_ended(period, entity, now());
     -- One after the other, so that the last month of a schedule ends it; and the periods stay open until this has committed.
-    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext(standard));
+    PERFORM sync._lock_schedules(standard);
     EXECUTE sync._model_query($q$
         SELECT FROM canonical.accounting_period p JOIN canonical.legal_entity e ON e.id = p.legal_entity_id
          WHERE ($2 IS NULL OR e.code = $2) AND EXISTS (SELECT FROM sync._posting_days($1) d WHERE d BETWEEN p.start_date AND p.end_date) FOR SHARE OF p $q$) USING period, entity;

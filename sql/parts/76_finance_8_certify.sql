@@ -149,7 +149,7 @@ BEGIN
     END IF;
     waits := sync._approval('certify', NULL, NULL, NULL, NULL, call, reason);
     IF waits IS NOT NULL THEN
-        RAISE NOTICE 'the certificate waits for approval %', waits USING HINT = format('Another person decides: SELECT sync.approve(%s, ''reason'').', waits);
+        RAISE NOTICE 'the certificate waits for approval %', waits USING HINT = sync._approve_hint(waits);
         RETURN NULL;
     END IF;
     RETURN (sync._approved_certify(call, NULL) ->> 'certificate')::bigint;

@@ -266,7 +266,9 @@ BEGIN
     -- Two people at one break take turns, and the second sees what the first did.
     PERFORM FROM sync.break_entry b WHERE b.id = (args ->> 'break')::bigint FOR UPDATE;
     IF args ->> 'remedy' = 'reschedule' THEN
-        PERFORM sync._lock_schedules();
+        -- Of both standards, for a break may be about both; always in this order.
+        PERFORM sync._lock_schedules('ASC606');
+        PERFORM sync._lock_schedules('IFRS15');
     END IF;
     s := sync._break_subject((args ->> 'break')::bigint, coalesce(args -> 'options', '{}'));
     -- So do two who credit one invoice for two breaks: the second counts what the first has credited.

@@ -68,16 +68,16 @@ RETURNS TABLE (period date, amount numeric)
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH part AS (
-        SELECT (u.value ->> 'period')::date AS period, sum((u.value ->> 'rated')::numeric) OVER (ORDER BY u.value ->> 'period') AS until, sum((u.value ->> 'rated')::numeric) OVER () AS whole
+    WITH used AS (
+        SELECT array_agg((u.value ->> 'period')::date) AS months, array_agg((u.value ->> 'rated')::numeric) AS rated, sum((u.value ->> 'rated')::numeric) > 0 AS weighs
           FROM jsonb_array_elements(f -> 'used') u)
-    SELECT p.period, round((f ->> 'total')::numeric * p.until / p.whole, (f ->> 'digits')::integer)
-                         - coalesce(lag(round((f ->> 'total')::numeric * p.until / p.whole, (f ->> 'digits')::integer)) OVER (ORDER BY p.period), 0)
-      FROM part p WHERE p.whole > 0 AND NOT (f ->> 'void')::boolean
+    SELECT s.period, s.amount
+      FROM used w CROSS JOIN LATERAL sync._by_usage((f ->> 'total')::numeric, w.months, w.rated, (f ->> 'digits')::integer) s
+     WHERE w.weighs AND NOT (f ->> 'void')::boolean
     UNION ALL
     SELECT s.period, s.amount
-      FROM sync._straight_line((f ->> 'total')::numeric, (f ->> 'first')::date, (f ->> 'last')::date, (f ->> 'digits')::integer) s
-     WHERE NOT EXISTS (SELECT FROM part p WHERE p.whole > 0) AND NOT (f ->> 'void')::boolean
+      FROM used w CROSS JOIN LATERAL sync._straight_line((f ->> 'total')::numeric, (f ->> 'first')::date, (f ->> 'last')::date, (f ->> 'digits')::integer) s
+     WHERE w.weighs IS NOT TRUE AND NOT (f ->> 'void')::boolean
 $$;
 COMMENT ON FUNCTION sync._schedule_target(jsonb) IS 'Months of a line''s term and what each takes of its amount';
 
@@ -352,20 +352,6 @@ $$;
 COMMENT ON FUNCTION sync._plan_restored(sync._break_subject) IS 'The act that puts a record back as its last change was recorded';
 
 -- ---- done ----
-
--- Who recognizes revenue, or makes schedules, and who plans them anew come one after the other: between a plan and
--- its writing no month becomes a journal. Both standards, for a break may be about both; always in this order.
-CREATE FUNCTION sync._lock_schedules()
-RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext('ASC606'));
-    PERFORM pg_advisory_xact_lock(hashtext('sync_ext revenue'), hashtext('IFRS15'));
-END
-$$;
-COMMENT ON FUNCTION sync._lock_schedules() IS 'Keeps others from recognizing revenue, or making schedules, until the transaction ends';
 
 -- What is no longer what the plan saw stays: others may write schedules without that lock. Locked first and looked at
 -- then; and written by one statement, for the lines sum to the schedule's total when it ends.

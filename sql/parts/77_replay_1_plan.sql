@@ -127,10 +127,7 @@ DECLARE
     tables regclass[] := coalesce((SELECT array_remove(ARRAY[o.table_oid::regclass, o.line_oid::regclass], NULL) FROM sync.object o WHERE o.name = $1),
                                   array_remove(ARRAY[to_regclass(format('%I.%I', sync._canonical_schema(), $1))], NULL));
 BEGIN
-    IF EXISTS (SELECT FROM pg_class c JOIN pg_roles r ON r.rolname = sync._caller()
-                WHERE c.oid = ANY (tables)
-                  AND NOT (has_table_privilege(r.oid, c.oid, 'SELECT')
-                           AND (NOT c.relrowsecurity OR r.rolsuper OR r.rolbypassrls OR pg_has_role(r.oid, c.relowner, 'USAGE') AND NOT c.relforcerowsecurity))) THEN
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = ANY (tables) AND NOT sync._role_reads(sync._caller(), c.oid)) THEN
         RAISE EXCEPTION 'permission denied for the records of object "%"', object
             USING ERRCODE = 'insufficient_privilege', DETAIL = what,
                   HINT = 'It takes SELECT on the object''s table, and on that of its lines, without row security.';

@@ -46,6 +46,9 @@ typedef struct SeShape
 	Size size_hint;
 } SeShape;
 
+/* The type of a column, and what writes its values; pins the shape where those depend on settings. */
+extern void se_column_type(SeShape *shape, SeColumn *column, Oid type);
+
 /* Columns from attribute `first` on; with_lines adds a place for the lines of a document. */
 extern SeShape *se_shape_build(TupleDesc desc, AttrNumber first, bool with_lines);
 extern SeColumn *se_shape_column(SeShape *shape, const char *name);

@@ -8,7 +8,7 @@
  */
 #include "postgres.h"
 
-#include "connector/expr.h"
+#include "connector/show.h"
 #include "core/errors.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
@@ -28,88 +28,6 @@ PG_FUNCTION_INFO_V1(se_test_answer);
 PG_FUNCTION_INFO_V1(se_test_page);
 PG_FUNCTION_INFO_V1(se_test_auth);
 PG_FUNCTION_INFO_V1(se_test_count);
-
-/* ---- results as jsonb ---- */
-
-static JsonbParseState *
-begin_result(void)
-{
-	JsonbParseState *state = NULL;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	return state;
-}
-
-static void
-add_text(JsonbParseState **state, const char *key, const char *text)
-{
-	if (text)
-		jv_push_member(state, key, jv_string(text));
-}
-
-static void
-add_jsonb(JsonbParseState **state, const char *key, Jsonb *jb)
-{
-	if (jb)
-		jv_push_member(state, key, jv_from_jsonb(jb));
-}
-
-static void
-add_time(JsonbParseState **state, const char *key, bool has, TimestampTz at)
-{
-	if (has)
-		add_text(state, key, se_format_time(at));
-}
-
-static Jsonb *
-end_result(JsonbParseState **state)
-{
-	return jv_to_jsonb(pushJsonbValue(state, WJB_END_OBJECT, NULL));
-}
-
-static Jsonb *
-headers_json(List *headers)
-{
-	JsonbParseState *state = begin_result();
-	ListCell *lc;
-
-	foreach (lc, headers)
-		add_text(&state, ((SeHeader *) lfirst(lc))->name, ((SeHeader *) lfirst(lc))->value);
-	return end_result(&state);
-}
-
-static Jsonb *
-rendered_json(const SeRendered *r)
-{
-	static const char *const names[] = {"ok", "skip", "wait", "invalid"};
-	JsonbParseState *state = begin_result();
-	char *error = NULL;
-	Jsonb *json = NULL;
-
-	add_text(&state, "status", names[r->status]);
-	if (r->status == SE_RENDER_OK)
-	{
-		add_text(&state, "method", r->request.method);
-		add_text(&state, "target", r->request.target);
-		add_text(&state, "content_type", r->request.content_type);
-		if (r->request.headers)
-			add_jsonb(&state, "headers", headers_json(r->request.headers));
-		if (r->request.body && strcmp(r->request.content_type, "application/json") == 0)
-			json = se_parse_json(r->request.body, r->request.body_len, &error);
-		if (json)
-			add_jsonb(&state, "body", json);
-		else
-			add_text(&state, "body", r->request.body);
-		jv_push_member(&state, "takes_key", jv_bool(r->request.takes_key));
-	}
-	add_text(&state, "wait_object", r->wait_object);
-	add_text(&state, "wait_key", r->wait_key);
-	add_text(&state, "wait_by", r->wait_by);
-	add_text(&state, "wait_state", r->wait_state);
-	add_text(&state, "code", r->code);
-	add_text(&state, "message", r->message);
-	return end_result(&state);
-}
 
 /* ---- references out of a jsonb: {"customer": {"<key>": "<other id>" | {"id": …, "raw": {…}}}} ---- */
 
@@ -238,26 +156,26 @@ Datum
 se_check_manifest(PG_FUNCTION_ARGS)
 {
 	SeManifest *m = arg_manifest(fcinfo);
-	JsonbParseState *state = begin_result();
+	JsonbParseState *state = se_show_begin();
 	ListCell *lc;
 
-	add_text(&state, "name", m->name);
-	add_text(&state, "version", m->version);
-	add_text(&state, "title", m->title);
+	se_show_text(&state, "name", m->name);
+	se_show_text(&state, "version", m->version);
+	se_show_text(&state, "title", m->title);
 	jv_push_key(&state, "objects");
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	foreach (lc, m->objects)
 	{
 		SeManifestObject *o = lfirst(lc);
-		JsonbParseState *one = begin_result();
+		JsonbParseState *one = se_show_begin();
 
 		jv_push_member(&one, "financial", jv_bool(o->financial));
 		jv_push_member(&one, "push", jv_bool(o->can_push));
 		jv_push_member(&one, "pull", jv_bool(o->pull != NULL));
-		add_jsonb(&state, o->name, end_result(&one));
+		se_show_jsonb(&state, o->name, se_show_end(&one));
 	}
 	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	PG_RETURN_JSONB_P(end_result(&state));
+	PG_RETURN_JSONB_P(se_show_end(&state));
 }
 
 /* ---- batches: an array of contexts in place of one ---- */
@@ -308,7 +226,7 @@ test_batch(const SeManifest *m, const SeManifestObject *o, const SeOperation *op
 	SeRendered r;
 
 	se_batch_render(m, batch, vars, items, jv_count(c), &r);
-	return rendered_json(&r);
+	return se_rendered_json(&r);
 }
 
 /*
@@ -340,33 +258,7 @@ se_test_render(PG_FUNCTION_ARGS)
 		PG_RETURN_JSONB_P(test_batch(m, o, find_operation(m, o, name), ctx, &refs));
 	else
 		se_render(m, find_operation(m, o, name), ctx ? ctx : jv_to_jsonb(NULL), &refs, &r);
-	PG_RETURN_JSONB_P(rendered_json(&r));
-}
-
-Jsonb *
-se_mapped_json(const SeMapped *r)
-{
-	static const char *const names[] = {"ok", "skip", "wait", "invalid"};
-	JsonbParseState *state = begin_result();
-
-	add_text(&state, "status", names[r->status]);
-	add_text(&state, "remote_id", r->remote_id);
-	add_text(&state, "remote_number", r->remote_number);
-	add_text(&state, "version", r->version);
-	add_time(&state, "version_at", r->has_version_at, r->version_at);
-	if (r->deleted)
-		jv_push_member(&state, "deleted", jv_bool(true));
-	add_text(&state, "our_id", r->our_id);
-	add_text(&state, "merged_into", r->merged_into);
-	add_jsonb(&state, "fields", r->fields);
-	add_jsonb(&state, "lines", r->lines);
-	add_text(&state, "wait_object", r->wait_object);
-	add_text(&state, "wait_remote_id", r->wait_remote_id);
-	if (r->wait_fetch)
-		jv_push_member(&state, "wait_fetch", jv_bool(true));
-	add_text(&state, "code", r->code);
-	add_text(&state, "reason", r->reason);
-	return end_result(&state);
+	PG_RETURN_JSONB_P(se_rendered_json(&r));
 }
 
 /* sync.test_map(manifest, object, record, vars, refs) */
@@ -382,47 +274,6 @@ se_test_map(PG_FUNCTION_ARGS)
 	PG_RETURN_JSONB_P(se_mapped_json(&r));
 }
 
-static void
-add_verdict(JsonbParseState **state, const SeVerdict *v)
-{
-	add_text(state, "outcome", se_outcome_name(v->outcome));
-	add_text(state, "code", v->code);
-	add_text(state, "message", v->message);
-	add_text(state, "request_id", v->request_id);
-	if (v->retry_after_ms >= 0)
-		jv_push_member(state, "retry_after_ms", jv_int(v->retry_after_ms));
-	if (v->replayed)
-		jv_push_member(state, "replayed", jv_bool(true));
-	add_text(state, "then", v->then);
-}
-
-static void
-add_extract(JsonbParseState **state, const SeExtract *x)
-{
-	ListCell *lc;
-
-	add_text(state, "error", x->error);
-	if (x->matches >= 0)
-		jv_push_member(state, "matches", jv_int(x->matches));
-	add_text(state, "remote_id", x->remote_id);
-	add_text(state, "remote_number", x->remote_number);
-	add_text(state, "version", x->version);
-	add_time(state, "version_at", x->has_version_at, x->version_at);
-	if (x->differences == NIL)
-		return;
-	jv_push_key(state, "differences");
-	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-	foreach (lc, x->differences)
-	{
-		SeDifference *d = lfirst(lc);
-
-		add_text(state, d->name,
-				 psprintf("theirs %s, ours %s", d->remote ? d->remote : "(none)",
-						  d->ours ? d->ours : "(none)"));
-	}
-	pushJsonbValue(state, WJB_END_OBJECT, NULL);
-}
-
 /* The verdict on each item, and what is read from its part of the answer. */
 static void
 add_parts(JsonbParseState **state, const SeManifest *m, const SeOperation *op, const SeAnswer *a,
@@ -436,24 +287,24 @@ add_parts(JsonbParseState **state, const SeManifest *m, const SeOperation *op, c
 
 	for (int i = 0; i < n; i++)
 		matches[i] = items[i].match;
-	add_text(state, "error", se_batch_split(m, op->batch, a, matches, n, parts));
+	se_show_text(state, "error", se_batch_split(m, op->batch, a, matches, n, parts));
 	jv_push_key(state, "items");
 	pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
 	for (int i = 0; i < n; i++)
 	{
-		JsonbParseState *one = begin_result();
+		JsonbParseState *one = se_show_begin();
 		Jsonb *ctx = jv_to_jsonb(getIthJsonbValueFromContainer(contexts->val.binary.data, i));
 		SeVerdict v;
 		SeExtract x;
 
 		se_batch_classify(m, op, &parts[i], &v);
-		add_verdict(&one, &v);
+		se_show_verdict(&one, &v);
 		if (v.outcome == SE_DONE)
 		{
 			se_extract(m, op, &parts[i], ctx, &x);
-			add_extract(&one, &x);
+			se_show_extract(&one, &x);
 		}
-		jv_push_value(state, false, jv_from_jsonb(end_result(&one)));
+		jv_push_value(state, false, jv_from_jsonb(se_show_end(&one)));
 	}
 	pushJsonbValue(state, WJB_END_ARRAY, NULL);
 }
@@ -467,7 +318,7 @@ se_test_answer(PG_FUNCTION_ARGS)
 {
 	SeManifest *m = arg_manifest(fcinfo);
 	const SeOperation *op = NULL;
-	JsonbParseState *state = begin_result();
+	JsonbParseState *state = se_show_begin();
 	SeVerdict v;
 	SeExtract x;
 	SeAnswer *a;
@@ -481,34 +332,19 @@ se_test_answer(PG_FUNCTION_ARGS)
 	if (op && JV_IS_ARRAY(contexts))
 	{
 		se_classify(m, &arg_batch(arg_object(fcinfo, m), op)->whole, a, &v);
-		add_verdict(&state, &v);
+		se_show_verdict(&state, &v);
 		if (v.outcome == SE_DONE)
 			add_parts(&state, m, op, a, contexts);
-		PG_RETURN_JSONB_P(end_result(&state));
+		PG_RETURN_JSONB_P(se_show_end(&state));
 	}
 	se_classify(m, op, a, &v);
-	add_verdict(&state, &v);
+	se_show_verdict(&state, &v);
 	if (op && v.outcome == SE_DONE)
 	{
 		se_extract(m, op, a, arg_jsonb(fcinfo, 6), &x);
-		add_extract(&state, &x);
+		se_show_extract(&state, &x);
 	}
-	PG_RETURN_JSONB_P(end_result(&state));
-}
-
-static Jsonb *
-item_json(const SePageItem *item)
-{
-	JsonbParseState *state = begin_result();
-
-	add_text(&state, "remote_id", item->remote_id);
-	add_time(&state, "at", item->has_at, item->at);
-	if (item->deleted)
-		jv_push_member(&state, "deleted", jv_bool(true));
-	if (item->refetch)
-		jv_push_member(&state, "refetch", jv_bool(true));
-	add_jsonb(&state, "record", item->record);
-	return end_result(&state);
+	PG_RETURN_JSONB_P(se_show_end(&state));
 }
 
 /* sync.test_page(manifest, object, cursor, status, headers, body, vars) */
@@ -519,21 +355,21 @@ se_test_page(PG_FUNCTION_ARGS)
 	const SePull *pull = arg_pull(fcinfo, m);
 	SeAnswer *a = make_answer(PG_ARGISNULL(3) ? 200 : PG_GETARG_INT32(3), arg_jsonb(fcinfo, 4),
 							  PG_ARGISNULL(5) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(5)));
-	JsonbParseState *state = begin_result();
+	JsonbParseState *state = se_show_begin();
 	ListCell *lc;
 	SePage page;
 
 	se_list_page(m, pull, a, arg_jsonb(fcinfo, 2), arg_jsonb(fcinfo, 6), &page);
-	add_text(&state, "error", page.error);
+	se_show_text(&state, "error", page.error);
 	jv_push_key(&state, "items");
 	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	foreach (lc, page.items)
-		jv_push_value(&state, false, jv_from_jsonb(item_json(lfirst(lc))));
+		jv_push_value(&state, false, jv_from_jsonb(se_page_item_json(lfirst(lc))));
 	pushJsonbValue(&state, WJB_END_ARRAY, NULL);
-	add_jsonb(&state, "next", page.next);
+	se_show_jsonb(&state, "next", page.next);
 	jv_push_member(&state, "last", jv_bool(page.last));
 	jv_push_member(&state, "full", jv_bool(page.full));
-	PG_RETURN_JSONB_P(end_result(&state));
+	PG_RETURN_JSONB_P(se_show_end(&state));
 }
 
 /* sync.test_count(manifest, object, status, headers, body, vars) */
@@ -545,7 +381,7 @@ se_test_count(PG_FUNCTION_ARGS)
 	Jsonb *vars = arg_jsonb(fcinfo, 5);
 	SeAnswer *a = make_answer(PG_ARGISNULL(2) ? 200 : PG_GETARG_INT32(2), arg_jsonb(fcinfo, 3),
 							  PG_ARGISNULL(4) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(4)));
-	JsonbParseState *state = begin_result();
+	JsonbParseState *state = se_show_begin();
 	SeRendered request = {0};
 	SeCount told;
 
@@ -554,13 +390,13 @@ se_test_count(PG_FUNCTION_ARGS)
 						errmsg("the manifest says nothing of how many records there are"),
 						errhint("Member \"count\" of the object's \"pull\" does.")));
 	se_count_request(m, pull, vars, &request);
-	add_jsonb(&state, "request", rendered_json(&request));
+	se_show_jsonb(&state, "request", se_rendered_json(&request));
 	se_count_read(m, pull, a, vars, &told);
-	add_text(&state, "error", told.error);
+	se_show_text(&state, "error", told.error);
 	if (told.error == NULL)
 		jv_push_member(&state, "count", jv_int(told.count));
-	add_jsonb(&state, "amounts", told.amounts);
-	PG_RETURN_JSONB_P(end_result(&state));
+	se_show_jsonb(&state, "amounts", told.amounts);
+	PG_RETURN_JSONB_P(se_show_end(&state));
 }
 
 static const char *
@@ -581,7 +417,7 @@ se_test_auth(PG_FUNCTION_ARGS)
 	SeManifest *m = arg_manifest(fcinfo);
 	SeSecrets secrets = {test_secret, PG_ARGISNULL(1) ? jv_to_jsonb(NULL) : PG_GETARG_JSONB_P(1)};
 	Jsonb *param = arg_jsonb(fcinfo, 2);
-	JsonbParseState *state = begin_result();
+	JsonbParseState *state = se_show_begin();
 	SeSession session = {0};
 	SeRendered login = {0};
 	SeVerdict v;
@@ -590,13 +426,13 @@ se_test_auth(PG_FUNCTION_ARGS)
 	char *body = PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3));
 
 	if (se_login_request(m, &secrets, param, &login.request, &error))
-		add_jsonb(&state, "login", rendered_json(&login));
+		se_show_jsonb(&state, "login", se_rendered_json(&login));
 	if (body && !se_login_answer(m, make_answer(200, NULL, body), &session, &v, &error))
-		add_text(&state, "login_error", error);
-	add_text(&state, "status",
-			 names[se_auth_headers(m, &session, &secrets, param, &headers, &error)]);
-	add_text(&state, "error", error);
-	add_jsonb(&state, "headers", headers_json(headers));
+		se_show_text(&state, "login_error", error);
+	se_show_text(&state, "status",
+				 names[se_auth_headers(m, &session, &secrets, param, &headers, &error)]);
+	se_show_text(&state, "error", error);
+	se_show_jsonb(&state, "headers", se_headers_json(headers));
 	se_session_expire(&session);
-	PG_RETURN_JSONB_P(end_result(&state));
+	PG_RETURN_JSONB_P(se_show_end(&state));
 }

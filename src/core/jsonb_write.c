@@ -150,6 +150,16 @@ se_json_value(SeJsonWriter *w, const JsonbValue *value)
 	return 0;
 }
 
+uint32
+se_json_jsonb(SeJsonWriter *w, Jsonb *json)
+{
+	JsonbValue scalar;
+
+	if (JB_ROOT_IS_SCALAR(json) && JsonbExtractScalar(&json->root, &scalar))
+		return se_json_value(w, &scalar);
+	return se_json_container(w, &json->root, VARSIZE(json) - VARHDRSZ);
+}
+
 int
 se_json_compare_keys(const char *a, int alen, const char *b, int blen)
 {

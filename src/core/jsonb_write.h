@@ -44,6 +44,7 @@ extern uint32 se_json_string(SeJsonWriter *w, const char *data, Size len);
 extern uint32 se_json_numeric(SeJsonWriter *w, const void *numeric);
 extern uint32 se_json_container(SeJsonWriter *w, const JsonbContainer *container, Size len);
 extern uint32 se_json_value(SeJsonWriter *w, const JsonbValue *value);
+extern uint32 se_json_jsonb(SeJsonWriter *w, Jsonb *json);
 
 /* Room for len more bytes? If not, the writer is marked as overflown. */
 static inline bool

@@ -29,15 +29,9 @@ SELECT FROM sync.track('rec.invoice', object => 'invoice', financial => true);
 SELECT sync.create_stream('billing', 'invoice') AS invoices \gset
 SELECT sync.create_stream('billing', 'note') AS notes \gset
 UPDATE sync.stream_cursor SET read_until = clock_timestamp();
-CREATE FUNCTION rec.run(thing text, mode text DEFAULT 'mirror', period daterange DEFAULT NULL, system text DEFAULT 'billing', other text DEFAULT NULL)
-RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    run bigint := sync.reconcile(system, thing, period, mode, other);
-BEGIN
-    RETURN (SELECT format('checked %s found %s opened %s closed %s in transit %s explained %s', r.checked, r.found, r.opened, r.closed, r.in_transit, r.explained)
-              FROM sync.reconciliation_run r WHERE r.id = run);
-END
-$$;
+\getenv dir PG_ABS_SRCDIR
+\set file :dir '/sql/include/rec_run.sql'
+\i :file
 CREATE FUNCTION rec.mirror(remote text, change jsonb, system text DEFAULT 'billing') RETURNS void LANGUAGE sql AS $$
     UPDATE sync.mirror m SET fields = m.fields || change FROM sync.system y WHERE y.id = m.system_id AND y.name = system AND m.remote_id = remote
 $$;

@@ -32,31 +32,9 @@ SELECT sync.create_stream('billing', 'invoice') AS invoices \gset
 SELECT sync.create_stream('erp', 'customer') AS erp_customers \gset
 SELECT sync.create_stream('erp', 'invoice') AS erp_invoices \gset
 UPDATE sync.stream_cursor SET read_until = clock_timestamp();
-CREATE FUNCTION rec.run(thing text, mode text DEFAULT 'mirror', other text DEFAULT NULL, system text DEFAULT 'billing', as_of timestamptz DEFAULT NULL)
-RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    run bigint := sync.reconcile(system, thing, NULL, mode, other, as_of);
-BEGIN
-    RETURN (SELECT format('checked %s found %s opened %s closed %s in transit %s explained %s', r.checked, r.found, r.opened, r.closed, r.in_transit, r.explained)
-              FROM sync.reconciliation_run r WHERE r.id = run);
-END
-$$;
--- A full listing that says what the mirrors say, without the requests.
-CREATE FUNCTION rec.full(thing text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    run bigint := sync.reconcile('billing', thing, mode => 'full');
-    job bigint := (SELECT r.job_id FROM sync.reconciliation r WHERE r.id = run);
-BEGIN
-    UPDATE sync.job j SET state = 'running', phase = 'listed', cursor = '{"second": true}' WHERE j.id = job;
-    INSERT INTO sync.listed_record (job_id, remote_id, fields, as_of, deleted)
-    SELECT job, m.remote_id, m.fields, clock_timestamp(), m.deleted FROM sync.mirror m JOIN sync.job j ON j.id = job AND (j.system_id, j.object_id) = (m.system_id, m.object_id);
-    WHILE sync._job_full_listing(job) IS NOT NULL LOOP
-        NULL;
-    END LOOP;
-    UPDATE sync.job j SET state = 'done' WHERE j.id = job;
-    RETURN (SELECT format('%s full: checked %s found %s opened %s closed %s', thing, r.checked, r.found, r.opened, r.closed) FROM sync.reconciliation_run r WHERE r.id = run);
-END
-$$;
+\getenv dir PG_ABS_SRCDIR
+\set file :dir '/sql/include/rec_run.sql'
+\i :file
 CREATE VIEW rec.breaks AS
 SELECT kind, status, object, record_id, system, other_system AS other, remote_id, field, ours, theirs, difference AS diff, detail FROM sync.reconciliation_break WHERE status <> 'resolved' ORDER BY source, kind, record_id, remote_id, field;
 CREATE VIEW rec.totals AS

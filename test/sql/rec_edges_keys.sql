@@ -45,7 +45,7 @@ SELECT FROM sync.register_connector(jsonb_build_object('manifest', 1, 'name', 'v
                 'push', '{"operations": {"create": {"method": "POST", "path": "/x", "body": {"name": "$.new.name"}, "response": {"remote_id": "$.id"}}}, "plan": {"create": ["create"]}}'::jsonb,
                 'pull', jsonb_build_object('list', '{"path": "/x", "items": "$.data"}'::jsonb, 'record', '{"id": "$.remote", "deleted": "$.deleted == true"}'::jsonb,
                 'fields', (SELECT jsonb_object_agg(c, '$.' || c) FROM unnest(o.columns || '{name}') c)))) FROM rec.objects o)));
-CREATE SERVER vendor FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'vendor', mode 'paused');
+CREATE SERVER billing FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'vendor', mode 'paused');
 SELECT sync.track(format('rec.%I', object)::regclass, object => object) IS NOT NULL AS tracked, object FROM rec.objects ORDER BY object;
 CREATE FUNCTION rec.items(object text) RETURNS jsonb LANGUAGE sql AS $$
     SELECT jsonb_agg(jsonb_build_object('remote', o.object || i.n, 'name', 'name ' || i.n) || (SELECT jsonb_object_agg(o.columns[v.n], v.value) FROM jsonb_array_elements(i.key) WITH ORDINALITY v (value, n)) ORDER BY i.n)
@@ -54,53 +54,32 @@ $$;
 CREATE FUNCTION rec.stream(object text) RETURNS integer LANGUAGE sql AS $$
     SELECT t.id FROM sync.stream t JOIN sync.object o ON o.id = t.object_id WHERE o.name = $1
 $$;
-CREATE FUNCTION rec.run(thing text, mode text DEFAULT 'mirror') RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    run bigint := sync.reconcile('vendor', thing, mode => mode);
-BEGIN
-    RETURN (SELECT format('%s %s: checked %s found %s opened %s closed %s in transit %s', thing, r.mode, r.checked, r.found, r.opened, r.closed, r.in_transit)
-              FROM sync.reconciliation_run r WHERE r.id = run);
-END
-$$;
--- A full listing that says what the mirrors say, without the requests.
-CREATE FUNCTION rec.full(thing text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    run bigint := sync.reconcile('vendor', thing, mode => 'full');
-    job bigint := (SELECT r.job_id FROM sync.reconciliation r WHERE r.id = run);
-BEGIN
-    UPDATE sync.job j SET state = 'running', phase = 'listed', cursor = '{"second": true}' WHERE j.id = job;
-    INSERT INTO sync.listed_record (job_id, remote_id, fields, as_of, deleted)
-    SELECT job, m.remote_id, m.fields, clock_timestamp(), m.deleted FROM sync.mirror m JOIN sync.job j ON j.id = job AND (j.system_id, j.object_id) = (m.system_id, m.object_id);
-    WHILE sync._job_full_listing(job) IS NOT NULL LOOP
-        NULL;
-    END LOOP;
-    UPDATE sync.job j SET state = 'done' WHERE j.id = job;
-    RETURN (SELECT format('%s full: checked %s found %s opened %s closed %s', thing, r.checked, r.found, r.opened, r.closed) FROM sync.reconciliation_run r WHERE r.id = run);
-END
-$$;
+\getenv dir PG_ABS_SRCDIR
+\set file :dir '/sql/include/rec_run.sql'
+\i :file
 CREATE VIEW rec.breaks AS SELECT object, kind, record_id, remote_id, field, ours, theirs FROM sync.reconciliation_break WHERE status <> 'resolved';
-SELECT sync.create_stream('vendor', object) > 0 AS stream FROM rec.objects ORDER BY object;
+SELECT sync.create_stream('billing', object) > 0 AS stream FROM rec.objects ORDER BY object;
 UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 SELECT o.object, a.applied, a.bound, a.to_inbox FROM rec.objects o CROSS JOIN LATERAL sync._apply_page(rec.stream(o.object), rec.items(o.object)) a ORDER BY 1;
 
 -- Nothing differs; then everything does, in the mirror: each is found, and as which record.
-SELECT rec.run(object) FROM rec.objects ORDER BY object;
+SELECT object, rec.run(object) FROM rec.objects ORDER BY object;
 UPDATE sync.mirror m SET fields = m.fields || '{"name": "other"}';
-SELECT rec.run(object) FROM rec.objects ORDER BY object;
+SELECT object, rec.run(object) FROM rec.objects ORDER BY object;
 SELECT b.object, b.kind, b.record_id, b.remote_id, b.field, b.theirs, b.record_id = x.record_id AS bound_so
   FROM rec.breaks b JOIN sync.object o ON o.name = b.object JOIN sync.external_id x ON x.object_id = o.id AND x.remote_id = b.remote_id ORDER BY b.object, b.remote_id COLLATE "C";
 UPDATE sync.mirror m SET fields = m.fields || jsonb_build_object('name', 'name ' || right(m.remote_id, -length(o.name))) FROM sync.object o WHERE o.id = m.object_id;
-SELECT rec.run(object) FROM rec.objects ORDER BY object;
+SELECT object, rec.run(object) FROM rec.objects ORDER BY object;
 
 -- A delta finds records by the same keys: each row is changed, then changed back.
 DO $$ DECLARE o record; BEGIN FOR o IN SELECT * FROM rec.objects LOOP EXECUTE format('UPDATE rec.%I SET name = ''ours'' || name', o.object); END LOOP; END $$;
-SELECT rec.run(object, 'delta') FROM rec.objects ORDER BY object;
+SELECT object, rec.run(object, 'delta') FROM rec.objects ORDER BY object;
 SELECT count(*), count(*) FILTER (WHERE b.record_id = x.record_id) AS bound_so
   FROM rec.breaks b JOIN sync.object o ON o.name = b.object JOIN sync.external_id x ON x.object_id = o.id AND x.remote_id = b.remote_id;
-SELECT rec.run(object) FROM rec.objects ORDER BY object;
+SELECT object, rec.run(object) FROM rec.objects ORDER BY object;
 DO $$ DECLARE o record; BEGIN FOR o IN SELECT * FROM rec.objects LOOP EXECUTE format('UPDATE rec.%I SET name = right(name, -4)', o.object); END LOOP; END $$;
-SELECT rec.run(object, 'delta') FROM rec.objects ORDER BY object;
-SELECT rec.run(object) FROM rec.objects ORDER BY object;
+SELECT object, rec.run(object, 'delta') FROM rec.objects ORDER BY object;
+SELECT object, rec.run(object) FROM rec.objects ORDER BY object;
 
 -- Between partitions, and deleted: a row that moved is another record.
 UPDATE rec.parted SET day = '2026-10-31' WHERE day = '2026-09-30';
@@ -117,7 +96,7 @@ SELECT rec.run('pair', 'delta'), rec.run('word', 'delta');
 SELECT * FROM rec.breaks ORDER BY object;
 SELECT rec.run('pair'), rec.run('word');
 -- and is missing there where a route would have sent it
-SELECT sync.create_route('vendor', 'word', start => 'all') > 0 AS route;
+SELECT sync.create_route('billing', 'word', start => 'all') > 0 AS route;
 UPDATE rec.word SET word = 'newer' WHERE word = 'new';
 SELECT rec.run('word', 'delta'), rec.run('word');
 SELECT * FROM rec.breaks WHERE object = 'word';
@@ -134,9 +113,9 @@ INSERT INTO sync.external_id (system_id, object_id, record_id, remote_id)
 SELECT y.id, o.id, i.id, 'odd ' || i.id FROM rec.ids i JOIN sync.object o ON o.name = i.object, sync.system y;
 INSERT INTO sync.mirror (system_id, object_id, record_id, remote_id, fields)
 SELECT y.id, o.id, i.id, 'odd ' || i.id, '{"name": "odd"}' FROM rec.ids i JOIN sync.object o ON o.name = i.object, sync.system y;
-SELECT rec.run(object) FROM rec.objects ORDER BY object;
+SELECT object, rec.run(object) FROM rec.objects ORDER BY object;
 SELECT object, kind, record_id FROM rec.breaks ORDER BY object, record_id COLLATE "C";
-SELECT rec.run(object, 'delta') FROM rec.objects ORDER BY object;
+SELECT object, rec.run(object, 'delta') FROM rec.objects ORDER BY object;
 -- nor that of a full listing, which finds the same
 SELECT rec.full(object) FROM rec.objects ORDER BY object;
 SELECT i.object, i.id, sync._bodies(o.id, ARRAY[i.id]) FROM rec.ids i JOIN sync.object o ON o.name = i.object ORDER BY 1, 2;

@@ -28,30 +28,9 @@ SELECT sync.create_stream('billing', 'invoice') AS invoices \gset
 SELECT sync.create_stream('erp', 'invoice') AS erp \gset
 SELECT sync.create_stream('erp', 'product') AS erp_products \gset
 UPDATE sync.stream_cursor SET read_until = clock_timestamp();
-CREATE FUNCTION rec.run(mode text DEFAULT 'mirror', other text DEFAULT NULL) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    run bigint := sync.reconcile('billing', 'invoice', NULL, mode, other);
-BEGIN
-    RETURN (SELECT format('checked %s found %s opened %s closed %s in transit %s explained %s', r.checked, r.found, r.opened, r.closed, r.in_transit, r.explained)
-              FROM sync.reconciliation_run r WHERE r.id = run);
-END
-$$;
--- A full listing that says what the mirrors say, without the requests.
-CREATE FUNCTION rec.full(thing text DEFAULT 'invoice') RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    run bigint := sync.reconcile('billing', thing, mode => 'full');
-    job bigint := (SELECT r.job_id FROM sync.reconciliation r WHERE r.id = run);
-BEGIN
-    UPDATE sync.job j SET state = 'running', phase = 'listed', cursor = '{"second": true}' WHERE j.id = job;
-    INSERT INTO sync.listed_record (job_id, remote_id, fields, as_of, deleted)
-    SELECT job, m.remote_id, m.fields, clock_timestamp(), m.deleted FROM sync.mirror m JOIN sync.job j ON j.id = job AND (j.system_id, j.object_id) = (m.system_id, m.object_id);
-    WHILE sync._job_full_listing(job) IS NOT NULL LOOP
-        NULL;
-    END LOOP;
-    UPDATE sync.job j SET state = 'done' WHERE j.id = job;
-    RETURN (SELECT format('%s full: checked %s found %s opened %s closed %s', thing, r.checked, r.found, r.opened, r.closed) FROM sync.reconciliation_run r WHERE r.id = run);
-END
-$$;
+\getenv dir PG_ABS_SRCDIR
+\set file :dir '/sql/include/rec_run.sql'
+\i :file
 CREATE FUNCTION rec.mirror(remote text, change jsonb) RETURNS void LANGUAGE sql AS $$
     UPDATE sync.mirror m SET fields = m.fields || change FROM sync.system y WHERE y.id = m.system_id AND y.name = 'billing' AND m.remote_id = remote
 $$;
@@ -130,37 +109,37 @@ UPDATE rec.invoice_line SET ours_only = 'x';
 UPDATE rec.invoice_line SET product_id = 'P2' WHERE product_id IS NULL AND (invoice_id, line_no) IN (('1', 2), ('3', 1));
 UPDATE rec.invoice SET agent_id = 'P2' WHERE id = '1';
 -- The system has no P2, so it cannot say whether the line is of it.
-SELECT rec.run('delta'), rec.run(), rec.full(), rec.run(other => 'erp');
+SELECT rec.run(mode => 'delta'), rec.run(), rec.full(), rec.run(other => 'erp');
 SELECT * FROM rec.breaks;
 -- It has P1, and does not say that the line is of it; which one it says instead is unknown of px.
 UPDATE rec.invoice_line SET product_id = 'P1' WHERE (invoice_id, line_no) IN (('1', 2), ('3', 1));
 UPDATE rec.invoice SET agent_id = 'P1' WHERE id = '1';
-SELECT rec.run('delta'), rec.run(), rec.full();
+SELECT rec.run(mode => 'delta'), rec.run(), rec.full();
 SELECT kind, record_id, field FROM rec.breaks;
 -- What it does say is compared.
 UPDATE rec.invoice_line SET product_id = NULL WHERE (invoice_id, line_no) IN (('1', 2), ('3', 1));
 UPDATE rec.invoice SET agent_id = NULL WHERE id = '1';
-SELECT rec.run('delta'), rec.run(), (SELECT count(*) FROM rec.breaks);
+SELECT rec.run(mode => 'delta'), rec.run(), (SELECT count(*) FROM rec.breaks);
 UPDATE rec.invoice_line SET product_id = 'P2' WHERE (invoice_id, line_no) = ('1', 1);
-SELECT rec.run('delta'), rec.run();
+SELECT rec.run(mode => 'delta'), rec.run();
 SELECT kind, record_id, field FROM rec.breaks;
 UPDATE rec.invoice_line SET product_id = NULL WHERE (invoice_id, line_no) = ('1', 1);
-SELECT rec.run('delta'), rec.run();
+SELECT rec.run(mode => 'delta'), rec.run();
 SELECT kind, record_id, field FROM rec.breaks;
 UPDATE rec.invoice_line SET product_id = 'P1' WHERE (invoice_id, line_no) = ('1', 1);
-SELECT rec.run('delta'), rec.run(), (SELECT count(*) FROM rec.breaks);
+SELECT rec.run(mode => 'delta'), rec.run(), (SELECT count(*) FROM rec.breaks);
 
 -- ---- our own lines change: a delta sees it ----
 UPDATE rec.invoice_line SET net_amount = 31 WHERE (invoice_id, line_no) = ('1', 2);
-SELECT rec.run('delta'), rec.run();
+SELECT rec.run(mode => 'delta'), rec.run();
 INSERT INTO rec.invoice_line VALUES ('2', 1, NULL, 'new', 1, 5);
 DELETE FROM rec.invoice_line WHERE (invoice_id, line_no) = ('1', 3);
-SELECT rec.run('delta'), rec.run();
+SELECT rec.run(mode => 'delta'), rec.run();
 SELECT kind, record_id, field, jsonb_array_length(ours) AS ours, jsonb_array_length(theirs) AS theirs FROM rec.breaks;
 UPDATE rec.invoice_line SET net_amount = 30 WHERE (invoice_id, line_no) = ('1', 2);
 DELETE FROM rec.invoice_line WHERE invoice_id = '2';
 INSERT INTO rec.invoice_line VALUES ('1', 3, NULL, 'b', 1, 10);
-SELECT rec.run('delta'), rec.run(), (SELECT count(*) FROM rec.breaks);
+SELECT rec.run(mode => 'delta'), rec.run(), (SELECT count(*) FROM rec.breaks);
 
 \c regression
 SET client_min_messages = warning;
