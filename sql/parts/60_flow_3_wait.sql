@@ -73,6 +73,13 @@ $$;
 COMMENT ON FUNCTION sync._pause_between_looks(integer, timestamptz, timestamptz) IS
     'Sleeps after the look that began then, so many looks after the first: 10 to 100 ms, at least ten times what it took, not beyond the deadline';
 
+-- The hub commits asynchronously: what is seen here might be gone after a crash, and be settled once more.
+CREATE FUNCTION sync._flush()
+RETURNS void
+LANGUAGE c STRICT
+AS 'MODULE_PATHNAME', 'se_flush';
+COMMENT ON FUNCTION sync._flush() IS 'Waits until all that has committed is on disk, whatever synchronous_commit says';
+
 CREATE FUNCTION sync.wait_for(object text, id text, system text, timeout interval DEFAULT '30 s')
 RETURNS TABLE (outcome text, remote_id text, code text, message text)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -135,6 +142,7 @@ BEGIN
         looks := looks + 1;
         began := clock_timestamp();
     END LOOP;
+    PERFORM sync._flush();
 
     RETURN QUERY
     SELECT f.state, sync.remote_id(wait_for.object, wait_for.id, wait_for.system), f.code, f.message
@@ -215,6 +223,7 @@ BEGIN
         began := clock_timestamp();
         busy := sync._busy();
         IF busy IS NULL THEN
+            PERFORM sync._flush();
             RETURN true;
         END IF;
         IF clock_timestamp() >= deadline THEN
