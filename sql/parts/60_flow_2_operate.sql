@@ -3,7 +3,7 @@
 -- Events of active routes beyond their cursor that are neither finished nor kept in sync.pending.
 -- An event of a newer incarnation than the cursor's is beyond it; one of an older is not: the first
 -- cursor of an incarnation is written when all that was left of the one before is finished or kept.
-CREATE VIEW sync._queue AS
+CREATE VIEW sync._beyond AS
 SELECT r.id AS route_id, r.system_id, r.object_id, e.seq, e.record_id, e.at, e.op, e.origin, e.incarnation, e.xid
   FROM sync.route r
  CROSS JOIN LATERAL (SELECT k.incarnation, k.finished, k.window_end, k.position
@@ -23,7 +23,6 @@ SELECT r.id AS route_id, r.system_id, r.object_id, e.seq, e.record_id, e.at, e.o
           AND e.incarnation > k.incarnation AND e.object_id = r.object_id
        OFFSET 0) e
  WHERE r.state = 'active'
-   AND e.origin <> r.system_id
    AND (e.origin >= 0 OR e.origin = -r.system_id)
    AND (r.start_at IS NULL OR e.at >= r.start_at)
    AND CASE e.op WHEN 'I' THEN 'insert' = ANY (r.operations)
@@ -32,6 +31,10 @@ SELECT r.id AS route_id, r.system_id, r.object_id, e.seq, e.record_id, e.at, e.o
                  ELSE true END
    AND NOT EXISTS (SELECT FROM sync.pending p WHERE p.route_id = r.id AND p.seq = e.seq)
    AND NOT EXISTS (SELECT FROM sync.outcome f WHERE f.route_id = r.id AND f.seq = e.seq AND f.final AND f.at >= e.at);
+COMMENT ON VIEW sync._beyond IS 'Events of routes that no cursor has passed, without what is finished or kept; conditions are not looked at, that is the hub''s';
+
+CREATE VIEW sync._queue AS
+SELECT b.* FROM sync._beyond b WHERE b.origin <> b.system_id;
 COMMENT ON VIEW sync._queue IS 'Events on their way to a route''s claim; conditions are not looked at, that is the hub''s';
 
 CREATE FUNCTION sync._queued(route integer)
@@ -46,7 +49,8 @@ COMMENT ON FUNCTION sync._queued(integer) IS 'Events on their way to a route';
 -- in_flight: a request was claimed and has no outcome; it is under way, or died with its hub.
 CREATE VIEW sync._kept AS
 SELECT p.route_id, r.system_id, p.object_id, p.seq, p.record_id, p.event_at, p.id AS pending_id,
-       CASE WHEN p.state = 'retry'
+       -- One that waited, or was held, is sent from there when its time has come, and keeps its state.
+       CASE WHEN p.state IN ('retry', 'waiting', 'held')
              AND EXISTS (SELECT FROM sync.claim c
                           WHERE c.route_id = p.route_id AND c.seq = p.seq AND c.at >= p.event_at
                             AND NOT EXISTS (SELECT FROM sync.outcome f
@@ -70,6 +74,20 @@ UNION ALL
 SELECT h.route_id, h.system_id, h.object_id, h.seq, h.record_id, h.event_at, h.pending_id, h.state
   FROM sync._kept h;
 COMMENT ON VIEW sync._unfinished IS 'Every unfinished delivery with its state';
+
+-- What a system changed itself goes back to it when an older change of ours was unfinished at that moment,
+-- for that one may have overwritten it there: the rule of src/push/scan.c. Asked of few records only: the
+-- look into history costs as much for each event of a large pull.
+CREATE VIEW sync._returning AS
+SELECT b.route_id, b.system_id, b.object_id, b.seq, b.record_id, b.at AS event_at, NULL::bigint AS pending_id, 'queued'::text AS state
+  FROM sync._beyond b
+ WHERE b.origin = b.system_id
+   AND (EXISTS (SELECT FROM sync.pending p WHERE p.route_id = b.route_id AND p.record_id = b.record_id AND p.seq < b.seq)
+        OR EXISTS (SELECT FROM sync.claim c
+                    WHERE c.record_id = b.record_id AND c.object_id = b.object_id AND c.route_id = b.route_id AND c.seq < b.seq
+                      AND NOT EXISTS (SELECT FROM sync.outcome f
+                                       WHERE f.route_id = c.route_id AND f.seq = c.seq AND f.final AND f.at >= c.at AND f.at < b.at)));
+COMMENT ON VIEW sync._returning IS 'Changes of a system on their way back to it, behind an older one of ours that met them';
 
 CREATE FUNCTION sync._open_claim(route integer, seq bigint, since timestamptz)
 RETURNS boolean

@@ -73,6 +73,13 @@ $$;
 COMMENT ON FUNCTION sync._pause_between_looks(integer, timestamptz, timestamptz) IS
     'Sleeps after the look that began then, so many looks after the first: 10 to 100 ms, at least ten times what it took, not beyond the deadline';
 
+-- The hub commits asynchronously: what is seen here might be gone after a crash, and be settled once more.
+CREATE FUNCTION sync._flush()
+RETURNS void
+LANGUAGE c STRICT
+AS 'MODULE_PATHNAME', 'se_flush';
+COMMENT ON FUNCTION sync._flush() IS 'Waits until all that has committed is on disk, whatever synchronous_commit says';
+
 CREATE FUNCTION sync.wait_for(object text, id text, system text, timeout interval DEFAULT '30 s')
 RETURNS TABLE (outcome text, remote_id text, code text, message text)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -102,10 +109,13 @@ BEGIN
     END IF;
 
     -- What is unfinished now is waited for; later changes of the record do not prolong the wait.
-    SELECT max(u.seq) INTO target FROM sync._unfinished u
+    SELECT max(u.seq) INTO target
+      FROM (SELECT b.seq, b.route_id, b.record_id FROM sync._unfinished b
+            UNION ALL SELECT b.seq, b.route_id, b.record_id FROM sync._returning b) u
      WHERE u.route_id = the_route AND u.record_id = wait_for.id;
     WHILE target IS NOT NULL LOOP
-        SELECT u.seq, u.state, u.pending_id INTO first FROM sync._unfinished u
+        SELECT u.seq, u.state, u.pending_id INTO first
+          FROM (TABLE sync._unfinished UNION ALL TABLE sync._returning) u
          WHERE u.route_id = the_route AND u.record_id = wait_for.id AND u.seq <= target
          ORDER BY u.seq LIMIT 1;
         EXIT WHEN NOT FOUND;
@@ -135,6 +145,7 @@ BEGIN
         looks := looks + 1;
         began := clock_timestamp();
     END LOOP;
+    PERFORM sync._flush();
 
     RETURN QUERY
     SELECT f.state, sync.remote_id(wait_for.object, wait_for.id, wait_for.system), f.code, f.message
@@ -153,7 +164,8 @@ END
 $$;
 COMMENT ON FUNCTION sync.wait_for(text, text, text, interval) IS 'Waits until the committed changes of a record have reached a system, or need a person; outcome timeout explains what it waits for';
 
--- Traffic that moves by itself: what is paused, dead or waits for a person does not count.
+-- Traffic that moves by itself: what is paused, dead or waits for a person does not count. What costs more
+-- to find stands last and is looked for only when nothing before it is there.
 CREATE FUNCTION sync._busy()
 RETURNS text
 LANGUAGE sql VOLATILE SECURITY DEFINER
@@ -162,7 +174,12 @@ AS $$
     WITH live AS (
         SELECT y.id, y.name FROM sync.system y
           JOIN sync._server s ON s.name = y.name
-         WHERE NOT y.paused AND coalesce(s.options ->> 'mode', 'live') <> 'paused')
+         WHERE NOT y.paused AND coalesce(s.options ->> 'mode', 'live') <> 'paused'),
+    kept AS NOT MATERIALIZED (
+        SELECT p.*, r.name AS route, r.system_id
+          FROM sync.pending p
+          JOIN sync.route r ON r.id = p.route_id AND r.state = 'active'
+          JOIN live ON live.id = r.system_id)
     SELECT b.what FROM (
         SELECT format('event %s for route "%s" is %s', u.seq, r.name, u.state) AS what
           FROM sync._unfinished u
@@ -193,7 +210,39 @@ AS $$
           JOIN sync.stream t ON t.system_id = i.system_id AND t.object_id = i.object_id AND t.state = 'active'
           JOIN sync.object o ON o.id = i.object_id
           JOIN live ON live.id = i.system_id
-         WHERE i.item = 'null' AND i.retry_at <= clock_timestamp()) b
+         WHERE i.item = 'null' AND i.retry_at <= clock_timestamp()
+        UNION ALL
+        -- Looked at now, or already between two of its steps.
+        SELECT format('event %s for route "%s" is %s and due', k.seq, k.route, k.state)
+          FROM kept k
+         WHERE k.state IN ('waiting', 'held') AND k.next_attempt_at <= clock_timestamp()
+        UNION ALL
+        -- What it waited for is there: bound in one transaction of the hub, let go in another.
+        SELECT format('event %s for route "%s" waited for what is there now', k.seq, k.route)
+          FROM kept k
+         WHERE k.state = 'waiting' AND strpos(k.wait_record_id, '=') = 0
+           AND EXISTS (SELECT FROM sync.external_id e
+                         LEFT JOIN sync.mirror m USING (system_id, object_id, remote_id)
+                        WHERE e.system_id = k.system_id AND e.object_id = k.wait_object_id AND e.record_id = k.wait_record_id
+                          AND (k.wait_state IS NULL OR m.seen_at > k.created_at))
+        UNION ALL
+        -- The one before it went when somebody had this one locked.
+        SELECT format('event %s for route "%s" is first of its record now', k.seq, k.route)
+          FROM kept k
+         WHERE k.state = 'behind'
+           AND NOT EXISTS (SELECT FROM sync.pending q WHERE q.route_id = k.route_id AND q.record_id = k.record_id AND q.seq < k.seq)
+        UNION ALL
+        SELECT format('event %s for route "%s" goes back to where it came from', u.seq, r.name)
+          FROM sync._returning u
+          JOIN sync.route r ON r.id = u.route_id
+          JOIN live ON live.id = u.system_id
+        UNION ALL
+        -- Which record the column names, only the hub can tell; it asks again when any has been bound since.
+        SELECT format('event %s for route "%s" may wait for what is there now', k.seq, k.route)
+          FROM kept k
+         WHERE k.state = 'waiting' AND strpos(k.wait_record_id, '=') > 0
+           AND k.created_at < (SELECT max(e.bound_at) FROM sync.external_id e
+                                WHERE e.system_id = k.system_id AND e.object_id = k.wait_object_id)) b
      LIMIT 1
 $$;
 COMMENT ON FUNCTION sync._busy() IS 'Something that is still on its way; NULL when the hub is idle';
@@ -215,6 +264,7 @@ BEGIN
         began := clock_timestamp();
         busy := sync._busy();
         IF busy IS NULL THEN
+            PERFORM sync._flush();
             RETURN true;
         END IF;
         IF clock_timestamp() >= deadline THEN
@@ -226,4 +276,5 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync.wait_idle(interval) IS 'Waits until nothing moves any more; false, with a notice that names what still does, at the time-out';
+COMMENT ON FUNCTION sync.wait_idle(interval) IS
+    'Waits until nothing that has committed moves by itself any more, and its end is on disk: no delivery is queued, retried, under way, ambiguous or about to be let go, and no call, job, asked-for pull or due read is left. Paused systems, scheduled pulls and what waits for an absent record, a person or a later time do not count. false, with a notice that names what still moves, at the time-out';

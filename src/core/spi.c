@@ -3,8 +3,12 @@
  */
 #include "postgres.h"
 
+#include "access/rmgr.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "access/xloginsert.h"
+#include "catalog/pg_control.h"
+#include "fmgr.h"
 #include "pgstat.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -12,6 +16,10 @@
 #include "utils/timestamp.h"
 
 #include "core/spi.h"
+
+extern PGDLLEXPORT Datum se_flush(PG_FUNCTION_ARGS);
+
+PG_FUNCTION_INFO_V1(se_flush);
 
 void
 se_txn_begin(const char *activity)
@@ -47,6 +55,23 @@ se_txn_flush(void)
 {
 	if (XactLastCommitEnd != InvalidXLogRecPtr)
 		XLogFlush(XactLastCommitEnd);
+}
+
+/*
+ * As se_txn_flush(), for what any process has committed. The end of the WAL is known for certain only
+ * to who has written something there, so a record is that says nothing.
+ */
+Datum
+se_flush(PG_FUNCTION_ARGS)
+{
+	char nothing = 0;
+
+	if (RecoveryInProgress() || GetFlushRecPtr(NULL) >= GetXLogInsertRecPtr())
+		PG_RETURN_VOID();
+	XLogBeginInsert();
+	XLogRegisterData(&nothing, sizeof(nothing));
+	XLogFlush(XLogInsert(RM_XLOG_ID, XLOG_NOOP));
+	PG_RETURN_VOID();
 }
 
 uint64

@@ -12,6 +12,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
 
 #include "core/spi.h"
 #include "push/internal.h"
@@ -38,6 +39,10 @@ se_may_be_deleted(const SeDelivery *d)
 /*
  * A system that does not tell stored answers from others executes nothing while the key lives that
  * the lost server may have used; a key that the lost server had no reason to make is new to it.
+ *
+ * The lost server used the key after the event, so until a lifetime after the event it lives. It is the
+ * answer's time that counts: a request that was claimed before may have been executed after. As in
+ * govern/retry.c a tenth is kept as a margin, for the clock that the event was read from is gone.
  */
 bool
 se_took_back(const SeDelivery *d, const SeReply *reply)
@@ -50,9 +55,9 @@ se_took_back(const SeDelivery *d, const SeReply *reply)
 		return !reply->verdict.replayed;
 	if (d->issue > 1)
 		return true;
-	return rules->lifetime_ms != 0 &&
-		   d->claimed_at >=
-			   TimestampTzPlusMilliseconds(se_event_since(&d->event), rules->lifetime_ms);
+	return GetCurrentTimestamp() >=
+		   TimestampTzPlusMilliseconds(se_event_since(&d->event),
+									   rules->lifetime_ms - rules->lifetime_ms / 10);
 }
 
 bool
