@@ -206,7 +206,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'For instance: sync.fetch(''erp'', ''customer'', id::text, ''10 s'').';
     END IF;
     SELECT x.remote_id INTO remote FROM sync.external_id x
-     WHERE x.system_id = the_system AND x.object_id = the_object AND x.record_id = $3;
+     WHERE x.system_id = the_system AND x.object_id = the_object AND x.record_id IN ($3, sync._record_id(the_object, $3, false));
     RETURN sync._fetch_now($1, $2, coalesce(remote, $3), ceil(extract(epoch FROM wait) * 1000)::integer);
 END
 $$;

@@ -186,19 +186,19 @@ RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    whole_id text;
 BEGIN
     IF reason IS NULL OR btrim(reason) = '' THEN
         RAISE EXCEPTION 'a reason is required'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'It is audited with the record''s id.';
     END IF;
-    IF id IS NULL THEN
-        RAISE EXCEPTION 'the record''s id is required' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
-    PERFORM sync._erase_fields(object, id);
+    whole_id := sync._record_id(sync._object_id(erase.object), erase.id);
+    PERFORM sync._erase_fields(object, whole_id);
     IF in_table THEN
-        RETURN sync._erase_row(object, id, reason);
+        RETURN sync._erase_row(object, whole_id, reason);
     END IF;
-    RETURN sync._erase(object, id, reason);
+    RETURN sync._erase(object, whole_id, reason);
 END
 $$;
 COMMENT ON FUNCTION sync.erase(text, text, text, boolean) IS
