@@ -100,9 +100,9 @@ BEGIN
             ('sync_auditor', ARRAY['_rules']),
             ('sync_analyst', ARRAY['create_reconciliation_rule', 'drop_reconciliation_rule', 'set_rule_enabled', 'run_rules', '_rule_check', '_rules']),
             -- breaks
-            ('sync_admin', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all', 'reconcile_each', '_reconcile_steps', '_reconcile_step', 'schedule_reconciliation', 'create_drift_events',
+            ('sync_admin', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all', 'reconcile_each', '_check_can_commit', '_reconcile_steps', '_reconcile_step', 'schedule_reconciliation', 'create_drift_events',
                 'unschedule_reconciliation']),
-            ('sync_operator', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all', 'reconcile_each', '_reconcile_steps', '_reconcile_step']),
+            ('sync_operator', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all', 'reconcile_each', '_check_can_commit', '_reconcile_steps', '_reconcile_step']),
             ('sync_approver', ARRAY['note_break', 'reopen_break']),
             ('sync_auditor', ARRAY['note_break']),
             ('sync_analyst', ARRAY['assign_break', 'note_break']),
