@@ -376,6 +376,10 @@ BEGIN
         RAISE EXCEPTION 'the period is empty' USING ERRCODE = 'invalid_parameter_value', HINT = 'For example daterange(''2026-10-01'', ''2026-11-01'').';
     ELSIF $3 IS NULL OR $3 < interval '1 ms' THEN
         RAISE EXCEPTION 'invalid time-out' USING ERRCODE = 'invalid_parameter_value', HINT = 'It is how long each rule may take, for example ''5 min''.';
+    ELSIF cardinality($2) = 0 OR array_position($2, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid names of rules'
+            USING ERRCODE = 'null_value_not_allowed', DETAIL = CASE WHEN cardinality($2) = 0 THEN 'The list is empty.' ELSE 'One of them is NULL.' END,
+                  HINT = 'View sync.rule lists them. NULL instead of a list runs all that are switched on.';
     END IF;
     SELECT n INTO wrong FROM unnest($2) n WHERE NOT EXISTS (SELECT FROM sync._rules() s WHERE s.name = n) LIMIT 1;
     IF wrong IS NOT NULL THEN
