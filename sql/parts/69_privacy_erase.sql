@@ -25,8 +25,11 @@ BEGIN
         RAISE EXCEPTION '"%" is no field of object "%" that can be personal', field, object
             USING ERRCODE = 'undefined_column', HINT = 'Name a column of its table that is no key, or "lines" of a document.';
     END IF;
-    IF retention <= interval '0' THEN
-        RAISE EXCEPTION 'retention must be longer than nothing' USING ERRCODE = 'invalid_parameter_value';
+    -- Longer than a millennium is no instant to go back to.
+    IF retention NOT BETWEEN interval '1 us' AND interval '1000 years' THEN
+        RAISE EXCEPTION 'retention must be longer than nothing, and at most 1000 years'
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = format('It would be %s.', retention),
+                  HINT = 'For instance ''90 days''; NULL: as long as history is kept.';
     END IF;
     INSERT INTO sync.personal_field AS p (object_id, field, retention)
     VALUES (o.id, set_personal.field, set_personal.retention)

@@ -334,6 +334,11 @@ se_preview(PG_FUNCTION_ARGS)
 	int n = 0;
 	ListCell *cell;
 
+	/* No rows would read as: nothing would be sent. */
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("a preview needs a system, an object and a record"),
+						errhint("For instance: sync.preview('erp', 'customer', id::text).")));
 	open_preview(&p, fcinfo);
 	if (PG_NARGS() > 3)
 		take_manifest(p.route.system, PG_GETARG_INT32(3));
