@@ -495,6 +495,9 @@ DECLARE
     old jsonb;
     relation regclass;
 BEGIN
+    IF object IS NULL THEN
+        RAISE EXCEPTION 'the name of an object is required' USING ERRCODE = 'null_value_not_allowed', HINT = 'The tracked objects stand in sync.object.';
+    END IF;
     old := sync._drop_object(object, coalesce(force, false));
     relation := to_regclass(format('%I.%I', old->>'schema_name', old->>'table_name'));
     IF relation IS NOT NULL THEN

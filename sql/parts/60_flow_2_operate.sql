@@ -407,7 +407,7 @@ BEGIN
     SELECT count(*) FILTER (WHERE u.state NOT IN ('queued', 'in_flight')),
            count(*) FILTER (WHERE u.state = 'in_flight'), count(*) FILTER (WHERE u.state = 'queued')
       INTO held, flying, queued FROM sync._unfinished u WHERE u.route_id = r.id;
-    IF held + flying + queued > 0 AND NOT force THEN
+    IF held + flying + queued > 0 AND NOT coalesce(force, false) THEN
         RAISE EXCEPTION 'route "%" has unfinished deliveries', r.name
             USING ERRCODE = 'SE013',
                   DETAIL = format('Held: %s, in flight: %s, queued: %s.', held, flying, queued),

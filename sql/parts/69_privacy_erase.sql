@@ -198,7 +198,7 @@ BEGIN
     END IF;
     whole_id := sync._record_id(sync._object_id(erase.object), erase.id);
     PERFORM sync._erase_fields(object, whole_id);
-    IF in_table THEN
+    IF coalesce(in_table, true) THEN
         RETURN sync._erase_row(object, whole_id, reason);
     END IF;
     RETURN sync._erase(object, whole_id, reason);

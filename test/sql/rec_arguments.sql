@@ -62,6 +62,15 @@ SELECT c AS call, pg_temp.answer(c) AS answer FROM unnest(ARRAY[
     $$create_reconciliation_rule('x', 'SELECT $1', 'd', 'r')$$, $$create_reconciliation_rule('x', 'SELECT 1 AS record_id FROM', 'd', 'r')$$,
     $$create_reconciliation_rule('x', 'SELECT nope AS record_id FROM canonical.customer', 'd', 'r')$$]) c;
 
+-- ---- NULL for a switch is what it is by default: nothing is lost by it ----
+INSERT INTO canonical.customer (id, number, name, billing_email) VALUES ('00000000-0000-4000-8000-0000000000c1', 'C-1', 'Example Ltd', 'ada@example.com');
+SELECT sync.set_personal('customer', 'billing_email');
+SELECT c AS call, pg_temp.answer(c) AS answer FROM unnest(ARRAY[
+    $$drop_route('customer_to_erp', NULL)$$, $$erase('customer', '00000000-0000-4000-8000-0000000000c1', 'asked', NULL)$$, $$untrack(NULL)$$,
+    $$set_event_compatibility('customer', '')$$, $$create_canonical_model('')$$]) c;
+SELECT state FROM sync.route;
+SELECT billing_email FROM canonical.customer;
+
 -- ---- and whatever else an analyst calls has a hint ----
 SELECT c AS call, pg_temp.answer(c) AS answer FROM unnest(ARRAY[
     $$lineage(NULL, '1')$$, $$lineage('', '1')$$, $$lineage('invoice', '')$$, $$lineage('invoice', NULL)$$, $$lineage_tree(NULL, NULL)$$, $$lineage('invoice', '1', 99)$$,
