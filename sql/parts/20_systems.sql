@@ -185,6 +185,69 @@ END
 $$;
 COMMENT ON FUNCTION sync._object_id(text) IS 'Id of an object; an error when it is not tracked';
 
+-- A record id as events and external ids have it, whatever spelling somebody gave: a uuid in capitals, a number
+-- with zeros before it. Each part goes through its column's type, where that is a built-in one (or a domain over
+-- one), so that no code of a table's owner runs here. A value that the column would cut or round is no key of it.
+CREATE FUNCTION sync._record_id(object_id integer, record_id text, strict boolean DEFAULT true)
+RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1
+AS $$
+DECLARE
+    o sync.object;
+    parts text[] := ARRAY[$2];
+    part text;
+    k record;
+BEGIN
+    SELECT * INTO o FROM sync.object t WHERE t.id = $1;
+    BEGIN
+        IF $2 IS NULL THEN
+            RAISE data_exception;
+        ELSIF cardinality(o.key_columns) > 1 THEN
+            parts := ARRAY(SELECT jsonb_array_elements_text($2::jsonb));
+            IF cardinality(parts) <> cardinality(o.key_columns) THEN
+                RAISE data_exception;
+            END IF;
+        END IF;
+        FOR k IN
+            SELECT u.n, format_type(b.oid, -1) AS any_value, format_type(b.oid, CASE y.typtype WHEN 'd' THEN y.typtypmod ELSE a.atttypmod END) AS of_column
+              FROM unnest(o.key_columns) WITH ORDINALITY u (name, n)
+              JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = u.name AND NOT a.attisdropped
+              JOIN pg_type y ON y.oid = a.atttypid
+              JOIN pg_type b ON b.oid = CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END
+                            AND b.typnamespace = 'pg_catalog'::regnamespace AND b.oid <> 'text'::regtype
+        LOOP
+            -- Text as events have it: of the value in JSON, but without the blanks that fill up a character(n).
+            EXECUTE format('SELECT CASE WHEN CAST($1 AS %1$s) = CAST($1 AS %2$s) THEN %3$s(to_jsonb(CAST($1 AS %2$s)) #>> ''{}'') END',
+                           k.any_value, k.of_column, CASE WHEN k.any_value = 'bpchar' THEN 'rtrim' END)
+               INTO part USING parts[k.n];
+            parts[k.n] := part;
+        END LOOP;
+        IF array_position(parts, NULL) IS NOT NULL THEN
+            RAISE data_exception;
+        END IF;
+        RETURN CASE cardinality(parts) WHEN 1 THEN parts[1]
+                    ELSE '[' || (SELECT string_agg(to_json(p)::text, ', ' ORDER BY n) FROM unnest(parts) WITH ORDINALITY u (p, n)) || ']' END;
+    EXCEPTION WHEN data_exception OR undefined_table OR undefined_object THEN
+        IF NOT strict THEN
+            RETURN $2;
+        END IF;
+    END;
+    RAISE EXCEPTION USING
+        MESSAGE = CASE WHEN $2 IS NULL THEN format('the id of a record of object "%s" is required', o.name)
+                       ELSE format('"%s" is no record id of object "%s"', $2, o.name) END,
+        ERRCODE = CASE WHEN $2 IS NULL THEN 'null_value_not_allowed' ELSE 'invalid_text_representation' END,
+        DETAIL = format('Its key is %s.', (SELECT string_agg(concat_ws(' ', u.name, (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a
+                                             WHERE a.attrelid = o.table_oid AND a.attname = u.name AND NOT a.attisdropped)), ', ' ORDER BY u.n)
+                                             FROM unnest(o.key_columns) WITH ORDINALITY u (name, n))),
+        HINT = CASE cardinality(o.key_columns) WHEN 1 THEN 'Give the value of that column; sync.find() looks for a record by its business number or remote id.'
+                    ELSE 'Give a JSON array of the values of these columns, in that order, each a string: ["10", "2"].' END;
+END
+$$;
+COMMENT ON FUNCTION sync._record_id(integer, text, boolean) IS
+    'A record id as it is kept, from any spelling of it; one that is none is an error, else (not strict) it stays as it is';
+
 -- The section of the manifest that says how a system speaks of an object, or an error that says why
 -- there is none. direction: push or pull.
 CREATE FUNCTION sync._manifest_object(system text, object text, direction text)

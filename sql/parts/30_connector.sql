@@ -24,7 +24,8 @@ DECLARE
     v_id integer;
 BEGIN
     IF manifest IS NULL THEN
-        RAISE EXCEPTION 'manifest is null' USING ERRCODE = 'null_value_not_allowed';
+        RAISE EXCEPTION 'manifest is null'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'Give a manifest as jsonb, or the name of one that is shipped.';
     END IF;
     activate := coalesce(activate, true);
     PERFORM sync._lock_connector(v_name);

@@ -379,14 +379,23 @@ BEGIN
             USING ERRCODE = 'invalid_name', HINT = 'Use letters, digits and underscores, beginning with a letter: object => ''customer''.';
     END IF;
     IF on_truncate IS NULL OR on_truncate NOT IN ('refuse', 'record') THEN
-        RAISE EXCEPTION 'on_truncate must be refuse or record' USING ERRCODE = 'invalid_parameter_value';
+        RAISE EXCEPTION 'on_truncate must be refuse or record'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'refuse: TRUNCATE is an error; record: it is an event of its own.';
     END IF;
     key_columns := sync._find_key(relation, key_columns);
     volatile_columns := coalesce(volatile_columns, '{}');
+    IF EXISTS (SELECT FROM unnest(volatile_columns) c WHERE c IS NULL) THEN
+        RAISE EXCEPTION 'volatile_columns holds NULL'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'Name columns whose change alone is no event; none: leave volatile_columns out.';
+    END IF;
     number_column := coalesce(number_column,
         (SELECT w FROM unnest('{number,code}'::name[]) WITH ORDINALITY AS c(w, n) WHERE sync._has_columns(relation, ARRAY[w]) ORDER BY n LIMIT 1));
     IF NOT sync._has_columns(relation, array_remove(array_remove(volatile_columns, 'updated_at') || number_column, NULL)) THEN
-        RAISE EXCEPTION 'number_column or volatile_columns name a column that % does not have', relation USING ERRCODE = 'undefined_column';
+        RAISE EXCEPTION 'number_column or volatile_columns name a column that % does not have', relation
+            USING ERRCODE = 'undefined_column',
+                  DETAIL = format('There is no column %s.', (SELECT string_agg(quote_ident(c), ', ') FROM unnest(volatile_columns || number_column) c
+                                                             WHERE c <> 'updated_at' AND NOT sync._has_columns(relation, ARRAY[c]))),
+                  HINT = 'Names are compared as they are stored: in small letters, unless the table was made with quoted ones.';
     END IF;
     financial := coalesce(financial, object IN (
         'invoice', 'credit_note', 'payment', 'payout', 'balance_transaction', 'payment_allocation',
@@ -486,6 +495,9 @@ DECLARE
     old jsonb;
     relation regclass;
 BEGIN
+    IF object IS NULL THEN
+        RAISE EXCEPTION 'the name of an object is required' USING ERRCODE = 'null_value_not_allowed', HINT = 'The tracked objects stand in sync.object.';
+    END IF;
     old := sync._drop_object(object, coalesce(force, false));
     relation := to_regclass(format('%I.%I', old->>'schema_name', old->>'table_name'));
     IF relation IS NOT NULL THEN

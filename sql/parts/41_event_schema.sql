@@ -252,7 +252,8 @@ DECLARE
     wanted integer := sync._object_id(set_event_compatibility.object);
 BEGIN
     IF on_breaking IS NULL OR on_breaking NOT IN ('warn', 'refuse') THEN
-        RAISE EXCEPTION 'on_breaking must be warn or refuse' USING ERRCODE = 'invalid_parameter_value';
+        RAISE EXCEPTION 'on_breaking must be warn or refuse'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'warn: a breaking change of the table makes a new version, with a warning; refuse: it is an error.';
     END IF;
     INSERT INTO sync.event_compatibility AS e (object_id, on_breaking) VALUES (wanted, set_event_compatibility.on_breaking)
     ON CONFLICT (object_id) DO UPDATE SET on_breaking = excluded.on_breaking;

@@ -341,6 +341,10 @@ DECLARE
     made integer;
 BEGIN
     PERFORM sync._check_reason(reason);
+    IF name IS NULL OR name !~ '^[[:alnum:]_ .:-]{1,100}$' THEN
+        RAISE EXCEPTION 'invalid name "%" of a policy', name
+            USING ERRCODE = 'invalid_name', HINT = 'At most 100 letters, digits, spaces and _ . : -, for example large refunds.';
+    END IF;
     PERFORM sync._check_policy(operation, object, min_amount, currency, condition, expires, approvers);
     IF condition IS NOT NULL THEN
         PERFORM sync._condition_check(object, condition);

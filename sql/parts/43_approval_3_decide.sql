@@ -222,6 +222,7 @@ DECLARE
     body jsonb;
     guards text;
     made sync.approval_request;
+    whole_id text;
 BEGIN
     PERFORM sync._check_reason(reason);
     IF operation IS DISTINCT FROM 'state_change' THEN
@@ -235,13 +236,14 @@ BEGIN
         RAISE EXCEPTION 'no guard holds changes of object "%"', o.name
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Make the change: nobody needs to approve it.';
     END IF;
-    body := sync._record_or_null(o.id, request_approval.record_id);
+    whole_id := sync._record_id(o.id, request_approval.record_id);
+    body := sync._record_or_null(o.id, whole_id);
     IF body IS NULL THEN
         RAISE EXCEPTION 'record "%" of object "%" does not exist', record_id, o.name
             USING ERRCODE = 'no_data_found', HINT = 'Write it in a state that the guard lets pass, then ask for the change of state.';
     END IF;
     SELECT a.* INTO made FROM sync.approval_request a
-     WHERE a.operation = 'state_change' AND a.object_id = o.id AND a.record_id = request_approval.record_id AND a.used_at IS NULL
+     WHERE a.operation = 'state_change' AND a.object_id = o.id AND a.record_id = whole_id AND a.used_at IS NULL
        AND a.state IN ('open', 'approved') AND a.expires_at > clock_timestamp();
     IF FOUND AND made.payload_hash = sync._payload_hash(body, o.volatile_columns) THEN
         RETURN made.id;
@@ -249,8 +251,8 @@ BEGIN
         PERFORM sync._lapse(made.id, 'the record has changed since');
     END IF;
     INSERT INTO sync.approval_request AS a (operation, object_id, record_id, amount, currency, policy, call, reason, payload_hash, requesters, expires_at)
-    SELECT 'state_change', o.id, request_approval.record_id, m.amount, m.currency, 'guard: ' || guards,
-           jsonb_build_object('object', o.name, 'record_id', request_approval.record_id,
+    SELECT 'state_change', o.id, whole_id, m.amount, m.currency, 'guard: ' || guards,
+           jsonb_build_object('object', o.name, 'record_id', whole_id,
                               'before', sync._payload_hash(body - 'lines', o.volatile_columns), 'lines', sync._lines_hash(body)), request_approval.reason,
            sync._payload_hash(body, o.volatile_columns), sync._identities(), clock_timestamp() + interval '7 days'
       FROM sync._amount(body) m

@@ -53,6 +53,10 @@ DECLARE
     made integer;
 BEGIN
     PERFORM sync._check_reason(reason);
+    IF name IS NULL OR name !~ '^[[:alnum:]_ .:-]{1,100}$' THEN
+        RAISE EXCEPTION 'invalid name "%" of a guard', name
+            USING ERRCODE = 'invalid_name', HINT = 'At most 100 letters, digits, spaces and _ . : -, for example paid before shipped.';
+    END IF;
     PERFORM sync._check_guard(object, "on", system, field, recheck, message);
     PERFORM sync._condition_check(object, condition);
     IF applies IS NOT NULL THEN

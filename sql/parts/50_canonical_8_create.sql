@@ -272,10 +272,10 @@ AS $create$
 DECLARE
     taken text;
 BEGIN
-    IF schema_name IS NULL OR schema_name = 'sync' THEN
+    IF schema_name IS NULL OR schema_name IN ('', 'sync') THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',
-            MESSAGE = CASE WHEN schema_name IS NULL THEN 'schema name must not be null'
+            MESSAGE = CASE WHEN schema_name IS NULL THEN 'schema name must not be null' WHEN schema_name = '' THEN 'schema name must not be empty'
                            ELSE 'the canonical model cannot be created in schema "sync"' END,
             DETAIL = 'Canonical tables are ordinary tables that outlive the extension.',
             HINT = 'Name a schema of your own, for instance canonical.';

@@ -224,7 +224,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'For instance: sync.fetch(''erp'', ''customer'', id::text, ''10 s'').';
     END IF;
     SELECT x.remote_id INTO remote FROM sync.external_id x
-     WHERE x.system_id = the_system AND x.object_id = the_object AND x.record_id = $3;
+     WHERE x.system_id = the_system AND x.object_id = the_object AND x.record_id IN ($3, sync._record_id(the_object, $3, false));
     RETURN sync._fetch_now($1, $2, coalesce(remote, $3), ceil(extract(epoch FROM wait) * 1000)::integer);
 END
 $$;
@@ -425,7 +425,7 @@ BEGIN
     SELECT count(*) FILTER (WHERE u.state NOT IN ('queued', 'in_flight')),
            count(*) FILTER (WHERE u.state = 'in_flight'), count(*) FILTER (WHERE u.state = 'queued')
       INTO held, flying, queued FROM sync._unfinished u WHERE u.route_id = r.id;
-    IF held + flying + queued > 0 AND NOT force THEN
+    IF held + flying + queued > 0 AND NOT coalesce(force, false) THEN
         RAISE EXCEPTION 'route "%" has unfinished deliveries', r.name
             USING ERRCODE = 'SE013',
                   DETAIL = format('Held: %s, in flight: %s, queued: %s.', held, flying, queued),

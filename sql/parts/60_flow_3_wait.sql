@@ -7,6 +7,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     bound text;
+    the_object integer;
+    whole_id text;
 BEGIN
     SELECT x.remote_id INTO bound
       FROM sync.external_id x
@@ -14,11 +16,18 @@ BEGIN
       JOIN sync.object o ON o.id = x.object_id
      WHERE x.record_id = remote_id.id AND y.name = remote_id.system AND o.name = remote_id.object;
     IF NOT FOUND THEN
-        -- Distinguish 'not bound yet' from a misspelt name.
-        PERFORM sync._object_id(remote_id.object);
+        -- Distinguish 'not bound yet' from a misspelt name, and from another spelling of the id.
+        the_object := sync._object_id(remote_id.object);
         IF NOT EXISTS (SELECT FROM sync._server s WHERE s.name = remote_id.system) THEN
             RAISE EXCEPTION 'system "%" does not exist', system USING ERRCODE = 'SE010',
                 HINT = 'View sync.system_status lists the systems.';
+        END IF;
+        IF remote_id.id IS NOT NULL THEN
+            whole_id := sync._record_id(the_object, remote_id.id);
+        END IF;
+        IF whole_id <> remote_id.id THEN
+            SELECT x.remote_id INTO bound FROM sync.external_id x JOIN sync.system y ON y.id = x.system_id
+             WHERE x.object_id = the_object AND x.record_id = whole_id AND y.name = remote_id.system;
         END IF;
     END IF;
     RETURN bound;
@@ -90,6 +99,7 @@ DECLARE
     the_object integer;
     the_system integer;
     the_route integer;
+    the_record text;
     target bigint;
     first record;
     held sync.pending;
@@ -107,27 +117,28 @@ BEGIN
         RAISE EXCEPTION 'object "%" has no route to system "%"', wait_for.object, wait_for.system
             USING ERRCODE = 'undefined_object', HINT = 'Create one with sync.create_route().';
     END IF;
+    the_record := sync._record_id(the_object, wait_for.id);
 
     -- What is unfinished now is waited for; later changes of the record do not prolong the wait.
     SELECT max(u.seq) INTO target
       FROM (SELECT b.seq, b.route_id, b.record_id FROM sync._unfinished b
             UNION ALL SELECT b.seq, b.route_id, b.record_id FROM sync._returning b) u
-     WHERE u.route_id = the_route AND u.record_id = wait_for.id;
+     WHERE u.route_id = the_route AND u.record_id = the_record;
     WHILE target IS NOT NULL LOOP
         SELECT u.seq, u.state, u.pending_id INTO first
           FROM (TABLE sync._unfinished UNION ALL TABLE sync._returning) u
-         WHERE u.route_id = the_route AND u.record_id = wait_for.id AND u.seq <= target
+         WHERE u.route_id = the_route AND u.record_id = the_record AND u.seq <= target
          ORDER BY u.seq LIMIT 1;
         EXIT WHEN NOT FOUND;
         SELECT p.* INTO held FROM sync.pending p WHERE p.id = first.pending_id;
         IF held.state IN ('dead', 'conflict') THEN
-            RETURN QUERY SELECT held.state, sync.remote_id(wait_for.object, wait_for.id, wait_for.system),
+            RETURN QUERY SELECT held.state, sync.remote_id(wait_for.object, the_record, wait_for.system),
                                 held.code, held.message;
             RETURN;
         END IF;
         IF clock_timestamp() >= deadline THEN
             RETURN QUERY
-            SELECT 'timeout', sync.remote_id(wait_for.object, wait_for.id, wait_for.system), 'SE051',
+            SELECT 'timeout', sync.remote_id(wait_for.object, the_record, wait_for.system), 'SE051',
                    concat_ws('; ',
                        format('after %s the delivery %s/%s is %s', wait_for.timeout, the_route, first.seq, first.state),
                        (SELECT format('it waits for %s %s', o.name, held.wait_record_id)
@@ -148,17 +159,17 @@ BEGIN
     PERFORM sync._flush();
 
     RETURN QUERY
-    SELECT f.state, sync.remote_id(wait_for.object, wait_for.id, wait_for.system), f.code, f.message
+    SELECT f.state, sync.remote_id(wait_for.object, the_record, wait_for.system), f.code, f.message
       FROM sync.claim c
       JOIN sync.outcome f ON f.route_id = c.route_id AND f.seq = c.seq AND f.final
-     WHERE c.record_id = wait_for.id AND c.object_id = the_object AND c.route_id = the_route
+     WHERE c.record_id = the_record AND c.object_id = the_object AND c.route_id = the_route
      ORDER BY c.seq DESC, f.at DESC LIMIT 1;
     IF NOT FOUND THEN
         RETURN QUERY
         SELECT CASE WHEN b.remote IS NULL THEN 'unsynced' ELSE 'done' END, b.remote, NULL::text,
                CASE WHEN b.remote IS NULL THEN 'no change of this record was ever sent along the route'
                     ELSE 'nothing of this record is on its way' END
-          FROM (SELECT sync.remote_id(wait_for.object, wait_for.id, wait_for.system) AS remote) b;
+          FROM (SELECT sync.remote_id(wait_for.object, the_record, wait_for.system) AS remote) b;
     END IF;
 END
 $$;

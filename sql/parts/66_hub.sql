@@ -66,7 +66,7 @@ GRANT EXECUTE ON FUNCTION sync._upkeep_history() TO sync_worker, sync_admin;
 -- Not SECURITY DEFINER: it checks its caller's rights and changes the user itself.
 CREATE FUNCTION sync.preview(system text, object text, id text)
 RETURNS TABLE (n integer, step text, state text, method text, url text, headers jsonb, body text, message text)
-LANGUAGE c STRICT VOLATILE
+LANGUAGE c VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'se_preview';
 COMMENT ON FUNCTION sync.preview(text, text, text) IS 'The exact requests that a system would get for a record as it stands, uncommitted changes included; sends nothing. Needs SELECT on the record''s table';

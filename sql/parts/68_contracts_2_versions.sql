@@ -226,7 +226,8 @@ DECLARE
     from_id constant integer := sync._current_connector(connector);
 BEGIN
     IF records IS NULL OR records < 1 OR records > 10000 THEN
-        RAISE EXCEPTION 'records must be between 1 and 10000' USING ERRCODE = 'invalid_parameter_value';
+        RAISE EXCEPTION 'records must be between 1 and 10000'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'So many of the newest records of each object are rendered with both versions.';
     END IF;
     RETURN QUERY
     SELECT 'pull', p.system, p.object, p.record_id, sync._record_number(sync._object_id(p.object), p.record_id), p.remote_id, p.field, p.current, p.candidate

@@ -188,6 +188,11 @@ BEGIN
         RAISE EXCEPTION 'records cannot be matched by "%"', how
             USING ERRCODE = 'invalid_parameter_value', HINT = 'A rule is exact, email, tax_number or name_country.';
     END IF;
+    IF cardinality(fields) = 0 OR array_ndims(fields) > 1 OR EXISTS (SELECT FROM unnest(fields) f WHERE f IS NULL) THEN
+        RAISE EXCEPTION 'invalid fields of a rule'
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = 'The list is empty, holds NULL, or is a list of lists.',
+                  HINT = 'Name the fields that are compared, for instance ''{email}''. NULL instead of a list removes the rule of that rank.';
+    END IF;
     SELECT jsonb_build_object('fields', r.fields, 'how', r.how) INTO old FROM sync.match_rule r
      WHERE r.object_id = the_object AND r.system_id IS NOT DISTINCT FROM the_system AND r.rank = set_match_rule.rank;
     DELETE FROM sync.match_rule r

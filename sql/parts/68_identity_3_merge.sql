@@ -259,12 +259,14 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    call jsonb := jsonb_build_object('object', object, 'survivor', survivor, 'loser', loser, 'reason', reason);
+    the_object integer := sync._object_id(merge_records.object);
+    survivor_id text := sync._record_id(the_object, merge_records.survivor);
+    call jsonb := jsonb_build_object('object', object, 'survivor', survivor_id, 'loser', sync._record_id(the_object, merge_records.loser), 'reason', reason);
     waits_for bigint;
 BEGIN
     PERFORM sync._check_reason(reason);
-    PERFORM sync._check_merge_rights(sync._object_id(merge_records.object));
-    waits_for := sync._approval('merge_records', object, survivor, NULL, NULL, call, reason);
+    PERFORM sync._check_merge_rights(the_object);
+    waits_for := sync._approval('merge_records', object, survivor_id, NULL, NULL, call, reason);
     IF waits_for IS NULL THEN
         PERFORM sync._approved_merge_records(call, NULL);
     ELSE

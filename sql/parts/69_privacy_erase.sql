@@ -25,8 +25,11 @@ BEGIN
         RAISE EXCEPTION '"%" is no field of object "%" that can be personal', field, object
             USING ERRCODE = 'undefined_column', HINT = 'Name a column of its table that is no key, or "lines" of a document.';
     END IF;
-    IF retention <= interval '0' THEN
-        RAISE EXCEPTION 'retention must be longer than nothing' USING ERRCODE = 'invalid_parameter_value';
+    -- Longer than a millennium is no instant to go back to.
+    IF retention NOT BETWEEN interval '1 us' AND interval '1000 years' THEN
+        RAISE EXCEPTION 'retention must be longer than nothing, and at most 1000 years'
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = format('It would be %s.', retention),
+                  HINT = 'For instance ''90 days''; NULL: as long as history is kept.';
     END IF;
     INSERT INTO sync.personal_field AS p (object_id, field, retention)
     VALUES (o.id, set_personal.field, set_personal.retention)
@@ -186,19 +189,19 @@ RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    whole_id text;
 BEGIN
     IF reason IS NULL OR btrim(reason) = '' THEN
         RAISE EXCEPTION 'a reason is required'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'It is audited with the record''s id.';
     END IF;
-    IF id IS NULL THEN
-        RAISE EXCEPTION 'the record''s id is required' USING ERRCODE = 'null_value_not_allowed';
+    whole_id := sync._record_id(sync._object_id(erase.object), erase.id);
+    PERFORM sync._erase_fields(object, whole_id);
+    IF coalesce(in_table, true) THEN
+        RETURN sync._erase_row(object, whole_id, reason);
     END IF;
-    PERFORM sync._erase_fields(object, id);
-    IF in_table THEN
-        RETURN sync._erase_row(object, id, reason);
-    END IF;
-    RETURN sync._erase(object, id, reason);
+    RETURN sync._erase(object, whole_id, reason);
 END
 $$;
 COMMENT ON FUNCTION sync.erase(text, text, text, boolean) IS

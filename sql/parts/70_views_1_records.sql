@@ -51,7 +51,7 @@ BEGIN
     END IF;
     SELECT string_agg(format('t.%I = %s::%s', a.attname,
                              CASE cardinality(o.key_columns) WHEN 1 THEN '$1' ELSE format('($1::jsonb ->> %s)', k.n - 1) END,
-                             format_type(b.oid, NULL)), ' AND ')
+                             format_type(b.oid, -1)), ' AND ')
       INTO matches
       FROM unnest(o.key_columns) WITH ORDINALITY k (name, n)
       JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = k.name
@@ -65,8 +65,7 @@ BEGIN
     EXECUTE format('SELECT format(''%%s'', t.%I) FROM %I.%I t WHERE %s', o.number_column, o.schema_name, o.table_name, matches)
        INTO number USING record_id;
     RETURN nullif(number, '');
-EXCEPTION WHEN insufficient_privilege OR invalid_text_representation OR undefined_table OR undefined_column
-          OR invalid_datetime_format THEN
+EXCEPTION WHEN insufficient_privilege OR data_exception OR undefined_table OR undefined_column THEN
     RETURN NULL;
 END
 $$;
@@ -205,12 +204,14 @@ DECLARE
     hows text[];
     more text[];
 BEGIN
+    WITH spelled AS MATERIALIZED (
+        SELECT b.id, sync._record_id(b.id, find.text, false) AS record_id FROM sync.object b)
     SELECT array_agg(f.object_id), array_agg(f.record_id), array_agg(f.how) INTO objects, records, hows
       FROM (SELECT x.object_id, x.record_id, 'id' AS how
-              FROM sync.object b JOIN sync.external_id x ON x.object_id = b.id AND x.record_id = find.text
+              FROM spelled b JOIN sync.external_id x ON x.object_id = b.id AND x.record_id = b.record_id
             UNION ALL
             SELECT p.object_id, p.record_id, 'id'
-              FROM sync.route r JOIN sync.pending p ON p.route_id = r.id AND p.record_id = find.text
+              FROM sync.route r JOIN spelled b ON b.id = r.object_id JOIN sync.pending p ON p.route_id = r.id AND p.record_id = b.record_id
             UNION ALL
             SELECT x.object_id, x.record_id, 'remote id'
               FROM sync.object b CROSS JOIN sync.system y

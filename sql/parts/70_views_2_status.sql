@@ -134,7 +134,7 @@ SELECT j.kind, y.name, o.name, NULL, CASE WHEN j.finished_at IS NULL THEN greate
  WHERE j.finished_at IS NULL OR j.finished_at > clock_timestamp() - interval '1 day';
 COMMENT ON VIEW sync.progress IS 'How fast each flow and each job moves and how long it still needs at that rate; jobs that ended stay for a day';
 COMMENT ON COLUMN sync.progress.job IS 'Job: for pause_job(), resume_job(), stop_job(); NULL: a route or stream';
-COMMENT ON COLUMN sync.progress.done IS 'Records that the job''s phase has been through';
+COMMENT ON COLUMN sync.progress.done IS 'Records that the job''s phase has been through; of a full listing that has ended, those that it compared';
 COMMENT ON COLUMN sync.progress.total IS 'How many it is about, as far as known';
 COMMENT ON COLUMN sync.progress.rate IS 'Records a second';
 COMMENT ON COLUMN sync.progress.estimate IS 'When the phase will have ended, at that rate';

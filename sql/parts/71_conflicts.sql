@@ -23,7 +23,7 @@ BEGIN
     END IF;
     SELECT string_agg(format('t.%I = %s::%s', a.attname,
                              CASE cardinality(o.key_columns) WHEN 1 THEN '$1' ELSE format('($1::jsonb ->> %s)', k.n - 1) END,
-                             format_type(a.atttypid, NULL)), ' AND ')
+                             format_type(a.atttypid, -1)), ' AND ')
       INTO matches
       FROM unnest(o.key_columns) WITH ORDINALITY k (name, n)
       JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = k.name
@@ -35,8 +35,7 @@ BEGIN
     EXECUTE format('SELECT to_jsonb(t.%I) FROM %I.%I t WHERE %s', field, o.schema_name, o.table_name, matches)
        INTO value USING record_id;
     RETURN value;
-EXCEPTION WHEN insufficient_privilege OR invalid_text_representation OR undefined_table OR undefined_column
-          OR invalid_datetime_format THEN
+EXCEPTION WHEN insufficient_privilege OR data_exception OR undefined_table OR undefined_column THEN
     RETURN known;
 END
 $$;

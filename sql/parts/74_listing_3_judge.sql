@@ -222,6 +222,8 @@ BEGIN
                                    FROM sync.reconciliation r WHERE r.job_id = job.id)
      WHERE j.id = job.id;
     PERFORM sync._listing_phase(job.id, 'clearing', NULL);
+    -- Clearing counts nothing: from here on, and once it has ended, a job shows all that it compared, and since when.
+    UPDATE sync.job j SET done = r.checked, total = r.checked, cursor = j.cursor - 'phase_at' FROM sync.reconciliation r WHERE j.id = job.id AND r.job_id = j.id;
     RETURN '0';
 END
 $$;

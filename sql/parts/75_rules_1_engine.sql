@@ -122,6 +122,12 @@ BEGIN
         GET STACKED DIAGNOSTICS said = MESSAGE_TEXT;
         RAISE EXCEPTION 'the query cannot be planned: %', said
             USING ERRCODE = 'SE082', HINT = 'search_path is pg_catalog alone while a rule runs: write the schema before the name, also of functions, operators and types.';
+    WHEN insufficient_privilege THEN
+        RAISE;
+    WHEN syntax_error_or_access_rule_violation THEN
+        GET STACKED DIAGNOSTICS said = MESSAGE_TEXT;
+        RAISE EXCEPTION 'the query cannot be planned: %', said
+            USING ERRCODE = 'SE082', HINT = 'Try it by itself: a rule is a query without parameters.';
     END;
     INSERT INTO sync.reconciliation_rule AS r (name, query, description, remedy, severity) VALUES ($1, $2, $3, $4, $5) RETURNING r.id INTO made;
     RETURN made;
@@ -376,6 +382,11 @@ BEGIN
         RAISE EXCEPTION 'the period is empty' USING ERRCODE = 'invalid_parameter_value', HINT = 'For example daterange(''2026-10-01'', ''2026-11-01'').';
     ELSIF $3 IS NULL OR $3 < interval '1 ms' THEN
         RAISE EXCEPTION 'invalid time-out' USING ERRCODE = 'invalid_parameter_value', HINT = 'It is how long each rule may take, for example ''5 min''.';
+    ELSIF cardinality($2) = 0 OR EXISTS (SELECT FROM unnest($2) n WHERE n IS NULL) THEN
+        RAISE EXCEPTION 'invalid names of rules'
+            USING ERRCODE = CASE WHEN cardinality($2) = 0 THEN 'invalid_parameter_value' ELSE 'null_value_not_allowed' END,
+                  DETAIL = CASE WHEN cardinality($2) = 0 THEN 'The list is empty.' ELSE 'One of them is NULL.' END,
+                  HINT = 'View sync.rule lists them. NULL instead of a list runs all that are switched on.';
     END IF;
     SELECT n INTO wrong FROM unnest($2) n WHERE NOT EXISTS (SELECT FROM sync._rules() s WHERE s.name = n) LIMIT 1;
     IF wrong IS NOT NULL THEN

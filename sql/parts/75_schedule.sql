@@ -70,6 +70,14 @@ $$;
 COMMENT ON FUNCTION sync.reconcile_all(daterange, text) IS
     'Compares each object with each system that it is pulled from or sent to, then runs every rule; returns the runs'' ids. In mode full some go on as jobs. One transaction: reconcile_each() is the same in many';
 
+-- To be called by the procedure itself, not by a function of it.
+CREATE FUNCTION sync._check_can_commit(procedure text, instead text)
+RETURNS void
+LANGUAGE c VOLATILE STRICT
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'se_check_can_commit';
+COMMENT ON FUNCTION sync._check_can_commit(text, text) IS 'An error when the procedure that asks could not commit';
+
 -- The same, each run a transaction of its own: what was found stands when the next one is cancelled or the server dies, and no
 -- lock or snapshot is held longer than a comparison. A procedure that commits has neither SET nor another's rights, so
 -- nothing in it depends on the search path.
@@ -79,6 +87,7 @@ AS $$
 DECLARE
     step pg_catalog.record;
 BEGIN
+    PERFORM sync._check_can_commit('sync.reconcile_each()', 'sync.reconcile_all() does the same in one transaction.');
     FOR step IN SELECT s.system, s.object, s.mode_there, s.rule FROM sync._reconcile_steps($1, $2) s LOOP
         PERFORM sync._reconcile_step(step.system, step.object, $1, step.mode_there, step.rule);
         COMMIT;
@@ -164,6 +173,7 @@ AS $$
 DECLARE
     step pg_catalog.record;
 BEGIN
+    PERFORM sync._check_can_commit('what is scheduled', 'sync.reconcile_all() compares everything in one transaction.');
     FOR step IN SELECT s.system, s.object, s.period, s.mode, s.rule FROM sync._scheduled_steps($1) s LOOP
         PERFORM sync._reconcile_step(step.system, step.object, step.period, step.mode, step.rule);
         COMMIT;

@@ -27,6 +27,23 @@ END
 $$;
 COMMENT ON FUNCTION sync._model_query(text) IS 'A query over schema canonical, for the schema where the model stands; an error where it lacks a table';
 
+-- Beyond these the ends of months and days in time zones are no dates or times any more.
+CREATE FUNCTION sync._check_day(day date)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO, YMD'
+AS $$
+BEGIN
+    IF day NOT BETWEEN '0001-01-01' AND '9999-12-31' THEN
+        RAISE EXCEPTION 'a report cannot speak of %', day
+            USING ERRCODE = 'datetime_field_overflow', DETAIL = 'Its days are those of the years 1 to 9999.',
+                  HINT = 'For all that there is, take a first day and a last day that lie around it, such as 1970-01-01 and 2100-01-01.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._check_day(date) IS 'An error unless a day is in a year from 1 to 9999';
+
 CREATE FUNCTION sync._check_period(period daterange)
 RETURNS void
 LANGUAGE plpgsql IMMUTABLE
@@ -38,9 +55,30 @@ BEGIN
         RAISE EXCEPTION 'a report needs a period with a first and a last day'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'October 2026 is daterange(''2026-10-01'', ''2026-11-01'').';
     END IF;
+    PERFORM sync._check_day(lower(period)), sync._check_day(upper(period) - 1);
 END
 $$;
 COMMENT ON FUNCTION sync._check_period(daterange) IS 'An error unless the period has a first and a last day';
+
+-- Every currency that the model knows, whether there is an amount in it or not: a report in one that is misspelt would
+-- be empty where there is nothing to translate, and speak of rates where there is.
+CREATE FUNCTION sync._check_currency(currency text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    known boolean;
+BEGIN
+    EXECUTE sync._model_query('SELECT EXISTS (SELECT FROM canonical.currency c WHERE c.code::text = $1)') INTO known USING currency;
+    IF NOT known THEN
+        RAISE EXCEPTION 'there is no currency "%"', currency
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = 'The canonical table currency has no such code.',
+                  HINT = 'A currency is three capital letters, such as EUR.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._check_currency(text) IS 'An error unless the model has the currency';
 
 -- The rate of a day is the last one published until then; of several sources the first by name. NULL: there is none.
 CREATE FUNCTION sync._rate(from_currency text, to_currency text, day date)

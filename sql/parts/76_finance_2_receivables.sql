@@ -92,7 +92,9 @@ AS $$
 BEGIN
     IF as_of IS NULL OR NOT isfinite(as_of) THEN
         RAISE EXCEPTION 'a day is needed' USING ERRCODE = 'invalid_parameter_value', HINT = 'For example SELECT * FROM sync.ar_aging(''2026-10-31'').';
-    ELSIF system IS NOT NULL THEN
+    END IF;
+    PERFORM sync._check_day(as_of);
+    IF system IS NOT NULL THEN
         PERFORM sync._check_report_system(system);
     END IF;
     RETURN QUERY EXECUTE sync._model_query($q$

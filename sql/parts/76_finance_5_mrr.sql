@@ -135,6 +135,7 @@ DECLARE
 BEGIN
     PERFORM sync._check_period(period);
     IF reporting_currency IS NOT NULL THEN
+        PERFORM sync._check_currency(reporting_currency);
         SELECT k.currency, k.day INTO missing
           FROM (SELECT m.currency, unnest(ARRAY[lower(period) - 1, upper(period) - 1, greatest(m.day, lower(period) - 1)]) AS day
                   FROM sync._mrr_moves(upper(period)) m GROUP BY 1, 2) k

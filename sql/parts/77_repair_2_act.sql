@@ -348,7 +348,7 @@ DECLARE
     waits_for bigint;
 BEGIN
     RETURN QUERY SELECT * FROM sync._repair_shown(plan, plan ->> 'object', plan ->> 'record_id');
-    IF dry_run THEN
+    IF coalesce(dry_run, true) THEN
         RETURN;
     END IF;
     waits_for := sync._repair_request(repair.break_id, plan ->> 'remedy', coalesce(repair.options, '{}'), plan, repair.reason);

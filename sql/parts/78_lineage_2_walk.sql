@@ -88,7 +88,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN (SELECT format_type(a.atttypid, NULL) FROM pg_attribute a
+    RETURN (SELECT format_type(a.atttypid, -1) FROM pg_attribute a
       JOIN pg_type y ON y.oid = a.atttypid AND y.typnamespace = 'pg_catalog'::regnamespace
      WHERE a.attrelid = $1.table_oid AND a.attname = $1.key_columns[1] AND cardinality($1.key_columns) = 1);
 END
@@ -146,12 +146,12 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN (SELECT format('SELECT %s, h.source_id::text AS source FROM %I.%I h WHERE h.source_object = $3 AND h.source_id = ANY ($1::%s[]) ORDER BY created_at, id LIMIT $2',
-                  sync._step_columns($1, 'h'), $1.schema_name, $1.table_name, format_type(b.atttypid, NULL))
+                  sync._step_columns($1, 'h'), $1.schema_name, $1.table_name, format_type(b.atttypid, -1))
       FROM pg_attribute a
       JOIN pg_attribute b ON b.attrelid = a.attrelid AND b.attname = 'source_id'
       JOIN pg_type y ON y.oid = b.atttypid AND y.typnamespace = 'pg_catalog'::regnamespace
      WHERE a.attrelid = $1.table_oid AND a.attname = 'source_object' AND a.atttypid = 'text'::regtype
-       AND ($2 IS NULL OR format_type(b.atttypid, NULL) = $2)
+       AND ($2 IS NULL OR format_type(b.atttypid, -1) = $2)
        AND cardinality($1.key_columns) = 1 AND sync._may_read($1.table_oid));
 END
 $$;
@@ -175,7 +175,7 @@ BEGIN
     IF cardinality(o.key_columns) <> 1 OR NOT sync._may_read(o.table_oid) THEN
         RETURN;
     END IF;
-    SELECT format_type(a.atttypid, NULL) INTO key_type FROM pg_attribute a
+    SELECT format_type(a.atttypid, -1) INTO key_type FROM pg_attribute a
       JOIN pg_type y ON y.oid = a.atttypid AND y.typnamespace = 'pg_catalog'::regnamespace
      WHERE a.attrelid = o.table_oid AND a.attname = o.key_columns[1];
     IF key_type IS NULL THEN
@@ -185,7 +185,7 @@ BEGIN
         CASE WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = o.table_oid AND a.attname = 'created_at' AND a.atttypid = 'timestamptz'::regtype)
              THEN 't.created_at' ELSE 'NULL::timestamptz' END,
         o.schema_name, o.table_name, o.key_columns[1], key_type) INTO label, created_at USING $2;
-EXCEPTION WHEN invalid_text_representation OR invalid_datetime_format OR undefined_table OR undefined_column OR insufficient_privilege THEN
+EXCEPTION WHEN data_exception OR undefined_table OR undefined_column OR insufficient_privilege THEN
     RETURN;
 END
 $$;

@@ -50,14 +50,17 @@ AS $$
 DECLARE
     o sync.object;
     numbered text[];
+    whole_id text;
 BEGIN
     SELECT * INTO o FROM sync.object t WHERE t.name = _find_record.object;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'object "%" is not tracked', _find_record.object
             USING ERRCODE = 'SE011', HINT = 'The tracked objects stand in sync.object.';
     END IF;
-    IF (sync._record_label(o.id, $2)).label IS NOT NULL THEN
-        RETURN $2;
+    -- What is no id may be a number.
+    whole_id := sync._record_id(o.id, $2, $2 IS NULL);
+    IF (sync._record_label(o.id, whole_id)).label IS NOT NULL THEN
+        RETURN whole_id;
     END IF;
     IF o.number_column IS NOT NULL AND cardinality(o.key_columns) = 1 AND sync._may_read(o.table_oid) THEN
         EXECUTE format('SELECT array_agg(t.%I::text) FROM (SELECT * FROM %I.%I t WHERE t.%I::text = $1 LIMIT 2) t',
@@ -73,8 +76,8 @@ BEGIN
         END IF;
     END IF;
     -- No row, or none that the caller may read; there may be a history all the same.
-    IF EXISTS (SELECT FROM sync._lineage_entries(o.id, $2)) THEN
-        RETURN $2;
+    IF EXISTS (SELECT FROM sync._lineage_entries(o.id, whole_id)) THEN
+        RETURN whole_id;
     END IF;
     RAISE EXCEPTION 'nothing is known of % "%"', $1, $2
         USING ERRCODE = 'SE087',

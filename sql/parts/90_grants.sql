@@ -20,6 +20,14 @@ GRANT USAGE ON FOREIGN DATA WRAPPER sync_ext TO sync_admin;
 -- Functions by name, whatever their arguments; a name that is not there is a mistake of this list.
 DO $$
 DECLARE
+    -- the month's reports, what they and the postings call with their caller's rights, and the postings
+    reports constant text[] := ARRAY['_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
+        '_deferred_moves', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure',
+        'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since'];
+    reporting constant text[] := ARRAY['_canonical_schema', '_model_query', '_check_period', '_check_day', '_check_currency', '_rate', '_no_rate',
+        '_check_whole_months', '_check_standard'];
+    posting constant text[] := ARRAY['_straight_line', '_by_usage', '_lock_schedules', '_lines_to_schedule', 'build_revenue_schedules', '_posting_days',
+        '_check_open_periods', '_check_months_ended', 'recognize_revenue'];
     grantee record;
     function_name text;
     signature regprocedure;
@@ -69,15 +77,15 @@ BEGIN
             ('sync_auditor', ARRAY['verify_audit', '_audit_without']),
             -- lineage
             ('sync_admin', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
-                '_record_label', '_steps', '_walk', '_find_record', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
+                '_record_label', '_steps', '_walk', '_find_record', '_record_id', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
             ('sync_operator', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
-                '_record_label', '_steps', '_walk', '_find_record', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
+                '_record_label', '_steps', '_walk', '_find_record', '_record_id', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
             ('sync_approver', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
-                '_record_label', '_steps', '_walk', '_find_record', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
+                '_record_label', '_steps', '_walk', '_find_record', '_record_id', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
             ('sync_auditor', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
-                '_record_label', '_steps', '_walk', '_find_record', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
+                '_record_label', '_steps', '_walk', '_find_record', '_record_id', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
             ('sync_analyst', ARRAY['lineage', 'lineage_tree', 'trace', '_changed_names', '_label_expression', '_may_read', '_step_columns', '_key_type', '_step_query', '_source_query',
-                '_record_label', '_steps', '_walk', '_find_record', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
+                '_record_label', '_steps', '_walk', '_find_record', '_record_id', '_family', '_attempts', '_outcomes', '_lineage_entries', '_correlated', '_places_text', '_tree_details', '_beside', '_amendment_reached', '_invoice_posted_in_erp', '_payment_failure_collections', '_provisioning_paused', '_sees_all', '_record_number']),
             -- reconciliation
             ('sync_admin', ARRAY['reconcile', 'set_tolerance', '_kind_remedy']),
             ('sync_operator', ARRAY['reconcile', '_kind_remedy']),
@@ -100,9 +108,9 @@ BEGIN
             ('sync_auditor', ARRAY['_rules']),
             ('sync_analyst', ARRAY['create_reconciliation_rule', 'drop_reconciliation_rule', 'set_rule_enabled', 'run_rules', '_rule_check', '_rules']),
             -- breaks
-            ('sync_admin', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all', 'reconcile_each', '_reconcile_steps', '_reconcile_step', 'schedule_reconciliation', 'create_drift_events',
+            ('sync_admin', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all', 'reconcile_each', '_check_can_commit', '_reconcile_steps', '_reconcile_step', 'schedule_reconciliation', 'create_drift_events',
                 'unschedule_reconciliation']),
-            ('sync_operator', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all', 'reconcile_each', '_reconcile_steps', '_reconcile_step']),
+            ('sync_operator', ARRAY['assign_break', 'note_break', 'explain_break', 'accept_break', 'reopen_break', 'reconcile_all', 'reconcile_each', '_check_can_commit', '_reconcile_steps', '_reconcile_step']),
             ('sync_approver', ARRAY['note_break', 'reopen_break']),
             ('sync_auditor', ARRAY['note_break']),
             ('sync_analyst', ARRAY['assign_break', 'note_break']),
@@ -121,20 +129,12 @@ BEGIN
             ('sync_auditor', ARRAY['_reads', '_message_pattern']),
             ('sync_worker', ARRAY['_seal_audit', '_anchors_after', '_upkeep_audit']),
             -- reports of the month end
-            ('sync_admin', ARRAY['_accounting_day', '_date', '_instant', '_canonical_schema', '_model_query', '_check_period', '_rate', '_no_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
-                '_deferred_moves', '_check_whole_months', '_check_standard', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since',
-                'certify', '_certificate_figures', '_period_changes',
-                '_straight_line', '_by_usage', '_lock_schedules', '_lines_to_schedule', 'build_revenue_schedules', '_posting_days', '_check_open_periods', '_check_months_ended', 'recognize_revenue']),
-            ('sync_approver', ARRAY['_canonical_schema', '_model_query', '_check_period', '_rate', '_no_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
-                '_deferred_moves', '_check_whole_months', '_check_standard', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since', 'certify']),
-            ('sync_operator', ARRAY['_canonical_schema', '_model_query', '_check_period', '_rate', '_no_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
-                '_deferred_moves', '_check_whole_months', '_check_standard', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since']),
-            ('sync_auditor', ARRAY['_canonical_schema', '_model_query', '_check_period', '_rate', '_no_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
-                '_deferred_moves', '_check_whole_months', '_check_standard', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since']),
-            ('sync_analyst', ARRAY['_canonical_schema', '_model_query', '_check_period', '_rate', '_no_rate', '_mirrored_invoices', '_open_invoices', '_check_report_system', 'ar_aging', 'ar_aging_tie_out', 'payout_reconciliation',
-                '_deferred_moves', '_check_whole_months', '_check_standard', 'deferred_rollforward', '_price_months', '_mrr_steps', '_invoiced_mrr', '_mrr_moves', 'mrr_waterfall', '_churn_exposure', 'customer_profitability', '_certificate_of', 'verify_certificate', 'certificate_changes', '_drift_since']),
-            ('sync_app', ARRAY['_canonical_schema', '_model_query', '_check_period', '_rate', '_no_rate',
-                '_straight_line', '_by_usage', '_lock_schedules', '_lines_to_schedule', 'build_revenue_schedules', '_posting_days', '_check_open_periods', '_check_whole_months', '_check_standard', '_check_months_ended', 'recognize_revenue']),
+            ('sync_admin', reports || reporting || posting || ARRAY['_accounting_day', '_date', '_instant', 'certify', '_certificate_figures', '_period_changes']),
+            ('sync_approver', reports || reporting || ARRAY['certify']),
+            ('sync_operator', reports || reporting),
+            ('sync_auditor', reports || reporting),
+            ('sync_analyst', reports || reporting),
+            ('sync_app', reporting || posting),
             -- conflicts
             ('sync_admin', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),
             ('sync_operator', ARRAY['resolve_conflict', '_hub_value', '_shown_value']),

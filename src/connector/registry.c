@@ -77,7 +77,9 @@ static SeManifest *
 arg_manifest(FunctionCallInfo fcinfo)
 {
 	if (PG_ARGISNULL(0))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("manifest is null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("manifest is null"),
+						errhint("Give a manifest as jsonb; table sync.connector holds those that "
+								"are registered.")));
 	return se_manifest_compile(PG_GETARG_JSONB_P(0), CurrentMemoryContext);
 }
 

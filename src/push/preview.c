@@ -306,6 +306,19 @@ build_delivery(Preview *p, SeDelivery *d, bool unbound)
 	se_context_build(d);
 }
 
+/* The record id as external ids have it: in another spelling the record would look unbound. */
+static char *
+whole_id(int object_id, Datum id)
+{
+	Oid types[] = {INT4OID, TEXTOID};
+	Datum values[] = {Int32GetDatum(object_id), id};
+
+	if (SPI_execute_with_args("SELECT sync._record_id($1, $2)", 2, types, values, NULL, true, 1) !=
+		SPI_OK_SELECT)
+		elog(ERROR, "could not normalize a record id");
+	return se_spi_text(0, 1);
+}
+
 /*
  * sync.preview(system, object, id): a row for each step of the plan that the record's state calls
  * for: create when it is not bound in the system, else update. Later steps are shown as far as they
@@ -315,25 +328,33 @@ PGDLLEXPORT Datum
 se_preview(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	char *id = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	char *id;
 	Preview p;
 	SeDelivery d = {0};
 	int n = 0;
 	ListCell *cell;
 
+	/* No rows would read as: nothing would be sent. */
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("a preview needs a system, an object and a record"),
+						errhint("For instance: sync.preview('erp', 'customer', id::text).")));
 	open_preview(&p, fcinfo);
 	if (PG_NARGS() > 3)
 		take_manifest(p.route.system, PG_GETARG_INT32(3));
 	choose_object(&p);
+	id = whole_id(p.route.object_id, PG_GETARG_DATUM(2));
 	d.event.op = 'U';
 	d.event.record_id = id;
 	d.event.at = GetCurrentTransactionStartTimestamp();
 	d.event.seq = PG_INT64_MAX;
 	d.event.body = se_record_body(p.route.object_id, id);
 	if (d.event.body == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NO_DATA_FOUND),
-				 errmsg("record \"%s\" of object \"%s\" does not exist", id, p.route.object)));
+		ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND),
+						errmsg("record \"%s\" of object \"%s\" does not exist", id, p.route.object),
+						errdetail("Its table has no row with that key."),
+						errhint("SELECT * FROM sync.find(%s) looks for it by remote id and number.",
+								quote_literal_cstr(id))));
 	build_delivery(&p, &d, false);
 	foreach (cell, p.object->plan[d.change])
 	{

@@ -146,12 +146,24 @@ CALL sync.reconcile_each(mode => 'guess');
 CALL sync.reconcile_each('empty');
 CALL sync.reconcile_each();
 SELECT count(*) AS runs, count(*) FILTER (WHERE r.state = 'failed') AS failed, count(DISTINCT r.xmin::text) AS transactions FROM sync.reconciliation r WHERE r.id > :before;
+SELECT count(*) AS runs FROM sync.reconciliation \gset
 BEGIN;
 CALL sync.reconcile_each();
 ROLLBACK;
+CREATE FUNCTION pg_temp.each() RETURNS void LANGUAGE plpgsql AS $$BEGIN CALL sync.reconcile_each(); END$$;
+SELECT pg_temp.each();
+DO $$BEGIN CALL sync.reconcile_each(); EXCEPTION WHEN division_by_zero THEN END$$;
+SELECT 1 \; CALL sync.reconcile_each();
+SELECT count(*) - :runs AS begun FROM sync.reconciliation;
+-- Blocks that may commit may call it.
+DO $$BEGIN CALL sync.reconcile_each('[2031-01-01,2031-02-01)'); END$$;
+SELECT count(*) > :runs AS begun FROM sync.reconciliation;
 SET search_path = public;
 CALL sync.reconcile_each();
 \c - :me
+BEGIN;
+CALL sync._scheduled('nightly');
+ROLLBACK;
 
 \c regression
 SET client_min_messages = warning;

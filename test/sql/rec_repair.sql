@@ -58,6 +58,8 @@ SELECT pg_temp.broken('missing_there', 'customer', 'C3') AS id \gset
 SELECT * FROM sync.repair(:id);
 SELECT * FROM acts;
 SELECT * FROM sync.repair(:id, dry_run => false);
+-- What does not say that it is meant is none.
+SELECT action FROM sync.repair(:id, dry_run => NULL, reason => 'never arrived');
 SELECT step, action, detail FROM sync.repair(:id, dry_run => false, reason => 'never arrived');
 SELECT op, origin = -sync._system_id('shop') AS for_shop, record_id, old, body ->> 'name' AS name FROM sync.outbox WHERE origin < 0 ORDER BY seq DESC LIMIT 1;
 SELECT status, (SELECT note FROM sync.break_note n WHERE n.break_id = b.id) AS note FROM sync.break_entry b WHERE id = :id;

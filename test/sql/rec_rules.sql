@@ -86,6 +86,9 @@ SELECT sync.create_reconciliation_rule('bad', 'SELECT id AS record_id FROM bill'
 SELECT sync.create_reconciliation_rule('bad', 'SELECT id AS record_id FROM shop.bill) q; SELECT (1', 'd', 'r');
 SELECT sync.run_rules('empty');
 SELECT sync.run_rules(names => '{bill_paid,nothing}');
+SELECT sync.run_rules(NULL, '{NULL}');
+SELECT sync.run_rules(names => '{bill_paid,NULL}');
+SELECT sync.run_rules(names => '{}');
 SELECT sync.run_rules(timeout => '0');
 SELECT count(*) FROM sync.reconciliation_rule WHERE name = 'bad';
 

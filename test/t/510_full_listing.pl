@@ -90,7 +90,8 @@ is(job($run, "result ->> 'told_count'"), 55, 'the system was asked how many it h
 is(job($run, "result ->> 'listed'"), 55, 'and as many were listed');
 is($hub->value("SELECT state || ' ' || checked FROM sync.reconciliation WHERE id = $run"), 'done 55', 'each was compared');
 is(settled(), 0, 'nothing is left of the listing');
-like($hub->sql(q(SELECT kind, phase, state, done IS NOT NULL FROM sync.progress WHERE job IS NOT NULL)), qr/^full_listing\|clearing\|done\|t$/m, 'progress shows it');
+like($hub->sql(q(SELECT kind, phase, state, done, total, remaining IS NULL FROM sync.progress WHERE job IS NOT NULL)), qr/^full_listing\|clearing\|done\|55\|55\|t$/m,
+	'progress shows it, and all that it compared');
 
 # ---- what differs: each kind, and nothing else ----
 
