@@ -58,6 +58,23 @@ AS $$
            CASE WHEN h.speaks THEN format('hub %s, incarnation %s', h.hub_id, h.incarnation) ELSE 'silent: ' || h.reason END, h.hint
       FROM sync.hub_status() h
     UNION ALL
+    SELECT 'takeover ' || y.name, 'warning',
+           format('what a server before %s told it last may be unknown here, and was not compared since: %s', date_trunc('second', h.suspect_before),
+                  string_agg(o.name, ', ' ORDER BY o.name)),
+           format('For each: SELECT sync.reconcile(%L, object, mode => ''full'').', y.name)
+      FROM sync.hub h
+     CROSS JOIN sync.route r
+      JOIN sync.system y ON y.id = r.system_id
+      JOIN sync.object o ON o.id = r.object_id
+      JOIN sync._server v ON v.name = y.name
+      JOIN sync.connector c ON c.name = v.options ->> 'connector' AND c.current
+     WHERE r.state = 'active' AND r.created_at < h.suspect_before
+       AND c.manifest #> ARRAY['objects', o.name, 'pull', 'list'] IS NOT NULL
+       AND NOT EXISTS (SELECT FROM sync.reconciliation n
+                        WHERE n.system_id = r.system_id AND n.object_id = r.object_id AND n.mode = 'full' AND n.period IS NULL
+                          AND n.other_system_id IS NULL AND n.state = 'done' AND n.started_at >= h.suspect_before)
+     GROUP BY y.name, h.suspect_before
+    UNION ALL
     SELECT 'worker', CASE WHEN s.state = 'running' THEN 'ok' WHEN s.state IN ('starting', 'idle') THEN 'warning' ELSE 'error' END,
            CASE WHEN s.database IS NULL THEN 'no hub is registered for this database'
                 ELSE concat_ws(', ', 'the hub is ' || s.state, 'pid ' || s.pid, s.reason,
