@@ -268,6 +268,20 @@ sub make_standby
 	return;
 }
 
+# Vendors have changed nothing that is not here: the server that is lost would pull it and send it on to the other
+# system, and nobody could tell the one that takes over. (Only a comparison finds that; health() asks for one.)
+sub wait_all_read
+{
+	my ($self) = @_;
+	my $now = $self->hub->value('SELECT clock_timestamp()');
+
+	# Pages may be as late as a second.
+	$self->hub->wait_until('everything to be read', sub {
+		$self->end_prepared;
+		($self->try("SELECT bool_and(coalesce(s.read_until > '$now'::timestamptz + interval '1.5 s', false)) FROM sync.stream_status s") // '') eq 't' }, 120);
+	return;
+}
+
 # The standby has every change that was committed, and lags in what the hub did about them. (A commit that an
 # asynchronous standby never got cannot be taken back at the systems.)
 sub promote
@@ -285,6 +299,7 @@ sub promote
 		$self->end_prepared;
 		($self->try('SELECT count(*) FROM app.customer WHERE slot IS NULL') // -1) == $made }, 300);
 	$self->hold_all;
+	$self->wait_all_read;
 	$self->all_systems('pause');
 	$self->try("SET lock_timeout = '300 ms'; SELECT app.put_customer(s, NULL), app.put_price(s, NULL) FROM generate_series(1, 40) s");
 	$self->try("SET lock_timeout = '300 ms'; SELECT app.put_subscription(s, 'line', s, NULL) FROM generate_series(1, 40) s");
@@ -292,8 +307,7 @@ sub promote
 	$self->try("SET lock_timeout = '300 ms'; DELETE FROM app.$_ WHERE slot <= 40 AND slot % 6 = 0") foreach qw(subscription customer price);
 	$node->wait_for_catchup($standby, 'replay');
 	$standby->safe_psql('hub', 'SELECT pg_wal_replay_pause()');
-	# Vendors' changes that this server pulled now would be lost with it, and what it had sent on of them not. The
-	# standby will not hear of this, and pull them.
+	# Nor does it pull any more, which the standby does not hear of.
 	$self->hub->sql('UPDATE sync.stream SET every = NULL; SELECT sync._change()');
 	$self->all_systems('resume');
 	sleep 0.2 + rand 4;
