@@ -191,6 +191,13 @@ is(row('crm', $id[2]), 'Hidden for a second|c3@example.com|active', 'a late entr
 
 # ---- pages older than a push ----
 
+# Requests so far.
+sub came
+{
+	my ($system, $method, $path) = @_;
+	return scalar grep { $_->{method} eq $method && $_->{path} eq $path } @{ $vendor{$system}->requests(path => $path, limit => 5000) };
+}
+
 foreach my $system (qw(crm erp))
 {
 	my $remote = $system eq 'crm' ? $id[6] : twin('crm', $id[7], 'erp');
@@ -199,9 +206,10 @@ foreach my $system (qw(crm erp))
 
 	change($system, $remote, name => 'Theirs');
 	# the page is made now and comes later
-	$vendor{$system}->fault(kind => 'timeout_after_effect', ms => 900, match => { path => '/rest/customers', method => 'GET', exact => \1 });
+	$vendor{$system}->fault(kind => 'timeout_after_effect', ms => 900 * $SyncExt::Cluster::patience, match => { path => '/rest/customers', method => 'GET', exact => \1 });
+	my $came = came($system, GET => '/rest/customers');
 	ask($system);
-	sleep 0.3;
+	$hub->wait_until('the read', sub { came($system, GET => '/rest/customers') > $came });
 	$hub->sql("UPDATE app.customer SET name = 'Ours' WHERE id = '$record'");
 	$hub->poll_until("SELECT outcome = 'done' FROM sync.wait_for('customer', '$record', '$system')");
 	is(remote($system, $remote)->{name}, 'Ours', "$system has our push");
@@ -214,9 +222,10 @@ foreach my $system (qw(crm erp))
 	$vendor{$system}->clear_faults;
 
 	# a push is out while a page is read that shows another change
-	$vendor{$system}->fault(kind => 'timeout_after_effect', ms => 900, match => { path => "/rest/customers/$remote", method => 'PATCH' });
+	$vendor{$system}->fault(kind => 'timeout_after_effect', ms => 900 * $SyncExt::Cluster::patience, match => { path => "/rest/customers/$remote", method => 'PATCH' });
+	$came = came($system, PATCH => "/rest/customers/$remote");
 	$hub->sql("UPDATE app.customer SET name = 'Ours again' WHERE id = '$record'");
-	sleep 0.3;
+	$hub->wait_until('the push', sub { came($system, PATCH => "/rest/customers/$remote") > $came });
 	change($system, $remote, email => 'theirs@example.com');
 	pull($system);
 	$hub->poll_until('SELECT count(*) = 0 FROM sync.inbox_status');
