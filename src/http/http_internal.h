@@ -127,6 +127,7 @@ struct SeHttpLoop
 	int epoll_fd;
 	int timer_fd;
 	int wake_fd;	  /* on a thread of its own: who has work for it rings here; else -1 */
+	bool more;		  /* and has more, so that nothing is waited for */
 	bool expired;	  /* the timer is readable */
 	int64_t armed_us; /* when the timer fires; -1: disarmed */
 	int64_t sweep_us; /* when a deadline may have passed; -1: never */

@@ -288,7 +288,7 @@ handle_event(SeHttpLoop *loop, const struct epoll_event *event)
 static bool
 may_wait(const SeHttpLoop *loop)
 {
-	return loop->wake_fd >= 0 && loop->done_head == NULL && !can_start(loop);
+	return loop->wake_fd >= 0 && !loop->more && loop->done_head == NULL && !can_start(loop);
 }
 
 static int

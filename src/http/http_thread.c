@@ -22,7 +22,8 @@
 
 #include "http/http_internal.h"
 
-#define MAX_KEPT_BODY 65536
+#define MAX_KEPT_BODY  65536
+#define OPENED_AT_ONCE 32 /* what is on the wire does not wait until hundreds are */
 
 /* A copy of a request in one block; the strings follow the struct. */
 typedef struct SeHttpParcel
@@ -35,8 +36,9 @@ typedef struct SeHttpParcel
 struct SeHttpThread
 {
 	pthread_t id;
-	SeHttpLoop *loop;	   /* the thread's alone while it runs, */
-	SeHttpParcel *emptied; /* as are these, on their way to `returned` */
+	SeHttpLoop *loop;		/* the thread's alone while it runs, */
+	SeHttpParcel *unopened; /* as are these, from the inbox, */
+	SeHttpParcel *emptied;	/* and these, on their way to `returned` */
 	int wake_fd;
 	int ready_fd;
 
@@ -193,30 +195,33 @@ refuse(SeHttpLoop *loop, const SeHttpRequest *request, const char *why)
 static bool
 take_inbox(SeHttpThread *t)
 {
-	SeHttpParcel *parcel;
 	SeHttpResult *used;
 	bool stop;
 
 	pthread_mutex_lock(&t->mutex);
-	parcel = t->inbox_head;
-	t->inbox_head = t->inbox_tail = NULL;
+	if (t->unopened == NULL)
+	{
+		t->unopened = t->inbox_head;
+		t->inbox_head = t->inbox_tail = NULL;
+	}
 	used = t->used;
 	t->used = NULL;
 	stop = t->stop;
 	pthread_mutex_unlock(&t->mutex);
 	free_results(used);
-	while (parcel != NULL)
+	for (int i = 0; i < OPENED_AT_ONCE && t->unopened != NULL && !stop; i++)
 	{
-		SeHttpParcel *next = parcel->next;
+		SeHttpParcel *parcel = t->unopened;
 		const char *error;
 
-		if (!stop && !se_http_submit(t->loop, &parcel->request, &error))
+		t->unopened = parcel->next;
+		if (!se_http_submit(t->loop, &parcel->request, &error))
 			refuse(t->loop, &parcel->request, error);
 		empty(parcel);
 		parcel->next = t->emptied;
 		t->emptied = parcel;
-		parcel = next;
 	}
+	t->loop->more = t->unopened != NULL;
 	return !stop;
 }
 
@@ -420,6 +425,7 @@ se_http_thread_stop(SeHttpThread *t)
 	se_http_destroy(t->loop);
 	free_parcels(t->queued_head);
 	free_parcels(t->inbox_head);
+	free_parcels(t->unopened);
 	free_emptied(t->emptied);
 	free_emptied(t->returned);
 	free_results(t->taken);

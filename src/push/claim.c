@@ -96,19 +96,19 @@ drop(SeDelivery *d)
 
 /* How many requests would take all that is ready, or enough of it to be worth a flush. */
 static int
-wanted_requests(SeSystem *system)
+wanted_requests(SeSystem *system, bool idle)
 {
 	int share = se_batch_hint(se_queue_peek(system));
 	int ready = se_queue_ready(system);
 
-	if (share > 1)
+	if (share > 1 || idle)
 		ready = Min(ready, WORTH_A_FLUSH);
 	return (ready + share - 1) / share;
 }
 
 /* Ready deliveries that their systems can take now. */
 static int
-collect(SeDelivery **batch, TimestampTz now)
+collect(SeDelivery **batch, TimestampTz now, bool idle)
 {
 	int n = 0;
 	ListCell *cell;
@@ -121,7 +121,7 @@ collect(SeDelivery **batch, TimestampTz now)
 
 		if (se_queue_ready(system) == 0)
 			continue;
-		room = dry ? BATCH : se_system_capacity(system, wanted_requests(system), now);
+		room = dry ? BATCH : se_system_capacity(system, wanted_requests(system, idle), now);
 		while (room > ROUNDING && n < BATCH)
 		{
 			SeDelivery *d = se_queue_next(system);
@@ -175,7 +175,7 @@ submit(SeDelivery *d)
 }
 
 bool
-se_claim(TimestampTz now)
+se_claim(TimestampTz now, bool idle)
 {
 	SeDelivery *batch[BATCH];
 	SeDelivery *gone[BATCH]; /* to sync.pending, held */
@@ -183,7 +183,7 @@ se_claim(TimestampTz now)
 	List *held = NIL;
 	ListCell *cell;
 	SePlace place = {0};
-	int n = collect(batch, now);
+	int n = collect(batch, now, idle);
 	int nclaimed = 0;
 
 	if (n == 0)

@@ -424,7 +424,8 @@ extern void se_end_unsent(SeDelivery *delivery, SeEnding ending, const char *wor
 extern void se_delivery_key(SeDelivery *delivery, const char *step, char *key, int size);
 
 /* ---- claim.c ---- */
-extern bool se_claim(TimestampTz now); /* own transaction */
+/* In a transaction of its own. Idle: what is worth a flush, though enough stands claimed. */
+extern bool se_claim(TimestampTz now, bool idle);
 
 /* ---- batch.c ---- */
 extern int se_batch_hint(SeDelivery *delivery);

@@ -71,7 +71,7 @@ se_push_step(TimestampTz now)
 	(void) se_cursor_open_windows(now);
 	busy |= se_scan(now);
 	if (se_hub_is_current())
-		busy |= se_claim(now);
+		busy |= se_claim(now, false);
 	else
 		busy = true;
 	busy |= se_call_step(now);
@@ -82,6 +82,12 @@ se_push_step(TimestampTz now)
 		se_txn_commit();
 	}
 	return busy;
+}
+
+bool
+se_push_step_idle(TimestampTz now)
+{
+	return se_hub_is_current() && se_claim(now, true);
 }
 
 bool

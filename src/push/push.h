@@ -26,6 +26,9 @@ extern bool se_push_listens(TimestampTz now);
 /* Reads events, claims and submits what may go, records what has come; true when it did something. */
 extern bool se_push_step(TimestampTz now);
 
+/* To be called when nothing else is to do: claims what is worth a flush, beyond what must stand ready. */
+extern bool se_push_step_idle(TimestampTz now);
+
 /* Records what has been answered, and nothing else; true when there was something. */
 extern bool se_push_record(TimestampTz now);
 

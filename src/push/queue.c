@@ -192,8 +192,7 @@ se_records_sweep(void)
 SeDelivery *
 se_delivery_make(SeRoute *route, const SeEvent *event)
 {
-	MemoryContext cxt =
-		AllocSetContextCreate(queue_cxt, "sync_ext delivery", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext cxt = AllocSetContextCreate(queue_cxt, "sync_ext delivery", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	SeDelivery *d = palloc0(sizeof(SeDelivery));
 

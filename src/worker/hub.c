@@ -384,7 +384,7 @@ work(void)
 		busy |= se_exchange_drive(now);
 		busy |= se_jobs_step(now);
 		busy |= begin_to_listen(now);
-	} while (busy);
+	} while (busy || se_push_step_idle(now));
 	se_upkeep_step(now);
 	se_seal_step(slot, now);
 	se_notice_flush();
