@@ -186,8 +186,9 @@ $$;
 COMMENT ON FUNCTION sync._object_id(text) IS 'Id of an object; an error when it is not tracked';
 
 -- A record id as events and external ids have it, whatever spelling somebody gave: a uuid in capitals, a number
--- with zeros before it. Each part goes through its column's type, where that is a built-in one (or a domain over
--- one), so that no code of a table's owner runs here. A value that the column would cut or round is no key of it.
+-- with zeros before it. Each part goes through its column's type, where that is one of those below (or a domain over
+-- one): their text is known, and no code of a table's owner runs here. Of any other type an id stays as it was given.
+-- A value that the column would cut or round is no key of it.
 CREATE FUNCTION sync._record_id(object_id integer, record_id text, strict boolean DEFAULT true)
 RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -211,12 +212,14 @@ BEGIN
             END IF;
         END IF;
         FOR k IN
-            SELECT u.n, format_type(b.oid, -1) AS any_value, format_type(b.oid, CASE y.typtype WHEN 'd' THEN y.typtypmod ELSE a.atttypmod END) AS of_column
-              FROM unnest(o.key_columns) WITH ORDINALITY u (name, n)
-              JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = u.name AND NOT a.attisdropped
-              JOIN pg_type y ON y.oid = a.atttypid
-              JOIN pg_type b ON b.oid = CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END
-                            AND b.typnamespace = 'pg_catalog'::regnamespace AND b.oid <> 'text'::regtype
+            WITH RECURSIVE d (n, type, typmod) AS (
+                SELECT u.n, a.atttypid, a.atttypmod FROM unnest(o.key_columns) WITH ORDINALITY u (name, n)
+                  JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attname = u.name AND NOT a.attisdropped
+                UNION ALL
+                SELECT d.n, y.typbasetype, y.typtypmod FROM d JOIN pg_type y ON y.oid = d.type AND y.typtype = 'd')
+            SELECT d.n, format_type(d.type, -1) AS any_value, format_type(d.type, d.typmod) AS of_column
+              FROM d
+             WHERE d.type = ANY ('{int2,int4,int8,numeric,float4,float8,bool,uuid,varchar,bpchar,date,timestamp,timestamptz}'::regtype[])
         LOOP
             -- Text as events have it: of the value in JSON, but without the blanks that fill up a character(n).
             EXECUTE format('SELECT CASE WHEN CAST($1 AS %1$s) = CAST($1 AS %2$s) THEN %3$s(to_jsonb(CAST($1 AS %2$s)) #>> ''{}'') END',

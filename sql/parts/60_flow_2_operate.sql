@@ -50,7 +50,7 @@ COMMENT ON FUNCTION sync._queued(integer) IS 'Events on their way to a route';
 CREATE VIEW sync._kept AS
 SELECT p.route_id, r.system_id, p.object_id, p.seq, p.record_id, p.event_at, p.id AS pending_id,
        -- One that waited, or was held, is sent from there when its time has come, and keeps its state.
-       CASE WHEN p.state IN ('retry', 'waiting', 'held')
+       CASE WHEN (p.state = 'retry' OR p.state IN ('waiting', 'held') AND p.next_attempt_at <= clock_timestamp())
              AND EXISTS (SELECT FROM sync.claim c
                           WHERE c.route_id = p.route_id AND c.seq = p.seq AND c.at >= p.event_at
                             AND NOT EXISTS (SELECT FROM sync.outcome f
@@ -76,8 +76,8 @@ SELECT h.route_id, h.system_id, h.object_id, h.seq, h.record_id, h.event_at, h.p
 COMMENT ON VIEW sync._unfinished IS 'Every unfinished delivery with its state';
 
 -- What a system changed itself goes back to it when an older change of ours was unfinished at that moment,
--- for that one may have overwritten it there: the rule of src/push/scan.c. Asked of few records only: the
--- look into history costs as much for each event of a large pull.
+-- for that one may have overwritten it there: the rule of src/push/scan.c. What is under way for more than a day
+-- has a row in sync.pending; the bound keeps the look into history to partitions of late.
 CREATE VIEW sync._returning AS
 SELECT b.route_id, b.system_id, b.object_id, b.seq, b.record_id, b.at AS event_at, NULL::bigint AS pending_id, 'queued'::text AS state
   FROM sync._beyond b
@@ -85,8 +85,11 @@ SELECT b.route_id, b.system_id, b.object_id, b.seq, b.record_id, b.at AS event_a
    AND (EXISTS (SELECT FROM sync.pending p WHERE p.route_id = b.route_id AND p.record_id = b.record_id AND p.seq < b.seq)
         OR EXISTS (SELECT FROM sync.claim c
                     WHERE c.record_id = b.record_id AND c.object_id = b.object_id AND c.route_id = b.route_id AND c.seq < b.seq
+                      AND c.at >= b.at - interval '1 day'
                       AND NOT EXISTS (SELECT FROM sync.outcome f
-                                       WHERE f.route_id = c.route_id AND f.seq = c.seq AND f.final AND f.at >= c.at AND f.at < b.at)));
+                                       WHERE f.route_id = c.route_id AND f.seq = c.seq AND f.final AND f.at >= c.at AND f.at < b.at))
+        -- The older one ended without a request, and this one's is under way.
+        OR EXISTS (SELECT FROM sync.claim c WHERE c.route_id = b.route_id AND c.seq = b.seq AND c.at >= b.at));
 COMMENT ON VIEW sync._returning IS 'Changes of a system on their way back to it, behind an older one of ours that met them';
 
 CREATE FUNCTION sync._open_claim(route integer, seq bigint, since timestamptz)

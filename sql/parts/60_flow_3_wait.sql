@@ -190,7 +190,11 @@ AS $$
         SELECT p.*, r.name AS route, r.system_id
           FROM sync.pending p
           JOIN sync.route r ON r.id = p.route_id AND r.state = 'active'
-          JOIN live ON live.id = r.system_id)
+          JOIN live ON live.id = r.system_id),
+    named AS MATERIALIZED (
+        SELECT w.system_id, w.wait_object_id, (SELECT max(e.bound_at) FROM sync.external_id e
+                                                WHERE e.system_id = w.system_id AND e.object_id = w.wait_object_id) AS bound_at
+          FROM (SELECT DISTINCT k.system_id, k.wait_object_id FROM kept k WHERE k.state = 'waiting' AND strpos(k.wait_record_id, '=') > 0) w)
     SELECT b.what FROM (
         SELECT format('event %s for route "%s" is %s', u.seq, r.name, u.state) AS what
           FROM sync._unfinished u
@@ -223,10 +227,11 @@ AS $$
           JOIN live ON live.id = i.system_id
          WHERE i.item = 'null' AND i.retry_at <= clock_timestamp()
         UNION ALL
-        -- Looked at now, or already between two of its steps.
+        -- Looked at now, or already between two of its steps. A hub that speaks to the system looks at once; one
+        -- that does not, for want of a login, say, would be waited for without end.
         SELECT format('event %s for route "%s" is %s and due', k.seq, k.route, k.state)
           FROM kept k
-         WHERE k.state IN ('waiting', 'held') AND k.next_attempt_at <= clock_timestamp()
+         WHERE k.state IN ('waiting', 'held') AND k.next_attempt_at BETWEEN clock_timestamp() - interval '5 s' AND clock_timestamp()
         UNION ALL
         -- What it waited for is there: bound in one transaction of the hub, let go in another.
         SELECT format('event %s for route "%s" waited for what is there now', k.seq, k.route)
@@ -251,9 +256,8 @@ AS $$
         -- Which record the column names, only the hub can tell; it asks again when any has been bound since.
         SELECT format('event %s for route "%s" may wait for what is there now', k.seq, k.route)
           FROM kept k
-         WHERE k.state = 'waiting' AND strpos(k.wait_record_id, '=') > 0
-           AND k.created_at < (SELECT max(e.bound_at) FROM sync.external_id e
-                                WHERE e.system_id = k.system_id AND e.object_id = k.wait_object_id)) b
+          JOIN named n ON n.system_id = k.system_id AND n.wait_object_id = k.wait_object_id AND n.bound_at > k.created_at
+         WHERE k.state = 'waiting' AND strpos(k.wait_record_id, '=') > 0) b
      LIMIT 1
 $$;
 COMMENT ON FUNCTION sync._busy() IS 'Something that is still on its way; NULL when the hub is idle';

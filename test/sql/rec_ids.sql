@@ -57,6 +57,30 @@ SELECT pg_temp.whole('thing', '99999999999');
 SELECT pg_temp.whole('pair', '["eu"]');
 SELECT pg_temp.whole('pair', '["eu", null, "7"]');
 SELECT pg_temp.whole('pair', '{"a": 1}');
+-- Of other types an id stays as it was given; domains are looked through to the last. What events have is never changed.
+CREATE DOMAIN ids.amount AS numeric(6,2);
+CREATE DOMAIN ids.price AS ids.amount;
+CREATE TABLE ids.letter (id "char" PRIMARY KEY);
+CREATE TABLE ids.named (id name PRIMARY KEY);
+CREATE TABLE ids.moved (id xid8 PRIMARY KEY);
+CREATE TABLE ids.clock (id timetz PRIMARY KEY);
+CREATE TABLE ids.doc (id jsonb PRIMARY KEY);
+CREATE TABLE ids.words (id tsvector PRIMARY KEY);
+CREATE TABLE ids.nested (id ids.price PRIMARY KEY);
+CREATE TABLE ids.mixed (a double precision, b boolean, c timestamp(0), d real, e smallint, PRIMARY KEY (a, b, c, d, e));
+SELECT count(sync.track(format('ids.%I', t)::regclass)) FROM unnest('{letter,named,moved,clock,doc,words,nested,mixed}'::text[]) t;
+INSERT INTO ids.letter VALUES ('a');
+INSERT INTO ids.named VALUES ('n');
+INSERT INTO ids.moved VALUES ('7');
+INSERT INTO ids.clock VALUES ('03:04+02');
+INSERT INTO ids.doc VALUES ('"s"');
+INSERT INTO ids.words VALUES ('a b');
+INSERT INTO ids.nested VALUES (1.5);
+INSERT INTO ids.mixed VALUES (0.1, true, '2026-10-01 12:00:00', 1e10, 5);
+SELECT o.name, e.record_id, pg_temp.whole(o.name, e.record_id) = e.record_id AS kept FROM sync.outbox e JOIN sync.object o ON o.id = e.object_id ORDER BY e.seq;
+SELECT v.object, v.id, pg_temp.whole(v.object, v.id, false) AS whole
+  FROM (VALUES ('letter', 'abc'), ('named', repeat('n', 70)), ('moved', 'x'), ('words', $$it's$$), ('nested', '01.5'),
+               ('mixed', '["1e-1", "t", "2026-10-01 12:00", "10000000000", "05"]'), ('mixed', '["0.1", "t", "2026-10-01 12:00:00.4", "1", "5"]')) v (object, id);
 SELECT sync.remote_id('thing', 'T-1', 'crm');
 \echo :SQLSTATE
 

@@ -83,8 +83,8 @@ isnt($hub->value("SELECT sync.remote_id('deal', '$deal', 'desk')"), '', 'idle is
 my $there = $hub->value("SELECT sync.remote_id('customer', '$buyer', 'desk')");
 $hub->sql("SELECT sync.create_stream('desk', 'customer', '1 day')");
 $hub->wait_idle;
-$sandbox->fault(kind => 'latency', ms => 1500, match => { path => '/rest/customers', method => 'GET' });
-$sandbox->fault(kind => 'latency', ms => 1500, times => 2, match => { path => '/rest/customers', method => 'PATCH' });
+$sandbox->fault(kind => 'latency', ms => 1500 * $SyncExt::Cluster::patience, match => { path => '/rest/customers', method => 'GET' });
+$sandbox->fault(kind => 'latency', ms => 1500 * $SyncExt::Cluster::patience, times => 2, match => { path => '/rest/customers', method => 'PATCH' });
 $sandbox->rest(PATCH => "/customers/$there", { email => 'bob@example.com' },
 	{ 'X-Sandbox-Actor' => 'eve', Authorization => "Bearer $SyncExt::Hub::REST_TOKEN" });
 my $asked = sub { scalar grep { $_->{method} eq 'GET' } @{ $sandbox->requests } };
