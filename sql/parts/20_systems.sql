@@ -193,7 +193,7 @@ CREATE FUNCTION sync._record_id(object_id integer, record_id text, strict boolea
 RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1
+SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET extra_float_digits = 1
 AS $$
 DECLARE
     o sync.object;
@@ -232,7 +232,7 @@ BEGIN
         END IF;
         RETURN CASE cardinality(parts) WHEN 1 THEN parts[1]
                     ELSE '[' || (SELECT string_agg(to_json(p)::text, ', ' ORDER BY n) FROM unnest(parts) WITH ORDINALITY u (p, n)) || ']' END;
-    EXCEPTION WHEN data_exception OR undefined_table OR undefined_object THEN
+    EXCEPTION WHEN data_exception OR statement_too_complex OR undefined_table OR undefined_object THEN
         IF NOT strict THEN
             RETURN $2;
         END IF;
@@ -249,7 +249,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION sync._record_id(integer, text, boolean) IS
-    'A record id as it is kept, from any spelling of it; one that is none is an error, else (not strict) it stays as it is';
+    'A record id as it is kept, from any spelling of a number, uuid, boolean, date, instant or character type, other types as given; one that is none is an error, else (not strict) it stays as it is';
 
 -- The section of the manifest that says how a system speaks of an object, or an error that says why
 -- there is none. direction: push or pull.

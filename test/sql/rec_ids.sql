@@ -47,7 +47,9 @@ SELECT v.object, v.id, pg_temp.whole(v.object, v.id) AS whole, (SELECT count(*) 
                ('coded', 'abcd'), ('padded', 'ab'), ('padded', 'ab  '), ('priced', '1.5'), ('priced', '01.500'), ('timed', '2026-10-01 10:00'), ('timed', '2026-10-01T10:00:00+00:00')) v (object, id);
 SET datestyle = 'German';
 SELECT pg_temp.whole('pair', '["eu", "2026-10-01", "7"]');
+SELECT pg_temp.whole('pair', '["eu", "01/02/2026", "7"]', false) AS not_a_day_of_the_session;
 RESET datestyle;
+SELECT length(pg_temp.whole('pair', repeat('[', 100000), false)) AS as_given;
 -- A value that the column would cut or round is nobody's.
 SELECT v.object, v.id, pg_temp.whole(v.object, v.id, false) AS lenient
   FROM (VALUES ('coded', 'abcdefg'), ('padded', 'abcdefg'), ('priced', '1.504'), ('thing', 'T-1'), ('thing', NULL), ('pair', '["eu"]'), ('pair', 'eu')) v (object, id);
