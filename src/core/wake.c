@@ -68,6 +68,7 @@ startup_shmem(void)
 			pg_atomic_init_u32(&se_shared->slots[i].wake, 0);
 			pg_atomic_init_u32(&se_shared->slots[i].listens, 0);
 			pg_atomic_init_u32(&se_shared->slots[i].changes, 0);
+			pg_atomic_init_u32(&se_shared->slots[i].under_way, 0);
 		}
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -375,6 +376,7 @@ PG_FUNCTION_INFO_V1(se_change);
 PG_FUNCTION_INFO_V1(se_change_trigger);
 PG_FUNCTION_INFO_V1(se_register);
 PG_FUNCTION_INFO_V1(se_start);
+PG_FUNCTION_INFO_V1(se_under_way);
 PG_FUNCTION_INFO_V1(se_hub_slots);
 
 /* sync._wake(): have the hub look for calls, pulls and inbox items when the transaction commits. */
@@ -429,6 +431,27 @@ se_start(PG_FUNCTION_ARGS)
 						 "the server.")));
 	se_register_at_commit();
 	PG_RETURN_VOID();
+}
+
+/*
+ * sync._under_way(): how many requests that write this database's hub has without an answer, of systems
+ * that are not paused. 0 says nothing: the hub may be about to make some.
+ */
+PGDLLEXPORT Datum
+se_under_way(PG_FUNCTION_ARGS)
+{
+	SeHubSlot *slot;
+	uint32 n = 0;
+
+	if (se_shared != NULL)
+	{
+		LWLockAcquire(se_shared->lock, LW_SHARED);
+		slot = se_slot_find(MyDatabaseId);
+		if (slot != NULL)
+			n = pg_atomic_read_u32(&slot->under_way);
+		LWLockRelease(se_shared->lock);
+	}
+	PG_RETURN_INT32((int32) n);
 }
 
 static const char *

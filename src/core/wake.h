@@ -44,6 +44,7 @@ typedef struct SeHubSlot
 	pg_atomic_uint32 wake;			/* bits of SE_WAKE_: asked for, and the latch is set */
 	pg_atomic_uint32 listens;		/* 1: the hub would read new events now */
 	pg_atomic_uint32 changes;		/* counts changes of configuration and of pending deliveries */
+	pg_atomic_uint32 under_way;		/* requests that write and have no answer yet */
 	Latch *latch;					/* of the running hub; NULL when none */
 	uint32 fetches[SE_MAX_FETCHES]; /* DSM handles of reads that backends wait for; 0: free */
 	char reason[256];

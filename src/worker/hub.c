@@ -88,6 +88,7 @@ leave_slot(int code, Datum arg)
 		slot->latch = NULL;
 		slot->pid = 0;
 		pg_atomic_write_u32(&slot->listens, 0);
+		pg_atomic_write_u32(&slot->under_way, 0);
 		if (slot->state == SE_HUB_RUNNING || slot->state == SE_HUB_IDLE ||
 			slot->state == SE_HUB_STARTING)
 			slot->state = SE_HUB_STOPPED;
@@ -201,6 +202,7 @@ forget_all(void)
 	wait_set = NULL;
 	loaded = false;
 	pg_atomic_write_u32(&slot->listens, 0);
+	pg_atomic_write_u32(&slot->under_way, 0);
 }
 
 static void
@@ -384,6 +386,7 @@ work(void)
 		busy |= se_exchange_drive(now);
 		busy |= se_jobs_step(now);
 		busy |= begin_to_listen(now);
+		pg_atomic_write_u32(&slot->under_way, (uint32) se_systems_under_way());
 	} while (busy || se_push_step_idle(now));
 	se_upkeep_step(now);
 	se_seal_step(slot, now);

@@ -166,6 +166,22 @@ se_system_build(const char *name)
 	return system;
 }
 
+int
+se_systems_under_way(void)
+{
+	int n = 0;
+	ListCell *cell;
+
+	foreach (cell, systems)
+	{
+		const SeSystem *system = lfirst(cell);
+
+		if (system->mode != SE_MODE_PAUSED)
+			n += system->outstanding[SE_WRITING];
+	}
+	return n;
+}
+
 void
 se_systems_reset(void)
 {

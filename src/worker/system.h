@@ -129,6 +129,9 @@ extern void se_systems_load(void);
 /* Builds one system for a backend that makes a single request (sync.fetch); inside a transaction. */
 extern SeSystem *se_system_build(const char *name);
 
+/* Requests that write, handed in and unanswered, of systems that are not paused. */
+extern int se_systems_under_way(void);
+
 /* Gives up every lock and forgets every system; requests must have been cancelled. */
 extern void se_systems_reset(void);
 
