@@ -9,7 +9,9 @@ use SyncExt::Hub;
 use Test::More;
 use Time::HiRes qw(sleep);
 
-my $hub = SyncExt::Hub->new('held', systems => ['crm'], options => { crm => { settle_time => '500 ms', timeout => '20 s' } });
+# Long enough for a poll to see what is ambiguous before it is looked up.
+my $settle = 500 * $SyncExt::Cluster::patience;
+my $hub = SyncExt::Hub->new('held', systems => ['crm'], options => { crm => { settle_time => "$settle ms", timeout => '20 s' } });
 my ($node, $sandbox) = ($hub->node, $hub->sandbox);
 my $json = JSON::PP->new->utf8->canonical;
 my $version = 1;

@@ -286,17 +286,17 @@ foreach my $n (0 .. $#bad)
 	my $rule = $bad[$n];
 	my $name = $rule->{kind} . (defined $rule->{status} ? " $rule->{status} " . substr $rule->{body}, 0, 12 : '');
 
-	# The fault first: a poll of its own time would read the change before it.
-	$sandbox->fault(match => { path => '/rest/customers', method => 'GET', exact => \1 }, %$rule);
+	# The fault first: a poll of its own time would read the change before it. It stays until it was seen.
+	$sandbox->fault(match => { path => '/rest/customers', method => 'GET', exact => \1 }, times => -1, %$rule);
 	my $before = cursor('crm');
 	change('crm', $id[15], name => "Behind $n");
 	ask('crm');
 	$hub->poll_until("SELECT failures > 0 FROM sync.stream_status WHERE system = 'crm'");
 	is(cursor('crm'), $before, "$name: the cursor stays");
+	$sandbox->clear_faults;
 	pull('crm');
 	is(row('crm', $id[15]), "Behind $n|c16\@example.com|active", "$name: and later it goes on");
 }
-$sandbox->clear_faults;
 
 # ---- paused ----
 
