@@ -97,6 +97,20 @@ $hub->sql("SELECT sync.resume('desk')");
 $hub->wait_idle;
 is($hub->value("SELECT count(*) || ' ' || count(f) FROM sync.claim c JOIN sync.route r ON r.id = c.route_id LEFT JOIN sync.outcome f USING (route_id, seq, attempt_id)
 	WHERE c.record_id = '$buyer' AND c.step = 'update' AND r.name LIKE '%desk'"), '2 2', 'idle is when both have ended');
+
+# ---- a request that is under way ----
+$sandbox->fault(kind => 'latency', ms => 4000 * $SyncExt::Cluster::patience, match => { path => '/rest/customers', method => 'PATCH' });
+$hub->rename($buyer, 'Bob 3');
+ok($hub->poll_until('SELECT sync._under_way() = 1'), 'the hub counts it');
+my (undef, $out, $notice) = $node->psql('hub', q(SELECT sync.wait_idle('100 ms')));
+is($out, 'f', 'meanwhile it is not idle');
+like($notice, qr/not idle after 00:00:00\.1: event \d+ for route "customer_to_desk" is in_flight/, '… and says what it is about');
+$hub->sql("SELECT sync.pause('desk')");
+ok($hub->poll_until('SELECT sync._under_way() = 0'), 'a paused system does not count');
+is($node->wait_idle(1), 't', '… nor is waited for');
+$hub->sql("SELECT sync.resume('desk')");
+$hub->wait_idle;
+is($hub->value('SELECT sync._under_way()'), 0, 'nothing is under way when it is idle');
 is_deeply([ $node->sql('SELECT * FROM sync.check_invariants()') ], [''], 'every invariant holds');
 $node->stop;
 done_testing();
