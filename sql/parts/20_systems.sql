@@ -251,6 +251,13 @@ $$;
 COMMENT ON FUNCTION sync._record_id(integer, text, boolean) IS
     'A record id as it is kept, from any spelling of a number, uuid, boolean, date, instant or character type, other types as given; one that is none is an error, else (not strict) it stays as it is';
 
+CREATE FUNCTION sync._key_text_sql(operands text[], types oid[])
+RETURNS text
+LANGUAGE c STABLE STRICT
+AS 'MODULE_PATHNAME', 'se_key_text_sql';
+COMMENT ON FUNCTION sync._key_text_sql(text[], oid[]) IS
+    'Expression over the columns of a key, of these types, that makes the record id which events have, whatever DateStyle and TimeZone say';
+
 -- The section of the manifest that says how a system speaks of an object, or an error that says why
 -- there is none. direction: push or pull.
 CREATE FUNCTION sync._manifest_object(system text, object text, direction text)

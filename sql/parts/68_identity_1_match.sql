@@ -41,19 +41,16 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT c.oid,
-           CASE cardinality(o.key_columns)
-                WHEN 1 THEN format('t.%I::text', o.key_columns[1])
-                ELSE (SELECT 'jsonb_build_array(' || string_agg(format('t.%I::text', k), ', ' ORDER BY n) || ')::text'
-                        FROM unnest(o.key_columns) WITH ORDINALITY u (k, n)) END,
-           o.key_columns,
-           (SELECT array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY u.n)
-              FROM unnest(o.key_columns) WITH ORDINALITY u (k, n)
-              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = u.k),
+           key.record_sql, o.key_columns, key.types,
            EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'merged_into_id' AND NOT a.attisdropped)
              AND cardinality(o.key_columns) = 1
       FROM sync.object o
       JOIN pg_namespace n ON n.nspname = o.schema_name
       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = o.table_name
+      CROSS JOIN LATERAL (SELECT sync._key_text_sql(array_agg(format('t.%I', u.k) ORDER BY u.n), array_agg(a.atttypid ORDER BY u.n)) AS record_sql,
+                                 array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY u.n) AS types
+                            FROM unnest(o.key_columns) WITH ORDINALITY u (k, n)
+                            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = u.k) key
      WHERE o.id = _identity_table.object_id
 $$;
 COMMENT ON FUNCTION sync._identity_table(integer) IS 'Table of an object, how its record ids are made, and whether it marks merged rows';

@@ -145,7 +145,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     WITH col AS (
-        SELECT a.attname::text AS name, format_type(b.oid, NULL) AS type, CASE WHEN l.oid IS NOT NULL THEN format(' COLLATE %I.%I', n.nspname, l.collname) END AS collation
+        SELECT a.attname::text AS name, b.oid, format_type(b.oid, NULL) AS type, CASE WHEN l.oid IS NOT NULL THEN format(' COLLATE %I.%I', n.nspname, l.collname) END AS collation
           FROM sync.object o
           JOIN pg_attribute a ON a.attrelid = o.table_oid AND a.attnum > 0 AND NOT a.attisdropped
           JOIN pg_type y ON y.oid = a.atttypid
@@ -154,27 +154,26 @@ BEGIN
           LEFT JOIN pg_namespace n ON n.oid = l.collnamespace
          WHERE o.id = $1),
     key AS (
-        SELECT u.k, u.n, cardinality(o.key_columns) AS keys, col.type, col.collation,
+        SELECT u.k, u.n, cardinality(o.key_columns) AS keys, col.type, col.collation, format('c.%I', u.k) AS name, col.oid,
                CASE WHEN cardinality(o.key_columns) = 1 THEN '%1$s' ELSE format('sync._key_part(%%1$s, %s, %s)', u.n, cardinality(o.key_columns)) END AS part
           FROM sync.object o CROSS JOIN LATERAL unnest(o.key_columns) WITH ORDINALITY u (k, n) JOIN col ON col.name = u.k WHERE o.id = $1),
     -- An id that is no such key finds nothing; a cast would fail, and with it the comparison of all others.
     found AS (
-        SELECT key.n, replace(format('c.%I', key.k), '%', '%%')
-               || CASE WHEN key.type = 'uuid' THEN format(' = sync._uuid(%s)', key.part)
-                       WHEN key.type IN ('smallint', 'integer', 'bigint') THEN format(' = sync._whole_number(%s)', key.part)
-                       WHEN key.type IN ('text', 'character varying') THEN format(' = (%s)%s', key.part, key.collation)
-                       WHEN key.type = 'character' THEN format(' = CAST(%s AS bpchar)%s', key.part, key.collation)
-                       ELSE format('::text COLLATE "C" = %s', key.part) END AS sql
-          FROM key),
+        SELECT key.n, CASE
+                   WHEN key.type = 'uuid' THEN format('%s = sync._uuid(%s)', key.name, key.part)
+                   WHEN key.type IN ('smallint', 'integer', 'bigint') THEN format('%s = sync._whole_number(%s)', key.name, key.part)
+                   WHEN key.type IN ('text', 'character varying') THEN format('%s = (%s)%s', key.name, key.part, key.collation)
+                   WHEN key.type = 'character' THEN format('%s = CAST(%s AS bpchar)%s', key.name, key.part, key.collation)
+                   ELSE format('%s COLLATE "C" = %s', sync._key_text_sql(ARRAY[key.name], ARRAY[key.oid]), key.part) END AS sql
+          FROM (SELECT k.n, k.type, k.oid, k.collation, k.part, replace(k.name, '%', '%%') AS name FROM key k) key),
     money AS (
         SELECT string_agg('c.' || u.name, ', ' ORDER BY u.n) AS sql, string_agg(format('CASE WHEN m.fields ? %L THEN c.%s END', u.name, u.name), ', ' ORDER BY u.n) AS told
           FROM unnest(ARRAY['total_amount', 'amount', 'total_value', 'gross_amount']) WITH ORDINALITY u (name, n)
           JOIN col ON col.name = u.name AND col.type = 'numeric')
     SELECT o.table_oid, o.table_oid IS NOT NULL AND sync._in_place(o.table_oid) AND (o.line_oid IS NULL OR sync._in_place(o.line_oid)),
-           (SELECT CASE WHEN max(k.keys) = 1 THEN format('c.%I::text COLLATE "C"', max(k.k))
-                        ELSE 'jsonb_build_array(' || string_agg(format('c.%I::text', k.k), ', ' ORDER BY k.n) || ')::text COLLATE "C"' END FROM key k),
+           (SELECT sync._key_text_sql(array_agg(k.name ORDER BY k.n), array_agg(k.oid ORDER BY k.n)) || ' COLLATE "C"' FROM key k),
            (SELECT string_agg(f.sql, ' AND ' ORDER BY f.n) FROM found f),
-           (SELECT format('c.%I', k.k) FROM key k WHERE k.n = 1),
+           (SELECT k.name FROM key k WHERE k.n = 1),
            coalesce((SELECT 'coalesce(' || m.sql || ')' FROM money m WHERE m.sql IS NOT NULL), 'NULL::numeric'),
            coalesce((SELECT 'coalesce(' || m.told || ')' FROM money m WHERE m.sql IS NOT NULL), 'NULL::numeric'),
            coalesce((SELECT 'c.currency::text' FROM col WHERE name = 'currency'), 'NULL::text'),

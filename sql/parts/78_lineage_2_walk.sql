@@ -72,7 +72,8 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN (SELECT format('%s.%I::text AS id, %s AS number, %s AS label, %s AS created_at', $2, $1.key_columns[1],
+    RETURN (SELECT format('%s AS id, %s AS number, %s AS label, %s AS created_at',
+        (SELECT sync._key_text_sql(ARRAY[format('%s.%I', $2, a.attname)], ARRAY[a.atttypid]) FROM pg_attribute a WHERE a.attrelid = $1.table_oid AND a.attname = $1.key_columns[1]),
         CASE WHEN $1.number_column IS NULL OR EXISTS (SELECT FROM sync._hidden_field f WHERE f.object_id = $1.id AND f.field = $1.number_column)
              THEN 'NULL::text' ELSE format('%s.%I::text', $2, $1.number_column) END,
         sync._label_expression($1.id, $2),

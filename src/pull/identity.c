@@ -20,6 +20,7 @@
 #include "utils/uuid.h"
 
 #include "core/spi.h"
+#include "core/key_text.h"
 #include "pull/identity.h"
 #include "pull/internal.h"
 
@@ -65,9 +66,7 @@ as_key(const SeTable *table, char *id)
 {
 	Oid type = table->keys[0]->typid;
 	Oid input;
-	Oid output;
 	Oid param;
-	bool is_varlena;
 
 	if (type == BPCHAROID)
 	{
@@ -78,8 +77,7 @@ as_key(const SeTable *table, char *id)
 	if (type != UUIDOID && type != INT2OID && type != INT4OID && type != INT8OID)
 		return id;
 	getTypeInputInfo(type, &input, &param);
-	getTypeOutputInfo(type, &output, &is_varlena);
-	return OidOutputFunctionCall(output, OidInputFunctionCall(input, id, param, -1));
+	return se_key_text(type, OidInputFunctionCall(input, id, param, -1));
 }
 
 #define UUIDS_AT_ONCE 64
@@ -462,8 +460,12 @@ key_for_new(const SeTable *table, const SeItem *item)
 	if (field_value(item, table->keys[0]->name, &value) && value.type == jbvString)
 	{
 		char *key = pnstrdup(value.val.string.val, value.val.string.len);
+		char *text;
 
-		return fits_key(table, key) ? as_key(table, key) : key;
+		if (fits_key(table, key) || table->keys[0]->typid == BPCHAROID)
+			return as_key(table, key);
+		text = se_column_text(table->keys[0], &value);
+		return text != NULL ? text : key; /* which the insert refuses */
 	}
 	/* Of a record that is none of ours, so a person said, the id that it carries is another's. */
 	if (!item->decided_new && fits_key(table, item->map.our_id))

@@ -152,6 +152,7 @@ look_up_column(SeRefCache *cache, List *refs)
 	SeTable *table;
 	SeColumn *column;
 	bool textual;
+	StringInfoData id;
 	char *sql;
 	Datum keys = keys_array(refs);
 	Oid types[] = {TEXTARRAYOID};
@@ -166,9 +167,11 @@ look_up_column(SeRefCache *cache, List *refs)
 		return;
 	textual = column->typid == TEXTOID || column->typid == VARCHAROID || column->typid == BPCHAROID;
 	/* Two rows of one value: nobody knows which is meant, so none is. */
-	sql = psprintf("SELECT t.%1$s::text, min(t.%2$s::text) FROM %3$s t"
+	initStringInfo(&id);
+	se_append_record_id(&id, table, "t");
+	sql = psprintf("SELECT t.%1$s::text, min(%2$s) FROM %3$s t"
 				   " WHERE %4$s = ANY ($1%5$s) GROUP BY 1 HAVING count(*) = 1",
-				   column->quoted, table->keys[0]->quoted, table->quoted,
+				   column->quoted, id.data, table->quoted,
 				   textual ? psprintf("t.%s", column->quoted)
 						   : psprintf("t.%s::text", column->quoted),
 				   column->typid == BPCHAROID ? "::bpchar[]" : "");

@@ -19,6 +19,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "core/key_text.h"
 #include "core/errors.h"
 #include "core/spi.h"
 #include "pull/internal.h"
@@ -180,13 +181,10 @@ canonical_text(const SeColumn *column, char *text)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	Oid input;
-	Oid output;
 	Oid param;
-	bool is_varlena;
 	char *volatile result = NULL;
 
 	getTypeInputInfo(column->typid, &input, &param);
-	getTypeOutputInfo(column->typid, &output, &is_varlena);
 
 	/*
 	 * Safe without a subtransaction: these are built-in input functions, which hold nothing that
@@ -195,7 +193,7 @@ canonical_text(const SeColumn *column, char *text)
 	PG_TRY();
 	{
 		result =
-			OidOutputFunctionCall(output, OidInputFunctionCall(input, text, param, column->typmod));
+			se_key_text(column->typid, OidInputFunctionCall(input, text, param, column->typmod));
 	}
 	PG_CATCH();
 	{

@@ -8,6 +8,7 @@
 
 #include "catalog/pg_type.h"
 
+#include "core/key_text.h"
 #include "pull/internal.h"
 
 static bool
@@ -24,15 +25,15 @@ is_key(SeColumn **keys, int n, const SeColumn *column)
 void
 se_append_record_id(StringInfo sql, const SeTable *table, const char *alias)
 {
-	if (table->nkeys == 1)
-	{
-		appendStringInfo(sql, "%s.%s::text", alias, table->keys[0]->quoted);
-		return;
-	}
-	appendStringInfoString(sql, "jsonb_build_array(");
+	const char **operands = palloc(sizeof(char *) * table->nkeys);
+	Oid *types = palloc(sizeof(Oid) * table->nkeys);
+
 	for (int i = 0; i < table->nkeys; i++)
-		appendStringInfo(sql, "%s%s.%s::text", i > 0 ? ", " : "", alias, table->keys[i]->quoted);
-	appendStringInfoString(sql, ")::text");
+	{
+		operands[i] = psprintf("%s.%s", alias, table->keys[i]->quoted);
+		types[i] = table->keys[i]->typid;
+	}
+	se_append_key_texts(sql, operands, types, table->nkeys);
 }
 
 /* "__k1 type, …": how a record id travels. */

@@ -8,14 +8,17 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 
 #include "core/json.h"
+#include "core/key_text.h"
 #include "core/role.h"
 #include "core/spi.h"
 #include "push/record_body.h"
 
 typedef struct Table /* what the registry says of an object's table */
 {
+	Oid relid;
 	Oid owner;
 	char *name; /* quoted */
 	char **key;
@@ -60,7 +63,7 @@ read_table(int object_id, Table *table)
 			"SELECT c.relowner, pg_catalog.format('%I.%I', o.schema_name, o.table_name), "
 			"o.key_columns, CASE WHEN o.line_table IS NOT NULL THEN "
 			"pg_catalog.format('%I.%I', o.line_schema, o.line_table) END, "
-			"o.line_parent_columns, o.line_key_columns FROM sync.object o "
+			"o.line_parent_columns, o.line_key_columns, c.oid FROM sync.object o "
 			"JOIN pg_catalog.pg_namespace n ON n.nspname = o.schema_name "
 			"JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid "
 			"AND c.relname = o.table_name WHERE o.id = $1",
@@ -72,6 +75,7 @@ read_table(int object_id, Table *table)
 	table->lines = se_spi_text(0, 4);
 	table->parent = name_array(0, 5, &table->nparent);
 	table->line_key = name_array(0, 6, &table->nline_key);
+	table->relid = DatumGetObjectId(se_spi_datum(0, 7, &isnull));
 	return true;
 }
 
@@ -180,6 +184,20 @@ se_record_body(int object_id, const char *record_id)
 	return body;
 }
 
+static void
+append_record_id(StringInfo sql, const Table *table)
+{
+	const char **operands = palloc(sizeof(char *) * table->nkey);
+	Oid *types = palloc(sizeof(Oid) * table->nkey);
+
+	for (int i = 0; i < table->nkey; i++)
+	{
+		operands[i] = psprintf("t.%s", quote_identifier(table->key[i]));
+		types[i] = get_atttype(table->relid, get_attnum(table->relid, table->key[i]));
+	}
+	se_append_key_texts(sql, operands, types, table->nkey);
+}
+
 char *
 se_record_by_column(int object_id, const char *column, const char *value)
 {
@@ -193,16 +211,8 @@ se_record_by_column(int object_id, const char *column, const char *value)
 	if (!read_table(object_id, &table))
 		return NULL;
 	initStringInfo(&sql);
-	if (table.nkey == 1)
-		appendStringInfo(&sql, "SELECT t.%s::text", quote_identifier(table.key[0]));
-	else
-	{
-		appendStringInfoString(&sql, "SELECT pg_catalog.jsonb_build_array(");
-		for (int i = 0; i < table.nkey; i++)
-			appendStringInfo(&sql, "%st.%s::text", i > 0 ? ", " : "",
-							 quote_identifier(table.key[i]));
-		appendStringInfoString(&sql, ")::text");
-	}
+	appendStringInfoString(&sql, "SELECT ");
+	append_record_id(&sql, &table);
 	appendStringInfo(&sql, " FROM %s t WHERE t.%s::text = $1 LIMIT 2", table.name,
 					 quote_identifier(column));
 	values[0] = CStringGetTextDatum(value);

@@ -8,6 +8,9 @@ CREATE EXTENSION sync_ext;
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_encoding = 'UTF8';
+-- Ids are what events have, not what this session makes of days and times.
+SET timezone = 'Asia/Kolkata';
+SET datestyle = 'German';
 CREATE SCHEMA rec;
 DO $$BEGIN
     CREATE COLLATION rec.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
@@ -26,6 +29,12 @@ CREATE TABLE rec.exact (id numeric(12,2) PRIMARY KEY, name text);
 CREATE TABLE rec.parted (id uuid, day date, name text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
 CREATE TABLE rec.parted_09 PARTITION OF rec.parted FOR VALUES FROM ('2026-09-01') TO ('2026-10-01');
 CREATE TABLE rec.parted_10 PARTITION OF rec.parted FOR VALUES FROM ('2026-10-01') TO ('2026-11-01');
+CREATE TABLE rec.timed (at timestamptz PRIMARY KEY, name text);
+CREATE DOMAIN rec.instant AS timestamp;
+CREATE TABLE rec.stamped (no integer, at rec.instant, name text, PRIMARY KEY (no, at));
+CREATE TABLE rec.logged (id uuid, at timestamptz, name text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+CREATE TABLE rec.logged_09 PARTITION OF rec.logged FOR VALUES FROM ('2026-09-01 00:00+00') TO ('2026-10-01 00:00+00');
+CREATE TABLE rec.logged_10 PARTITION OF rec.logged FOR VALUES FROM ('2026-10-01 00:00+00') TO ('2026-11-01 00:00+00');
 CREATE TABLE rec.objects (object text PRIMARY KEY, columns text[], items jsonb);
 INSERT INTO rec.objects VALUES
     ('pair', '{region,code}', '[["a", "b"], ["a,b", ""], ["\"", "\\"], ["[1]", "{\"k\": 1}"], ["t\tb", "n\nl"], ["Köln", "日本 🎉"], ["", "a"], [" a", "a "], ["\u0001", "\u007f"]]'),
@@ -36,7 +45,10 @@ INSERT INTO rec.objects VALUES
     ('sorted', '{code}', '[["Abc"], ["abc"]]'),
     ('small', '{id}', '[[-32768], [0], [7]]'),
     ('exact', '{id}', '[["1.00"], ["2.50"]]'),
-    ('parted', '{id,day}', '[["00000000-0000-0000-0000-000000000001", "2026-09-30"], ["00000000-0000-0000-0000-000000000001", "2026-10-01"], ["00000000-0000-0000-0000-000000000002", "2026-10-02"]]');
+    ('parted', '{id,day}', '[["00000000-0000-0000-0000-000000000001", "2026-09-30"], ["00000000-0000-0000-0000-000000000001", "2026-10-01"], ["00000000-0000-0000-0000-000000000002", "2026-10-02"]]'),
+    ('timed', '{at}', '[["2026-10-01T10:00:00+00:00"], ["2026-10-25T00:30:00.25+00:00"], ["infinity"]]'),
+    ('stamped', '{no,at}', '[[1, "2026-10-01T10:00:00"], [2, "2026-03-29T02:30:00.000001"]]'),
+    ('logged', '{id,at}', '[["00000000-0000-0000-0000-000000000001", "2026-09-30T23:30:00+00:00"], ["00000000-0000-0000-0000-000000000001", "2026-10-01T00:00:00+00:00"]]');
 
 -- A connector that reads each: the remote id is the object's and the place in the list.
 SELECT FROM sync.register_connector(jsonb_build_object('manifest', 1, 'name', 'vendor', 'version', '1', 'hosts', '["api.example.com"]'::jsonb,
@@ -61,6 +73,20 @@ CREATE VIEW rec.breaks AS SELECT object, kind, record_id, remote_id, field, ours
 SELECT sync.create_stream('billing', object) > 0 AS stream FROM rec.objects ORDER BY object;
 UPDATE sync.stream_cursor SET read_until = clock_timestamp();
 SELECT o.object, a.applied, a.bound, a.to_inbox FROM rec.objects o CROSS JOIN LATERAL sync._apply_page(rec.stream(o.object), rec.items(o.object)) a ORDER BY 1;
+-- A system may spell a key in its own way: bound is what events say.
+SELECT o.object, a.applied, a.bound, a.to_inbox
+  FROM (VALUES ('exact', '{"remote": "exact3", "id": "03.5", "name": "name 3"}'::jsonb), ('padded', '{"remote": "padded5", "code": "x  ", "name": "name 5"}'),
+               ('timed', '{"remote": "timed4", "at": "2026-11-01 02:00+02", "name": "name 4"}'), ('stamped', '{"remote": "stamped3", "no": "03", "at": "20261101 0200", "name": "name 3"}'),
+               ('logged', '{"remote": "logged3", "id": "{00000000-0000-0000-0000-00000000000A}", "at": "2026-10-02 05:30+05:30", "name": "name 3"}'),
+               ('timed', '{"remote": "timed5", "at": "yesterday or so", "name": "name 5"}')) o (object, item)
+ CROSS JOIN LATERAL sync._apply_page(rec.stream(o.object), jsonb_build_array(o.item)) a ORDER BY 1, o.item ->> 'remote';
+SELECT remote_id, sqlstate, reason FROM sync.inbox;
+DELETE FROM sync.inbox;
+DELETE FROM sync.mirror WHERE remote_id = 'timed5';
+SELECT o.name, x.remote_id, x.record_id FROM sync.external_id x JOIN sync.object o ON o.id = x.object_id
+ WHERE x.remote_id IN ('exact3', 'padded5', 'timed4', 'stamped3', 'logged3') ORDER BY 1;
+SELECT count(*) AS bound, count(e.record_id) AS as_events_say
+  FROM sync.external_id x LEFT JOIN (SELECT DISTINCT object_id, record_id FROM sync.outbox) e USING (object_id, record_id);
 
 -- Nothing differs; then everything does, in the mirror: each is found, and as which record.
 SELECT object, rec.run(object) FROM rec.objects ORDER BY object;
