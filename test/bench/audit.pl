@@ -59,7 +59,7 @@ sub tps_unsealed
 if (wanted('audit.tps_ratio'))
 {
 	tps(2);
-	my @pairs = interleave(long() ? 15 : 9, sub { tps(4) }, sub { tps_unsealed(4) });
+	my @pairs = interleave(long() ? 15 : 7, sub { tps(4) }, sub { tps_unsealed(4) });
 
 	$node->poll_until($sealed, 60);
 	my ($rows, $seals) = split /\|/, $node->sql('SELECT sum(cardinality(ids)), count(*) FROM sync.audit_seal');

@@ -113,7 +113,7 @@ if (wanted('capture.with_ownership'))
 	};
 
 	$update_seconds->($_) foreach qw(free owned);
-	my @pairs = interleave(long() ? 15 : 9, sub { $update_seconds->('free') }, sub { $update_seconds->('owned') });
+	my @pairs = interleave(long() ? 15 : 7, sub { $update_seconds->('free') }, sub { $update_seconds->('owned') });
 
 	# Rates: what passes with the checks as a share of what passes without.
 	report('capture.with_ownership', [ ratios(@pairs) ], '>=', 0.90);

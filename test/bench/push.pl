@@ -141,6 +141,6 @@ if (wanted('push.latency.idle') || wanted('push.latency.trickle'))
 {
 	speak_to('prompt', $prompt, 64);
 	latencies(50, 50);
-	report_latency('push.latency.idle', 20, 100);
+	report_latency('push.latency.idle', 20, 80);
 	report_latency('push.latency.trickle', 100, 300);
 }
