@@ -19,8 +19,8 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-#include "core/spi.h"
 #include "core/key_text.h"
+#include "core/spi.h"
 #include "pull/identity.h"
 #include "pull/internal.h"
 
