@@ -24,16 +24,23 @@ se_key_text(Oid type, Datum value)
 	Oid output;
 	bool is_varlena;
 	int utc = 0;
+	char *text;
 
 	if (base == DATEOID || base == TIMESTAMPOID || base == TIMESTAMPTZOID)
 		return JsonEncodeDateTime(palloc(MAXDATELEN + 1), value, base,
 								  base == TIMESTAMPTZOID ? &utc : NULL);
 	getTypeOutputInfo(base, &output, &is_varlena);
-	return OidOutputFunctionCall(output, value);
+	text = OidOutputFunctionCall(output, value);
+	if (base == BPCHAROID)
+	{
+		for (size_t len = strlen(text); len > 0 && text[len - 1] == ' ';)
+			text[--len] = '\0';
+	}
+	return text;
 }
 
-void
-se_append_key_text(StringInfo sql, const char *operand, Oid type)
+static void
+append_key_text(StringInfo sql, const char *operand, Oid type)
 {
 	switch (getBaseType(type))
 	{
@@ -60,13 +67,13 @@ se_append_key_texts(StringInfo sql, const char *const *operands, const Oid *type
 {
 	if (n == 1)
 	{
-		se_append_key_text(sql, operands[0], types[0]);
+		append_key_text(sql, operands[0], types[0]);
 		return;
 	}
 	for (int i = 0; i < n; i++)
 	{
 		appendStringInfoString(sql, i == 0 ? "jsonb_build_array(" : ", ");
-		se_append_key_text(sql, operands[i], types[i]);
+		append_key_text(sql, operands[i], types[i]);
 	}
 	appendStringInfoString(sql, ")::text");
 }

@@ -1,5 +1,5 @@
 /*
- * key_text.h: the text of a key's column, as record ids have it, in SQL.
+ * key_text.h: the text of a key's columns, as record ids have it.
  */
 #ifndef SE_KEY_TEXT_H
 #define SE_KEY_TEXT_H
@@ -8,17 +8,17 @@
 
 #include "lib/stringinfo.h"
 
-/* The column's part of a record id: the type's text, but days and times as events have them, ISO 8601 in UTC. */
+/*
+ * A column's part of a record id, palloc'd: the type's text, but days and times as events have them (emit.c), in
+ * ISO 8601 and UTC, and without the blanks that fill up a character(n).
+ */
 extern char *se_key_text(Oid type, Datum value);
 
 /*
- * Appends an expression of type text over `operand`, SQL for a column of that type, whose value is the
- * column's part of a record id: the type's text, but days and times as events have them (emit.c), in ISO 8601
- * and UTC, whatever DateStyle and TimeZone say. It takes a search_path that begins with pg_catalog.
+ * Appends an expression whose value is the record id of the row that `operands`, SQL for its n key columns, are
+ * of: their texts as above, whatever DateStyle and TimeZone say; of several, the JSON array. It takes a
+ * search_path that begins with pg_catalog.
  */
-extern void se_append_key_text(StringInfo sql, const char *operand, Oid type);
-
-/* Likewise the whole record id, of n columns: one text, or the JSON array of several. */
 extern void se_append_key_texts(StringInfo sql, const char *const *operands, const Oid *types,
 								int n);
 

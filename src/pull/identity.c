@@ -68,13 +68,8 @@ as_key(const SeTable *table, char *id)
 	Oid input;
 	Oid param;
 
-	if (type == BPCHAROID)
-	{
-		id = pstrdup(id);
-		for (int len = strlen(id); len > 0 && id[len - 1] == ' ';)
-			id[--len] = '\0';
-	}
-	if (type != UUIDOID && type != INT2OID && type != INT4OID && type != INT8OID)
+	if (type != UUIDOID && type != INT2OID && type != INT4OID && type != INT8OID &&
+		type != BPCHAROID)
 		return id;
 	getTypeInputInfo(type, &input, &param);
 	return se_key_text(type, OidInputFunctionCall(input, id, param, -1));

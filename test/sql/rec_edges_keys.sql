@@ -29,6 +29,7 @@ CREATE TABLE rec.exact (id numeric(12,2) PRIMARY KEY, name text);
 CREATE TABLE rec.parted (id uuid, day date, name text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
 CREATE TABLE rec.parted_09 PARTITION OF rec.parted FOR VALUES FROM ('2026-09-01') TO ('2026-10-01');
 CREATE TABLE rec.parted_10 PARTITION OF rec.parted FOR VALUES FROM ('2026-10-01') TO ('2026-11-01');
+CREATE TABLE rec.parcel (depot char(4), no integer, name text, PRIMARY KEY (depot, no));
 CREATE TABLE rec.timed (at timestamptz PRIMARY KEY, name text);
 CREATE DOMAIN rec.instant AS timestamp;
 CREATE TABLE rec.stamped (no integer, at rec.instant, name text, PRIMARY KEY (no, at));
@@ -46,6 +47,7 @@ INSERT INTO rec.objects VALUES
     ('small', '{id}', '[[-32768], [0], [7]]'),
     ('exact', '{id}', '[["1.00"], ["2.50"]]'),
     ('parted', '{id,day}', '[["00000000-0000-0000-0000-000000000001", "2026-09-30"], ["00000000-0000-0000-0000-000000000001", "2026-10-01"], ["00000000-0000-0000-0000-000000000002", "2026-10-02"]]'),
+    ('parcel', '{depot,no}', '[["a", 1], ["abcd", 2], ["b ", 3]]'),
     ('timed', '{at}', '[["2026-10-01T10:00:00+00:00"], ["2026-10-25T00:30:00.25+00:00"], ["infinity"]]'),
     ('stamped', '{no,at}', '[[1, "2026-10-01T10:00:00"], [2, "2026-03-29T02:30:00.000001"]]'),
     ('logged', '{id,at}', '[["00000000-0000-0000-0000-000000000001", "2026-09-30T23:30:00+00:00"], ["00000000-0000-0000-0000-000000000001", "2026-10-01T00:00:00+00:00"]]');

@@ -20,8 +20,7 @@ use Test::More ();
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 our @EXPORT = qw(bench_cluster cpu_seconds customer_tps hub_pid interleave long median note peak_kb ratios recycle_wal
-  report seconds settle_disk start_nginx wanted
-  warm_buffers);
+  report seconds settle_disk start_nginx wanted warm_buffers);
 
 my $long = $ENV{LONG} // '';
 my $name = $ENV{NAME} // '';
