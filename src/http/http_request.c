@@ -10,6 +10,9 @@
 #include <string.h>
 #include <strings.h>
 
+#define USER_AGENT "sync_ext"
+#define ACCEPTED   "gzip, deflate"
+
 static char submit_error[400];
 
 /* Options that never change in the life of a handle, i.e. in its lane. */
@@ -35,8 +38,9 @@ set_fixed_options(CURL *easy, SeHttpLane *lane)
 	SET(CURLOPT_TCP_NODELAY, 1L);
 	SET(CURLOPT_TCP_KEEPALIVE, 1L);
 	SET(CURLOPT_MAXAGE_CONN, SE_HTTP_IDLE_CONNECTION_S);
-	SET(CURLOPT_ACCEPT_ENCODING, "gzip, deflate");
-	SET(CURLOPT_USERAGENT, "sync_ext");
+	SET(CURLOPT_ACCEPT_ENCODING,
+		ACCEPTED); /* what is decoded; the header is ours: see fill_arena() */
+	SET(CURLOPT_USERAGENT, lane->proxy ? USER_AGENT : NULL); /* a CONNECT has none of our headers */
 	SET(CURLOPT_HTTP_VERSION,
 		lane->http2 ? (long) CURL_HTTP_VERSION_2TLS : (long) CURL_HTTP_VERSION_1_1);
 	SET(CURLOPT_PIPEWAIT, lane->http2 ? 1L : 0L);
@@ -213,7 +217,8 @@ check_header(const SeHttpHeader *header)
 	}
 	for (size_t i = 0; i < sizeof(reserved) / sizeof(reserved[0]); i++)
 	{
-		if (strcasecmp(header->name, reserved[i]) == 0)
+		if (((header->name[0] ^ reserved[i][0]) & ~0x20) == 0 &&
+			strcasecmp(header->name, reserved[i]) == 0)
 			return "a header is set that the transport sets itself (Host, Content-Length, Connection, …)";
 	}
 	return NULL;
@@ -291,6 +296,56 @@ add_bytes(char **to, const char *bytes, size_t len)
 	return copy;
 }
 
+/* Whether libcurl makes it a POST of its own, with a body that may be empty. */
+static bool
+has_body(const char *method, size_t len)
+{
+	return len > 0 || strcmp(method, "POST") == 0 || strcmp(method, "PUT") == 0 ||
+		   strcmp(method, "PATCH") == 0;
+}
+
+static const char *
+find_header(const SeHttpRequest *request, const char *name)
+{
+	for (int i = 0; i < request->nheaders; i++)
+	{
+		if (strcasecmp(request->headers[i].name, name) == 0)
+			return request->headers[i].value;
+	}
+	return NULL;
+}
+
+/*
+ * Lay down the header lines.  libcurl prints each of them byte by byte, which is half of its
+ * own work for a small request, and those of its options twice.  So the two that all requests
+ * have are lines here, and what it copies by itself, the type of a form, is left to it.
+ */
+static struct curl_slist *
+add_headers(struct curl_slist *node, char **to, const SeHttpRequest *request)
+{
+	const char *type = find_header(request, "Content-Type");
+	bool form = type != NULL && strcmp(type, "application/x-www-form-urlencoded") == 0 &&
+				has_body(request->method, request->body_len);
+
+	if (find_header(request, "User-Agent") == NULL)
+		node = add_line(node, to, "User-Agent", USER_AGENT);
+	if (find_header(request, "Accept-Encoding") == NULL)
+		node = add_line(node, to, "Accept-Encoding", ACCEPTED);
+	for (int i = 0; i < request->nheaders; i++)
+	{
+		const SeHttpHeader *header = &request->headers[i];
+
+		if (!form || header->value != type)
+			node = add_line(node, to, header->name, header->value);
+	}
+	/* A large body would wait for "100 Continue", which few APIs send. */
+	node = add_removal(node, to, "Expect");
+	/* libcurl would call it a form. */
+	if (type == NULL)
+		node = add_removal(node, to, "Content-Type");
+	return node;
+}
+
 /*
  * Copy the request into one block.  libcurl only reads the header list, so
  * its nodes can be an array there instead of many small allocations.
@@ -298,10 +353,8 @@ add_bytes(char **to, const char *bytes, size_t len)
 static bool
 fill_arena(SeHttpCall *call, const SeHttpRequest *request, const char *url)
 {
-	size_t size = (request->nheaders + 2) * sizeof(struct curl_slist) + 40;
-	struct curl_slist *node;
+	size_t size = (request->nheaders + 4) * sizeof(struct curl_slist) + 120;
 	char *to;
-	bool has_type = false;
 
 	for (int i = 0; i < request->nheaders; i++)
 		size += strlen(request->headers[i].name) + strlen(request->headers[i].value) + 4;
@@ -311,22 +364,9 @@ fill_arena(SeHttpCall *call, const SeHttpRequest *request, const char *url)
 		return false;
 	call->arena_size = size;
 
-	call->headers = node = (struct curl_slist *) call->arena;
-	to = (char *) (call->headers + request->nheaders + 2);
-	for (int i = 0; i < request->nheaders; i++)
-	{
-		const SeHttpHeader *header = &request->headers[i];
-
-		if (strcasecmp(header->name, "Content-Type") == 0)
-			has_type = true;
-		node = add_line(node, &to, header->name, header->value);
-	}
-	/* A large body would wait for "100 Continue", which few APIs send. */
-	node = add_removal(node, &to, "Expect");
-	/* libcurl would call it a form. */
-	if (!has_type)
-		node = add_removal(node, &to, "Content-Type");
-	node[-1].next = NULL;
+	call->headers = (struct curl_slist *) call->arena;
+	to = (char *) (call->headers + request->nheaders + 4);
+	add_headers(call->headers, &to, request)[-1].next = NULL;
 
 	call->method = add_bytes(&to, request->method, strlen(request->method));
 	call->url = add_bytes(&to, url, strlen(url));
@@ -343,8 +383,7 @@ set_method(SeHttpCall *call)
 	bool post = strcmp(method, "POST") == 0;
 	bool get = strcmp(method, "GET") == 0;
 	bool head = strcmp(method, "HEAD") == 0;
-	bool with_body =
-		call->sent_len > 0 || post || strcmp(method, "PUT") == 0 || strcmp(method, "PATCH") == 0;
+	bool with_body = has_body(method, call->sent_len);
 	bool ok;
 
 	call->repeatable = get || head || strcmp(method, "OPTIONS") == 0;

@@ -11,9 +11,6 @@ static int dead_port;
 static void
 test_answers(void)
 {
-	SeHttpHeader headers[] = {{"X-Key", "secret"},
-							  {"X-Void", ""},
-							  {"Content-Type", "application/json"}};
 	SeHttpRequest request = request_for("POST", "/echo?q=1");
 	SeHttpResult *result;
 	static const char *const methods[] = {"GET", "PUT", "PATCH", "DELETE", "HEAD", "POST", "GET"};
@@ -50,27 +47,6 @@ test_answers(void)
 		   "%s without a body on a reused connection", methods[i]);
 		se_http_result_free(result);
 	}
-
-	request = request_for("POST", "/head");
-	request.headers = headers;
-	request.nheaders = 3;
-	result = run(&request);
-	ok(strstr(result->body, "X-Key: secret\r\n") && strstr(result->body, "X-Void:\r\n") &&
-		   strstr(result->body, "Content-Type: application/json\r\n"),
-	   "headers are sent, an empty one too");
-	ok(strstr(result->body, "Content-Length: 0\r\n") != NULL, "POST without body says so");
-	ok(strstr(result->body, "Expect:") == NULL, "no Expect header");
-	se_http_result_free(result);
-
-	request = request_for("POST", "/head");
-	request.body_len = 2 * 1024 * 1024;
-	request.body = calloc(1, request.body_len);
-	result = run(&request);
-	ok(strstr(result->body, "Expect:") == NULL && strstr(result->body, "X-Key") == NULL &&
-		   strstr(result->body, "Content-Type") == NULL,
-	   "a big body: no Expect, no headers of the request before, no type made up");
-	free((char *) request.body);
-	se_http_result_free(result);
 
 	result = fetch("GET", "/nul");
 	ok(result->body_len == 4 && memcmp(result->body, "a\0b\0", 5) == 0, "answer with zero bytes");
