@@ -89,7 +89,7 @@ BEGIN
                           '$1::', '''{}''::'), '$2::', '''{}''::'), '$3::', '''{}''::');
 EXCEPTION
     WHEN insufficient_privilege OR undefined_table OR undefined_column OR undefined_function OR datatype_mismatch
-         OR ambiguous_column OR syntax_error OR wrong_object_type OR invalid_text_representation OR undefined_object
+         OR ambiguous_column OR syntax_error OR wrong_object_type OR undefined_object OR data_exception
          OR grouping_error OR windowing_error OR cannot_coerce OR ambiguous_function THEN
         GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, state = RETURNED_SQLSTATE;
         RAISE EXCEPTION 'invalid condition: %', message
@@ -130,9 +130,9 @@ BEGIN
         RAISE EXCEPTION 'max_lag must be between a minute and ten years'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'A route further behind than max_lag stops and needs a backfill.';
     END IF;
-    IF NOT isfinite(NEW.start_at) OR NOT isfinite(NEW.cutover_date) THEN
-        RAISE EXCEPTION 'start and cut-over date must be finite'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Start is now, all, or an instant such as 2026-01-31 00:00+00.';
+    IF NEW.start_at NOT BETWEEN '0001-01-02 00:00+00' AND '9999-12-31 00:00+00' OR NEW.cutover_date NOT BETWEEN '0001-01-02' AND '9999-12-31' THEN
+        RAISE EXCEPTION 'start and cut-over date must lie in the years 1 to 9999'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Start is now, all, or an instant such as 2026-01-31 00:00+00; cut-over is the first day whose documents this hub sends.';
     END IF;
     RETURN NEW;
 END
@@ -275,9 +275,9 @@ BEGIN
         RAISE EXCEPTION 'max_lag must be between a minute and ten years'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'A route further behind than max_lag stops and needs a backfill.';
     END IF;
-    IF NOT isfinite(cutover_date) THEN
-        RAISE EXCEPTION 'start and cut-over date must be finite'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Cut-over is the first day whose documents this hub sends.';
+    IF cutover_date NOT BETWEEN '0001-01-02' AND '9999-12-31' THEN
+        RAISE EXCEPTION 'a cut-over date must lie in the years 1 to 9999'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is the first day whose documents this hub sends.';
     END IF;
     IF condition IS NOT NULL THEN
         PERFORM sync._condition_check(object, condition);

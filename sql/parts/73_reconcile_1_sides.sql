@@ -61,9 +61,10 @@ DECLARE
     before numeric;
 BEGIN
     PERFORM sync._check_reason($5);
-    IF $4 IS NULL OR $4 !~ '^[A-Z]{3}$' OR $3 IS NULL OR $3 < 0 OR $3 = 'NaN' OR $3 = 'Infinity' THEN
+    IF $4 IS NULL OR $4 !~ '^[A-Z]{3}$' OR $3 IS NULL OR $3 NOT BETWEEN 0 AND 1e12 THEN
         RAISE EXCEPTION 'a tolerance is an amount in a currency'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'For example 0.01 and EUR; 0 takes a tolerance back.';
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = 'The amount is 0 to 1000000000000, the currency three capital letters.',
+                  HINT = 'For example 0.01 and EUR; 0 takes a tolerance back.';
     END IF;
     DELETE FROM sync.tolerance t WHERE t.system_id = the_system AND t.object_id = the_object AND t.currency = $4 RETURNING t.amount INTO before;
     IF $3 > 0 THEN

@@ -50,11 +50,14 @@ BEGIN
     IF direction IS NULL OR direction NOT IN ('push', 'pull') THEN
         RAISE EXCEPTION 'invalid direction "%"', direction
             USING ERRCODE = 'invalid_parameter_value', HINT = 'push sends what the system does not have yet, pull fetches what it has.';
-    ELSIF NOT isfinite(since) OR NOT isfinite(until) OR since > until OR NOT isfinite(cutover_date) THEN
+    ELSIF NOT isfinite(since) OR NOT isfinite(until) OR since > until THEN
         RAISE EXCEPTION 'invalid window for a backfill'
             USING ERRCODE = 'invalid_parameter_value',
                   DETAIL = format('It would go from %s to %s.', coalesce(since::text, 'the beginning'), coalesce(until::text, 'the end')),
-                  HINT = 'Both ends are finite, or left out, and since is before until; so is a cut-over date.';
+                  HINT = 'Both ends are finite, or left out, and since is before until.';
+    ELSIF cutover_date NOT BETWEEN '0001-01-02' AND '9999-12-31' THEN
+        RAISE EXCEPTION 'a cut-over date must lie in the years 1 to 9999'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is the first day whose documents this hub sends.';
     ELSIF rate NOT BETWEEN 1 AND 100000 THEN
         RAISE EXCEPTION 'invalid rate %', rate
             USING ERRCODE = 'invalid_parameter_value', HINT = 'It is records a second, at most 100000; left out, only the system''s own limits count.';

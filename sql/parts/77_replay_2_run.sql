@@ -139,6 +139,8 @@ SET standard_conforming_strings = on
 AS $$
 DECLARE
     kept jsonb;
+    message text;
+    state text;
 BEGIN
     IF filter IS NULL OR items IS NULL THEN
         RETURN items;
@@ -152,6 +154,11 @@ BEGIN
                     FROM jsonb_array_elements(events) WITH ORDINALITY e (value, n) ORDER BY e.n),
             ARRAY(SELECT nullif(e.value -> 'old', 'null') FROM jsonb_array_elements(events) WITH ORDINALITY e (value, n) ORDER BY e.n), items;
     RETURN kept;
+EXCEPTION WHEN data_exception THEN
+    GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, state = RETURNED_SQLSTATE;
+    RAISE EXCEPTION 'the filter fails for a record: %', message
+        USING ERRCODE = state, DETAIL = format('Filter: %s', left(filter, 500)),
+              HINT = 'Nothing is replayed. Write it so that it holds for every record, for example with nullif(column, 0) where it divides.';
 END
 $$;
 COMMENT ON FUNCTION sync._replay_filtered(integer, text, jsonb, jsonb) IS 'Those of the items whose record fulfils a condition';

@@ -17,6 +17,7 @@ SELECT FROM sync.register_connector($json$ {
   "manifest": 1, "name": "mini", "version": "1", "hosts": ["api.example.com"], "base_url": "https://api.example.com", "auth": {"type": "none"},
   "objects": {"customer": {"push": {"operations": {"create": {"method": "POST", "path": "/c", "response": {"remote_id": "$.id"}}}, "plan": {"create": ["create"]}}}}} $json$::jsonb);
 CREATE SERVER erp FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'mini', mode 'paused');
+CREATE SERVER crm FOREIGN DATA WRAPPER sync_ext OPTIONS (connector 'mini', mode 'paused');
 SELECT sync.create_route('erp', 'customer') AS route;
 
 -- A call, and what it is answered with.
@@ -61,6 +62,13 @@ SELECT c AS call, pg_temp.answer(c) AS answer FROM unnest(ARRAY[
     $$manifest_preview('mini', '1', -1)$$, $$preview('erp', 'customer', NULL)$$, $$register_connector(NULL::jsonb)$$,
     $$create_reconciliation_rule('x', 'SELECT $1', 'd', 'r')$$, $$create_reconciliation_rule('x', 'SELECT 1 AS record_id FROM', 'd', 'r')$$,
     $$create_reconciliation_rule('x', 'SELECT nope AS record_id FROM canonical.customer', 'd', 'r')$$]) c;
+
+-- ---- a condition that cannot be evaluated, days no calendar of ours has, an amount that would hide everything ----
+SELECT c AS call, pg_temp.answer(c) AS answer FROM unnest(ARRAY[
+    $$create_route('crm', 'customer', condition => '1 / 0 = 1')$$, $$backfill('erp', 'customer', filter => '''x''::integer = 1')$$,
+    $$create_route('crm', 'customer', cutover_date => '5874897-12-31')$$, $$create_route('crm', 'customer', cutover_date => '-infinity')$$,
+    $$backfill('erp', 'customer', cutover_date => '294277-01-01')$$, $$backfill('erp', 'customer', cutover_date => 'infinity')$$,
+    $$set_tolerance('erp', 'customer', 1e300, 'EUR', 'r')$$, $$set_tolerance('erp', 'customer', -0.01, 'EUR', 'r')$$]) c;
 
 -- ---- NULL for a switch is what it is by default: nothing is lost by it ----
 INSERT INTO canonical.customer (id, number, name, billing_email) VALUES ('00000000-0000-4000-8000-0000000000c1', 'C-1', 'Example Ltd', 'ada@example.com');

@@ -36,6 +36,11 @@ is($hub->sql("SELECT action, field, mirror, mapped, ours, verdict FROM sync.repl
 	'map|status||"ada"|"active"|taken: crm owns it', 'what the mapping would change is shown, field by field');
 is($hub->value("SELECT count(*) FROM sync.replay_inbound($all, 'name = ''ada''')"), 1, 'the filter is about the record');
 is($hub->value("SELECT count(*) FROM app.customer WHERE status = 'active'"), 2, 'and nothing was changed');
+my (undef, undef, $refused) = $hub->node->psql('hub',
+	"SELECT sync.replay_inbound($all, '1 / (length(name) - 3) > 0', dry_run => false, reason => 'x')");
+like($refused, qr/the filter fails for a record: division by zero.*Filter: 1 \/ .*Nothing is replayed/s,
+	'nor by a filter that some record cannot answer');
+is($hub->value("SELECT count(*) FROM sync.job WHERE kind LIKE 'replay%'"), 0, 'which leaves no job');
 
 my $job = $hub->sql("SELECT job FROM sync.replay_inbound($all, dry_run => false, reason => 'mapping 2')");
 $hub->poll_until("SELECT state = 'done' FROM sync.job WHERE id = $job");
