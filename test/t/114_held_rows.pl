@@ -73,21 +73,30 @@ subtest 'a create whose key is over, and that nobody can look up' => sub {
 	is_deeply([ $hub->broken ], [], 'a person who wants it sent gets it sent');
 };
 
+# Writes a record whose request gets lost, and changes the connector before it is looked up or sent again.
+sub lose
+{
+	my ($fault, $name, $change) = @_;
+
+	$sandbox->fault(kind => $fault, match => { method => 'POST' });
+	my $id = $hub->write($name);
+	$hub->wait_until('the request', sub { posts($id) });
+	$hub->sql("SELECT sync.pause('crm')");
+	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.pending WHERE record_id = '$id' AND state = 'ambiguous')");
+	connector($change);
+	$hub->sql("SELECT sync.resume('crm')");
+	$hub->wait_idle;
+	return $id;
+}
+
 subtest 'a long request that comes out otherwise when it is made again' => sub {
 	my $keys = sub { my ($m) = @_; $m->{idempotency} = { header => 'Idempotency-Key', lifetime => '1 hour', methods => ['POST'] } };
+	my $anew = sub { my ($word) = @_; return sub { $keys->(@_); $_[1]{create}{body}{rendered} = $word } };
 	connector($keys);
-	$sandbox->fault(kind => 'reset_after', match => { method => 'POST' });
-	my $id = $hub->write('long ' . 'x' x 70000);
-	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.pending WHERE record_id = '$id' AND state = 'ambiguous')");
-	connector(sub { $keys->(@_); $_[1]{create}{body}{rendered} = 'anew' });
-	$hub->wait_idle;
+	my $id = lose('reset_after', 'long ' . 'x' x 70000, $anew->('anew'));
 	is(scalar(posts($id)), 1, 'is looked up, and found');
 	is_deeply([ $hub->broken ], [], 'all is well');
-	$sandbox->fault(kind => 'reset_before', match => { method => 'POST' });
-	$id = $hub->write('lost ' . 'x' x 70000);
-	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.pending WHERE record_id = '$id' AND state = 'ambiguous')");
-	connector(sub { $keys->(@_); $_[1]{create}{body}{rendered} = 'otherwise' });
-	$hub->wait_idle;
+	$id = lose('reset_before', 'lost ' . 'x' x 70000, $anew->('otherwise'));
 	my @posts = posts($id);
 	is(scalar @posts, 2, 'or sent again, when it never came');
 	isnt($posts[0]{headers}{'idempotency-key'} // $posts[0]{headers}{'Idempotency-Key'}, $posts[1]{headers}{'idempotency-key'} // $posts[1]{headers}{'Idempotency-Key'}, '… under a key of its own');
