@@ -8,6 +8,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
+#include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 
@@ -24,19 +25,25 @@ se_key_text(Oid type, Datum value)
 	Oid output;
 	bool is_varlena;
 	int utc = 0;
-	char *text;
+	char *spelled;
 
 	if (base == DATEOID || base == TIMESTAMPOID || base == TIMESTAMPTZOID)
 		return JsonEncodeDateTime(palloc(MAXDATELEN + 1), value, base,
 								  base == TIMESTAMPTZOID ? &utc : NULL);
+	if (base == BYTEAOID)
+	{
+		Datum hex = DirectFunctionCall2(binary_encode, value, CStringGetTextDatum("hex"));
+
+		return psprintf("\\x%s", TextDatumGetCString(hex));
+	}
 	getTypeOutputInfo(base, &output, &is_varlena);
-	text = OidOutputFunctionCall(output, value);
+	spelled = OidOutputFunctionCall(output, value);
 	if (base == BPCHAROID)
 	{
-		for (size_t len = strlen(text); len > 0 && text[len - 1] == ' ';)
-			text[--len] = '\0';
+		for (size_t len = strlen(spelled); len > 0 && spelled[len - 1] == ' ';)
+			spelled[--len] = '\0';
 	}
-	return text;
+	return spelled;
 }
 
 static void
@@ -55,6 +62,9 @@ append_key_text(StringInfo sql, const char *operand, Oid type)
 				"(CASE WHEN isfinite(%s) THEN (to_jsonb(%s AT TIME ZONE 'UTC') #>> '{}') "
 				"|| '+00:00' ELSE %s::text END)",
 				operand, operand, operand);
+			break;
+		case BYTEAOID:
+			appendStringInfo(sql, "(E'\\\\x' || encode(%s, 'hex'))", operand);
 			break;
 		default:
 			appendStringInfo(sql, "%s::text", operand);

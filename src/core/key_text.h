@@ -10,13 +10,13 @@
 
 /*
  * A column's part of a record id, palloc'd: the type's text, but days and times as events have them (emit.c), in
- * ISO 8601 and UTC, and without the blanks that fill up a character(n).
+ * ISO 8601 and UTC, bytes in hex, and without the blanks that fill up a character(n).
  */
 extern char *se_key_text(Oid type, Datum value);
 
 /*
  * Appends an expression whose value is the record id of the row that `operands`, SQL for its n key columns, are
- * of: their texts as above, whatever DateStyle and TimeZone say; of several, the JSON array. It takes a
+ * of: their texts as above, whatever DateStyle, TimeZone and bytea_output say; of several, the JSON array. It takes a
  * search_path that begins with pg_catalog.
  */
 extern void se_append_key_texts(StringInfo sql, const char *const *operands, const Oid *types,

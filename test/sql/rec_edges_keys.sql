@@ -8,9 +8,10 @@ CREATE EXTENSION sync_ext;
 \set SHOW_CONTEXT never
 \pset null '-'
 SET client_encoding = 'UTF8';
--- Ids are what events have, not what this session makes of days and times.
+-- Ids are what events have, not what this session makes of days, times and bytes.
 SET timezone = 'Asia/Kolkata';
 SET datestyle = 'German';
+SET bytea_output = 'escape';
 CREATE SCHEMA rec;
 DO $$BEGIN
     CREATE COLLATION rec.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
@@ -31,6 +32,8 @@ CREATE TABLE rec.parted_09 PARTITION OF rec.parted FOR VALUES FROM ('2026-09-01'
 CREATE TABLE rec.parted_10 PARTITION OF rec.parted FOR VALUES FROM ('2026-10-01') TO ('2026-11-01');
 CREATE TABLE rec.parcel (depot char(4), no integer, name text, PRIMARY KEY (depot, no));
 CREATE TABLE rec.timed (at timestamptz PRIMARY KEY, name text);
+CREATE TABLE rec.hashed (sum bytea, no integer, name text, PRIMARY KEY (sum, no));
+CREATE TABLE rec.blob (sum bytea PRIMARY KEY, name text);
 CREATE DOMAIN rec.instant AS timestamp;
 CREATE TABLE rec.stamped (no integer, at rec.instant, name text, PRIMARY KEY (no, at));
 CREATE TABLE rec.logged (id uuid, at timestamptz, name text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
@@ -49,6 +52,8 @@ INSERT INTO rec.objects VALUES
     ('parted', '{id,day}', '[["00000000-0000-0000-0000-000000000001", "2026-09-30"], ["00000000-0000-0000-0000-000000000001", "2026-10-01"], ["00000000-0000-0000-0000-000000000002", "2026-10-02"]]'),
     ('parcel', '{depot,no}', '[["a", 1], ["abcd", 2], ["b ", 3]]'),
     ('timed', '{at}', '[["2026-10-01T10:00:00+00:00"], ["2026-10-25T00:30:00.25+00:00"], ["infinity"]]'),
+    ('blob', '{sum}', '[["\\x"], ["\\x00ff5c"], ["\\x616263"]]'),
+    ('hashed', '{sum,no}', '[["\\x00ff5c", 1], ["\\x616263", 2]]'),
     ('stamped', '{no,at}', '[[1, "2026-10-01T10:00:00"], [2, "2026-03-29T02:30:00.000001"]]'),
     ('logged', '{id,at}', '[["00000000-0000-0000-0000-000000000001", "2026-09-30T23:30:00+00:00"], ["00000000-0000-0000-0000-000000000001", "2026-10-01T00:00:00+00:00"]]');
 
