@@ -73,14 +73,16 @@ subtest 'a create whose key is over, and that nobody can look up' => sub {
 	is_deeply([ $hub->broken ], [], 'a person who wants it sent gets it sent');
 };
 
-# Writes a record whose request gets lost, and changes the connector before it is looked up or sent again.
+# Writes a record whose request gets lost, and changes the connector before it is looked up or sent again: the
+# system is paused while the request is out.
 sub lose
 {
 	my ($fault, $name, $change) = @_;
 
+	$sandbox->fault(kind => 'latency', ms => 1000 + $settle, match => { method => 'POST' });
 	$sandbox->fault(kind => $fault, match => { method => 'POST' });
 	my $id = $hub->write($name);
-	$hub->wait_until('the request', sub { posts($id) });
+	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.claim WHERE record_id = '$id')");
 	$hub->sql("SELECT sync.pause('crm')");
 	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.pending WHERE record_id = '$id' AND state = 'ambiguous')");
 	connector($change);
