@@ -258,6 +258,16 @@ AS 'MODULE_PATHNAME', 'se_key_text_sql';
 COMMENT ON FUNCTION sync._key_text_sql(text[], oid[]) IS
     'Expression over the columns of a key, of these types, that makes the record id which events have, whatever DateStyle and TimeZone say';
 
+CREATE FUNCTION sync._key_sql(relation oid, columns name[], alias text)
+RETURNS text
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT sync._key_text_sql(array_agg(format('%s.%I', alias, u.name) ORDER BY u.n), array_agg(a.atttypid ORDER BY u.n))
+      FROM unnest(columns) WITH ORDINALITY u (name, n) JOIN pg_attribute a ON a.attrelid = relation AND a.attname = u.name
+$$;
+COMMENT ON FUNCTION sync._key_sql(oid, name[], text) IS 'The same over columns of a table, which the expression calls by an alias';
+
 -- The section of the manifest that says how a system speaks of an object, or an error that says why
 -- there is none. direction: push or pull.
 CREATE FUNCTION sync._manifest_object(system text, object text, direction text)

@@ -266,6 +266,36 @@ ORDER BY c.oid LIMIT 1
 $$;
 COMMENT ON FUNCTION sync._find_line_parent(regclass, regclass, name[]) IS 'Columns of a line that hold its header''s key';
 
+-- A change of a line names the record by the line's columns. Of another type, or scale, the same key is another
+-- text (1 and 1.00), and its events would be those of a record that nobody knows.
+CREATE FUNCTION sync._check_line_parent(relation regclass, lines regclass, key name[], parent name[]) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    wrong record;
+BEGIN
+    WITH typed AS (
+        SELECT u.n, a.attrelid = lines AS of_line, a.attname, format_type(a.atttypid, a.atttypmod) AS declared,
+               CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END AS type, CASE y.typtype WHEN 'd' THEN y.typtypmod ELSE a.atttypmod END AS typmod
+          FROM unnest(key, parent) WITH ORDINALITY u (of_key, of_parent, n)
+          JOIN pg_attribute a ON a.attrelid = relation AND a.attname = u.of_key OR a.attrelid = lines AND a.attname = u.of_parent
+          JOIN pg_type y ON y.oid = a.atttypid)
+    SELECT l.attname, l.declared, k.declared AS needed INTO wrong
+      FROM typed l JOIN typed k ON k.n = l.n AND NOT k.of_line
+     WHERE l.of_line
+       AND NOT (l.type = k.type AND (l.type <> 'numeric'::regtype OR l.typmod = k.typmod)
+                OR l.type IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) AND k.type IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
+                OR l.type IN ('text'::regtype, 'varchar'::regtype) AND k.type IN ('text'::regtype, 'varchar'::regtype));
+    IF FOUND THEN
+        RAISE EXCEPTION 'column "%" of % is %, the key of % is %', wrong.attname, lines, wrong.declared, relation, wrong.needed
+            USING ERRCODE = 'datatype_mismatch', DETAIL = 'The same key would be written in two ways, and a line''s record not be found.',
+                  HINT = format('ALTER TABLE %s ALTER COLUMN %I TYPE %s, or pass documents => false.', lines, wrong.attname, wrong.needed);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync._check_line_parent(regclass, regclass, name[], name[]) IS 'Refuses lines that would write the key of their header otherwise than the header does';
+
 CREATE FUNCTION sync._has_columns(relation regclass, columns name[]) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -419,6 +449,7 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value',
                       HINT = 'Add a foreign key from the lines to the key, or name its columns with line_parent_columns => ''{...}''.';
         END IF;
+        PERFORM sync._check_line_parent(relation, lines, key_columns, line_parent_columns);
         line_key_columns := coalesce(line_key_columns,
             CASE WHEN sync._has_columns(lines, '{line_no}') THEN '{line_no}'::name[] ELSE sync._find_key(lines, NULL) END);
         IF NOT sync._has_columns(lines, line_key_columns) THEN
@@ -521,7 +552,7 @@ BEGIN
     FOR f IN SELECT p.oid FROM pg_proc p
              WHERE p.pronamespace = 'sync'::regnamespace
                AND p.proname IN ('track', 'untrack', '_write_object', '_table_of_object', '_delete_object', '_save_object', '_drop_object',
-                                 '_check_trackable', '_untrackable', '_find_key', '_find_line_parent', '_has_columns', '_set_trigger', '_set_triggers',
+                                 '_check_trackable', '_untrackable', '_find_key', '_find_line_parent', '_check_line_parent', '_has_columns', '_set_trigger', '_set_triggers',
                                  '_drop_triggers', '_ensure_partitions')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);

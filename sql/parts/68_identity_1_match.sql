@@ -47,7 +47,7 @@ AS $$
       FROM sync.object o
       JOIN pg_namespace n ON n.nspname = o.schema_name
       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = o.table_name
-      CROSS JOIN LATERAL (SELECT sync._key_text_sql(array_agg(format('t.%I', u.k) ORDER BY u.n), array_agg(a.atttypid ORDER BY u.n)) AS record_sql,
+      CROSS JOIN LATERAL (SELECT sync._key_sql(c.oid, o.key_columns, 't') AS record_sql,
                                  array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY u.n) AS types
                             FROM unnest(o.key_columns) WITH ORDINALITY u (k, n)
                             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = u.k) key
@@ -272,7 +272,7 @@ DECLARE
     hits integer[];
 BEGIN
     FOR step IN
-        SELECT 0::bigint AS rank, 'our_id' AS said, format('%s = lower(i.our_id)', t.record_sql) AS condition
+        SELECT 0::bigint AS rank, 'our_id' AS said, format('%s = %s', t.record_sql, CASE WHEN t.key_types = '{uuid}' THEN 'lower(i.our_id)' ELSE 'i.our_id' END) AS condition
         UNION ALL
         SELECT r.rank, format('%s (%s)', r.how, array_to_string(r.fields, ', ')), sync._match_condition(t.relation, r.fields, r.how)
           FROM sync._match_rules(the_system, the_object) r

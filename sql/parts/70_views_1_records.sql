@@ -198,7 +198,6 @@ AS $$
 #variable_conflict use_column
 DECLARE
     o record;
-    key_expression text;
     objects integer[];
     records text[];
     hows text[];
@@ -222,13 +221,9 @@ BEGIN
     FOR o IN SELECT c.* FROM sync._object_columns c WHERE c.number_column IS NOT NULL ORDER BY c.name LOOP
         CONTINUE WHEN NOT (has_schema_privilege(o.schema_name, 'USAGE') AND has_table_privilege(o.table_oid, 'SELECT'))
                       OR row_security_active(o.table_oid);
-        SELECT CASE cardinality(o.key_columns)
-                 WHEN 1 THEN format('format(''%%s'', t.%I)', o.key_columns[1])
-                 ELSE 'jsonb_build_array(' || string_agg(format('format(''%%s'', t.%I)', k.name), ', ' ORDER BY k.n) || ')::text' END
-          INTO key_expression FROM unnest(o.key_columns) WITH ORDINALITY k (name, n);
         -- A textual number column is compared as it is, so that its index serves.
         EXECUTE format('SELECT array_agg(%1$s) FROM %2$I.%3$I t WHERE %4$s = $1',
-            key_expression, o.schema_name, o.table_name,
+            sync._key_sql(o.table_oid, o.key_columns, 't'), o.schema_name, o.table_name,
             CASE WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = o.table_oid AND a.attname = o.number_column
                                  AND a.atttypid IN ('text'::regtype, 'varchar'::regtype))
                  THEN format('t.%I', o.number_column) ELSE format('format(''%%s'', t.%I)', o.number_column) END)

@@ -73,7 +73,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN (SELECT format('%s AS id, %s AS number, %s AS label, %s AS created_at',
-        (SELECT sync._key_text_sql(ARRAY[format('%s.%I', $2, a.attname)], ARRAY[a.atttypid]) FROM pg_attribute a WHERE a.attrelid = $1.table_oid AND a.attname = $1.key_columns[1]),
+        sync._key_sql($1.table_oid, $1.key_columns[1:1], $2),
         CASE WHEN $1.number_column IS NULL OR EXISTS (SELECT FROM sync._hidden_field f WHERE f.object_id = $1.id AND f.field = $1.number_column)
              THEN 'NULL::text' ELSE format('%s.%I::text', $2, $1.number_column) END,
         sync._label_expression($1.id, $2),
@@ -130,9 +130,12 @@ BEGIN
     IF NOT to_holder THEN
         tables := tables || format(' JOIN %I.%I r ON r.%I = %s', r.schema_name, r.table_name, r.key_columns[1], referred);
     END IF;
-    RETURN format('SELECT DISTINCT %s, %s::text AS source FROM %s WHERE %s = ANY ($1::%s[]) ORDER BY created_at, id LIMIT $2',
+    RETURN format('SELECT DISTINCT %s, %s AS source FROM %s WHERE %s = ANY ($1::%s[]) ORDER BY created_at, id LIMIT $2',
         CASE WHEN to_holder THEN sync._step_columns(h, 'h') ELSE sync._step_columns(r, 'r') END,
-        CASE WHEN to_holder THEN referred ELSE format('h.%I', h.key_columns[1]) END, tables,
+        -- What refers may be of another type, or scale, than what it refers to.
+        CASE WHEN to_holder THEN (SELECT sync._key_text_sql(ARRAY[format('(%s)::%s', referred, format_type(a.atttypid, a.atttypmod))], ARRAY[a.atttypid])
+                                    FROM pg_attribute a WHERE a.attrelid = r.table_oid AND a.attname = r.key_columns[1])
+             ELSE sync._key_sql(h.table_oid, h.key_columns[1:1], 'h') END, tables,
         CASE WHEN to_holder THEN referred ELSE format('h.%I', h.key_columns[1]) END,
         sync._key_type(CASE WHEN to_holder THEN r ELSE h END));
 END
@@ -146,8 +149,8 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN (SELECT format('SELECT %s, h.source_id::text AS source FROM %I.%I h WHERE h.source_object = $3 AND h.source_id = ANY ($1::%s[]) ORDER BY created_at, id LIMIT $2',
-                  sync._step_columns($1, 'h'), $1.schema_name, $1.table_name, format_type(b.atttypid, -1))
+    RETURN (SELECT format('SELECT %s, %s AS source FROM %I.%I h WHERE h.source_object = $3 AND h.source_id = ANY ($1::%s[]) ORDER BY created_at, id LIMIT $2',
+                  sync._step_columns($1, 'h'), sync._key_sql($1.table_oid, '{source_id}', 'h'), $1.schema_name, $1.table_name, format_type(b.atttypid, -1))
       FROM pg_attribute a
       JOIN pg_attribute b ON b.attrelid = a.attrelid AND b.attname = 'source_id'
       JOIN pg_type y ON y.oid = b.atttypid AND y.typnamespace = 'pg_catalog'::regnamespace
@@ -226,10 +229,10 @@ BEGIN
     ELSIF from_object.id IN (SELECT t.id FROM unnest(sources) t) AND sync._source_query(from_object, NULL) IS NOT NULL THEN
         RETURN QUERY EXECUTE format(
             'SELECT o.id, l.id, l.number, l.label, l.created_at, %L::text, false, l.source
-               FROM (SELECT h.source_object, h.source_id::text AS id, h.%I::text AS source FROM %I.%I h WHERE h.%I = ANY ($1::%s[]) LIMIT $2) h
+               FROM (SELECT h.source_object, %s AS id, %s AS source FROM %I.%I h WHERE h.%I = ANY ($1::%s[]) LIMIT $2) h
                JOIN sync.object o ON o.name = h.source_object
               CROSS JOIN LATERAL (SELECT h.id, h.source, r.* FROM sync._record_label(o.id, h.id) r) l',
-            'source_id', from_object.key_columns[1], from_object.schema_name, from_object.table_name, from_object.key_columns[1],
+            'source_id', sync._key_sql(from_object.table_oid, '{source_id}', 'h'), sync._key_sql(from_object.table_oid, from_object.key_columns[1:1], 'h'), from_object.schema_name, from_object.table_name, from_object.key_columns[1],
             sync._key_type(from_object)) USING ids, at_most;
     END IF;
 END

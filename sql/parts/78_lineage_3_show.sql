@@ -63,8 +63,8 @@ BEGIN
         RETURN whole_id;
     END IF;
     IF o.number_column IS NOT NULL AND cardinality(o.key_columns) = 1 AND sync._may_read(o.table_oid) THEN
-        EXECUTE format('SELECT array_agg(t.%I::text) FROM (SELECT * FROM %I.%I t WHERE t.%I::text = $1 LIMIT 2) t',
-                       o.key_columns[1], o.schema_name, o.table_name, o.number_column) INTO numbered USING $2;
+        EXECUTE format('SELECT array_agg(%s) FROM (SELECT * FROM %I.%I t WHERE t.%I::text = $1 LIMIT 2) t',
+                       sync._key_sql(o.table_oid, o.key_columns, 't'), o.schema_name, o.table_name, o.number_column) INTO numbered USING $2;
         IF cardinality(numbered) = 1 THEN
             RETURN numbered[1];
         END IF;

@@ -221,6 +221,23 @@ cast_from_json(SeEval *ev, JsonbValue *v)
 	return jv_from_jsonb(jb);
 }
 
+/* Codes, a currency above all, are ASCII in every locale: a Turkish one would make INR of no inr. */
+static JsonbValue *
+in_case(char *text, int len, bool upper)
+{
+	bool ascii = true;
+
+	for (int i = 0; i < len; i++)
+		ascii &= !IS_HIGHBIT_SET(text[i]);
+	if (!ascii)
+		return jv_string(upper ? str_toupper(text, len, DEFAULT_COLLATION_OID)
+							   : str_tolower(text, len, DEFAULT_COLLATION_OID));
+	for (int i = 0; i < len; i++)
+		text[i] = (char) (upper ? pg_ascii_toupper((unsigned char) text[i])
+								: pg_ascii_tolower((unsigned char) text[i]));
+	return jv_string(text);
+}
+
 static JsonbValue *
 cast_text(SeEval *ev, SeCast cast, JsonbValue *v)
 {
@@ -232,9 +249,9 @@ cast_text(SeEval *ev, SeCast cast, JsonbValue *v)
 		case CAST_STRING:
 			return jv_string(text);
 		case CAST_UPPER:
-			return jv_string(str_toupper(text, len, DEFAULT_COLLATION_OID));
+			return in_case(text, len, true);
 		case CAST_LOWER:
-			return jv_string(str_tolower(text, len, DEFAULT_COLLATION_OID));
+			return in_case(text, len, false);
 		case CAST_TRIM:
 			while (len > 0 && isspace((unsigned char) text[len - 1]))
 				text[--len] = '\0';

@@ -116,7 +116,7 @@ normalize_name(const char *text, char *name, size_t size)
 		/* A hyphen or dot must have a label character on each side. */
 		if (!label_char && (at_edge || (c != '-' && c != '.')))
 			return false;
-		name[i] = (char) tolower(c);
+		name[i] = se_ascii_lower(text[i]);
 	}
 	name[len] = '\0';
 	return true;

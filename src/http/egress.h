@@ -31,6 +31,13 @@
 #include <stddef.h>
 #include <sys/socket.h>
 
+/* As host names have it; tolower() would ask the locale what an I is. */
+static inline char
+se_ascii_lower(char c)
+{
+	return c >= 'A' && c <= 'Z' ? (char) (c - 'A' + 'a') : c;
+}
+
 /* Immutable and counted by reference; any thread. */
 typedef struct SeEgress SeEgress;
 

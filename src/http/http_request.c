@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #define USER_AGENT "sync_ext"
 #define ACCEPTED   "gzip, deflate"
@@ -218,7 +217,8 @@ check_header(const SeHttpHeader *header)
 	for (size_t i = 0; i < sizeof(reserved) / sizeof(reserved[0]); i++)
 	{
 		if (((header->name[0] ^ reserved[i][0]) & ~0x20) == 0 &&
-			strcasecmp(header->name, reserved[i]) == 0)
+			curl_strequal(header->name,
+						  reserved[i])) /* strcasecmp() asks the locale what an i is */
 			return "a header is set that the transport sets itself (Host, Content-Length, Connection, …)";
 	}
 	return NULL;
@@ -309,7 +309,7 @@ find_header(const SeHttpRequest *request, const char *name)
 {
 	for (int i = 0; i < request->nheaders; i++)
 	{
-		if (strcasecmp(request->headers[i].name, name) == 0)
+		if (curl_strequal(request->headers[i].name, name))
 			return request->headers[i].value;
 	}
 	return NULL;

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 static int64_t
 time_info(SeHttpCall *call, CURLINFO which)
@@ -238,7 +237,7 @@ se_http_header(const SeHttpResult *result, const char *name)
 {
 	for (int i = 0; i < result->nheaders; i++)
 	{
-		if (strcasecmp(result->headers[i].name, name) == 0)
+		if (curl_strequal(result->headers[i].name, name))
 			return result->headers[i].value;
 	}
 	return NULL;

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 /*
  * Take scheme, host and port of a URL apart with libcurl's own parser, so that
@@ -29,8 +28,8 @@ parse_url(CURLU *parser, const char *url, char *host, size_t size, int *port, bo
 
 	if (curl_url_get(parser, CURLUPART_SCHEME, &part, 0) != CURLUE_OK)
 		return "the URL has no scheme";
-	*tls = strcasecmp(part, "https") == 0;
-	if (!*tls && strcasecmp(part, "http") != 0)
+	*tls = curl_strequal(part, "https");
+	if (!*tls && !curl_strequal(part, "http"))
 		problem = "the URL is neither http nor https";
 	curl_free(part);
 	if (problem != NULL)
@@ -43,7 +42,7 @@ parse_url(CURLU *parser, const char *url, char *host, size_t size, int *port, bo
 	else
 	{
 		for (size_t i = 0; i <= strlen(part); i++)
-			host[i] = (char) tolower((unsigned char) part[i]);
+			host[i] = se_ascii_lower(part[i]);
 	}
 	curl_free(part);
 	if (problem != NULL)
@@ -151,7 +150,7 @@ se_http_check_proxy(SeHttpLoop *loop, const SeHttpRequest *request, char *error,
 		snprintf(error, size, "the proxy is not a valid URL");
 		return false;
 	}
-	scheme_ok = strcasecmp(part, "http") == 0 || strcasecmp(part, "https") == 0;
+	scheme_ok = curl_strequal(part, "http") || curl_strequal(part, "https");
 	curl_free(part);
 	part = NULL;
 	if (!scheme_ok || curl_url_get(loop->scratch, CURLUPART_HOST, &part, 0) != CURLUE_OK ||

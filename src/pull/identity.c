@@ -19,7 +19,7 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-#include "core/key_text.h"
+#include "capture/key_text.h"
 #include "core/spi.h"
 #include "pull/identity.h"
 #include "pull/internal.h"

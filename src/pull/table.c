@@ -20,7 +20,7 @@
 #include "utils/syscache.h"
 
 #include "core/errors.h"
-#include "core/key_text.h"
+#include "capture/key_text.h"
 #include "core/spi.h"
 #include "pull/internal.h"
 

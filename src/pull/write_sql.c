@@ -8,7 +8,7 @@
 
 #include "catalog/pg_type.h"
 
-#include "core/key_text.h"
+#include "capture/key_text.h"
 #include "pull/internal.h"
 
 static bool

@@ -11,7 +11,7 @@
 #include "utils/lsyscache.h"
 
 #include "core/json.h"
-#include "core/key_text.h"
+#include "capture/key_text.h"
 #include "core/role.h"
 #include "core/spi.h"
 #include "push/record_body.h"

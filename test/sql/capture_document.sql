@@ -204,6 +204,14 @@ INSERT INTO bill_extra VALUES (20, 'b'), (20, 'a'), (4711, 'no header');
 SELECT op, id, body->'lines' AS lines, old FROM news();
 ALTER TABLE note ADD COLUMN lines text;
 SELECT sync.track('note', lines => 'bill_extra', line_parent_columns => '{bill_id}');
+-- a line that writes its header's key otherwise
+CREATE TABLE priced (id numeric(12,2) PRIMARY KEY, name text);
+CREATE TABLE priced_line (priced_id numeric REFERENCES priced, line_no integer, PRIMARY KEY (priced_id, line_no));
+SELECT sync.track('priced', lines => 'priced_line');
+ALTER TABLE priced_line ALTER COLUMN priced_id TYPE numeric(12,2);
+SELECT sync.track('priced', lines => 'priced_line');
+SELECT sync.untrack('priced');
+DROP TABLE priced_line, priced;
 
 SET client_min_messages = error;
 SELECT count(sync.untrack(name)) FROM sync.object WHERE schema_name = 'capture_document';

@@ -34,6 +34,15 @@ CREATE TABLE rec.parcel (depot char(4), no integer, name text, PRIMARY KEY (depo
 CREATE TABLE rec.timed (at timestamptz PRIMARY KEY, name text);
 CREATE TABLE rec.hashed (sum bytea, no integer, name text, PRIMARY KEY (sum, no));
 CREATE TABLE rec.blob (sum bytea PRIMARY KEY, name text);
+CREATE TABLE rec.host (ip inet PRIMARY KEY, name text);
+CREATE TABLE rec.port (ip inet, no integer, name text, PRIMARY KEY (ip, no));
+CREATE TABLE rec.flag (region text, active boolean, name text, PRIMARY KEY (region, active));
+CREATE TABLE rec.gauge (value float8, share float4, name text, PRIMARY KEY (value, share));
+CREATE TABLE rec.clock (at timetz PRIMARY KEY, name text);
+CREATE TABLE rec.era (at timestamptz PRIMARY KEY, name text);
+CREATE TABLE rec.tag (value jsonb PRIMARY KEY, name text);
+CREATE TYPE rec.mood AS ENUM ('happy', 'so so');
+CREATE TABLE rec.felt (mood rec.mood, letter "char", span interval, name text, PRIMARY KEY (mood, letter, span));
 CREATE DOMAIN rec.instant AS timestamp;
 CREATE TABLE rec.stamped (no integer, at rec.instant, name text, PRIMARY KEY (no, at));
 CREATE TABLE rec.logged (id uuid, at timestamptz, name text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
@@ -52,8 +61,16 @@ INSERT INTO rec.objects VALUES
     ('parted', '{id,day}', '[["00000000-0000-0000-0000-000000000001", "2026-09-30"], ["00000000-0000-0000-0000-000000000001", "2026-10-01"], ["00000000-0000-0000-0000-000000000002", "2026-10-02"]]'),
     ('parcel', '{depot,no}', '[["a", 1], ["abcd", 2], ["b ", 3]]'),
     ('timed', '{at}', '[["2026-10-01T10:00:00+00:00"], ["2026-10-25T00:30:00.25+00:00"], ["infinity"]]'),
+    ('era', '{at}', '[["0044-03-15 12:00+00 BC"], ["0001-01-01 00:00+00"], ["0001-12-31 23:59:59.999999+00 BC"]]'),
     ('blob', '{sum}', '[["\\x"], ["\\x00ff5c"], ["\\x616263"]]'),
     ('hashed', '{sum,no}', '[["\\x00ff5c", 1], ["\\x616263", 2]]'),
+    ('host', '{ip}', '[["10.0.0.1"], ["10.0.0.1/8"], ["::1"]]'),
+    ('port', '{ip,no}', '[["10.0.0.1", 80], ["10.0.0.1", 443]]'),
+    ('flag', '{region,active}', '[["eu", true], ["eu", false], ["us", "t"]]'),
+    ('gauge', '{value,share}', '[[1e20, 1e6], [0.00001, 0.1], [-0.0, 1], [0.1, 16777216], ["NaN", "-Infinity"]]'),
+    ('clock', '{at}', '[["03:04:00+02"], ["03:04:00.5-03:30"], ["24:00:00+00"]]'),
+    ('tag', '{value}', '[[1.50], [true]]'),
+    ('felt', '{mood,letter,span}', '[["happy", "a", "1 day 02:00"], ["so so", "%", "-3 mons"]]'),
     ('stamped', '{no,at}', '[[1, "2026-10-01T10:00:00"], [2, "2026-03-29T02:30:00.000001"]]'),
     ('logged', '{id,at}', '[["00000000-0000-0000-0000-000000000001", "2026-09-30T23:30:00+00:00"], ["00000000-0000-0000-0000-000000000001", "2026-10-01T00:00:00+00:00"]]');
 
@@ -94,6 +111,13 @@ SELECT o.name, x.remote_id, x.record_id FROM sync.external_id x JOIN sync.object
  WHERE x.remote_id IN ('exact3', 'padded5', 'timed4', 'stamped3', 'logged3') ORDER BY 1;
 SELECT count(*) AS bound, count(e.record_id) AS as_events_say
   FROM sync.external_id x LEFT JOIN (SELECT DISTINCT object_id, record_id FROM sync.outbox) e USING (object_id, record_id);
+
+-- Who matches finds a record by the id that a system carries for it, in capitals where its key has them.
+SELECT o.object, m.rule, m.record_id, m.bound_to
+  FROM (VALUES ('sorted', 'Abc'), ('sorted', 'ABC'), ('timed', '2026-10-01T10:00:00+00:00'), ('host', '10.0.0.1'),
+               ('parted', '["00000000-0000-0000-0000-000000000001", "2026-10-01"]')) o (object, id)
+  JOIN sync.object b ON b.name = o.object
+ CROSS JOIN LATERAL sync._match((SELECT y.id FROM sync.system y), b.id, jsonb_build_array(jsonb_build_object('n', 1, 'our_id', o.id, 'f', '{}'::jsonb))) m ORDER BY 1, 3;
 
 -- Nothing differs; then everything does, in the mirror: each is found, and as which record.
 SELECT object, rec.run(object) FROM rec.objects ORDER BY object;

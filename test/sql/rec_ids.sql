@@ -93,6 +93,25 @@ SELECT DISTINCT record_id FROM sync.lineage('thing', '0042', 0) UNION ALL SELECT
 SELECT DISTINCT record_id FROM sync.lineage('pair', '["eu","20261001",7]', 0);
 SELECT DISTINCT record_id, record_number FROM sync.lineage('padded', 'B-1', 0);
 SELECT count(*) > 0 AS tree FROM sync.lineage_tree('thing', '+42', 0);
+-- Keys that a session writes otherwise than events: what follows from what is found from level to level.
+CREATE TABLE ids.run (id timestamptz PRIMARY KEY, number text);
+CREATE TABLE ids.batch (id bytea PRIMARY KEY, number text, run_id timestamptz REFERENCES ids.run);
+CREATE TABLE ids.entry (id numeric(6,2) PRIMARY KEY, number text, batch_id bytea REFERENCES ids.batch);
+CREATE TABLE ids.share (id integer PRIMARY KEY, number text, entry_id numeric REFERENCES ids.entry);
+SELECT count(sync.track(format('ids.%I', t)::regclass)) FROM unnest('{run,batch,entry,share}'::text[]) t;
+INSERT INTO ids.run VALUES ('2026-10-01 10:00+02', 'R-1');
+INSERT INTO ids.batch VALUES ('\x00ff', 'B-9', '2026-10-01 10:00+02');
+INSERT INTO ids.entry VALUES (1, 'E-1', '\x00ff');
+INSERT INTO ids.share VALUES (5, 'S-1', 1);
+SET timezone = 'Asia/Kolkata';
+SET datestyle = 'German';
+SET bytea_output = 'escape';
+SELECT DISTINCT object, record_id, depth, path FROM sync.lineage('run', 'R-1', 4) ORDER BY depth;
+SELECT DISTINCT object, record_id, depth, path FROM sync.lineage('share', 'S-1', 4) ORDER BY depth DESC;
+SELECT v.number, f.object, f.record_id, f.found_by FROM unnest('{R-1,B-9,E-1,B-1}'::text[]) v (number) CROSS JOIN LATERAL sync.find(v.number) f ORDER BY 1, 2;
+RESET timezone;
+RESET datestyle;
+RESET bytea_output;
 SELECT sync.lineage('thing', '99999999999');
 SELECT sync.lineage('thing', NULL);
 SELECT object, record_id, remote_id, found_by FROM sync.find('{00000000-0000-4000-8000-00000000000A}') UNION ALL SELECT object, record_id, remote_id, found_by FROM sync.find('0042');

@@ -57,7 +57,7 @@ foreach my $system (qw(crm erp))
 {
 	$node->secret($system, 'token', $SyncExt::Hub::REST_TOKEN);
 	$hub->sql("CREATE SERVER $system FOREIGN DATA WRAPPER sync_ext OPTIONS (connector '$connector{$system}',
-			base_url '" . $vendor{$system}->url . "', settle_time '300 ms', rate_limit '1000/s', timeout '3 s');
+			base_url '" . $vendor{$system}->url . "', settle_time '300 ms', rate_limit '1000/s', timeout '" . 3 * $SyncExt::Cluster::patience . " s');
 		CREATE USER MAPPING FOR PUBLIC SERVER $system OPTIONS (token 'file:token');
 		SELECT sync.create_route('$system', 'customer');
 		SELECT sync.create_stream('$system', 'customer')");
