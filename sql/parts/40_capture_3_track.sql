@@ -275,18 +275,28 @@ AS $$
 DECLARE
     wrong record;
 BEGIN
-    WITH typed AS (
-        SELECT u.n, a.attrelid = lines AS of_line, a.attname, format_type(a.atttypid, a.atttypmod) AS declared,
-               CASE y.typtype WHEN 'd' THEN y.typbasetype ELSE y.oid END AS type, CASE y.typtype WHEN 'd' THEN y.typtypmod ELSE a.atttypmod END AS typmod
-          FROM unnest(key, parent) WITH ORDINALITY u (of_key, of_parent, n)
-          JOIN pg_attribute a ON a.attrelid = relation AND a.attname = u.of_key OR a.attrelid = lines AND a.attname = u.of_parent
-          JOIN pg_type y ON y.oid = a.atttypid)
-    SELECT l.attname, l.declared, k.declared AS needed INTO wrong
-      FROM typed l JOIN typed k ON k.n = l.n AND NOT k.of_line
-     WHERE l.of_line
-       AND NOT (l.type = k.type AND (l.type <> 'numeric'::regtype OR l.typmod = k.typmod)
-                OR l.type IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) AND k.type IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
-                OR l.type IN ('text'::regtype, 'varchar'::regtype) AND k.type IN ('text'::regtype, 'varchar'::regtype));
+    WITH RECURSIVE declared AS (
+        SELECT u.n, u.of_line, a.attname, format_type(a.atttypid, a.atttypmod) AS type_name, a.atttypid, a.atttypmod
+          FROM (SELECT n, false AS of_line, relation AS oid, name FROM unnest(key) WITH ORDINALITY k (name, n)
+                UNION ALL SELECT n, true, lines, name FROM unnest(parent) WITH ORDINALITY p (name, n)) u
+          JOIN pg_attribute a ON a.attrelid = u.oid AND a.attname = u.name),
+    base (n, of_line, type, typmod) AS (
+        SELECT d.n, d.of_line, d.atttypid, d.atttypmod FROM declared d
+        UNION ALL
+        SELECT b.n, b.of_line, y.typbasetype, y.typtypmod FROM base b JOIN pg_type y ON y.oid = b.type AND y.typtype = 'd'),
+    -- kind: what writes equal values alike; of numeric the scale does, and with none they are whole numbers
+    typed AS (
+        SELECT b.n, b.of_line, CASE WHEN b.type IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) OR b.type = 'numeric'::regtype AND b.typmod > 0 AND (b.typmod - 4) & 2047 = 0
+                                         THEN 'whole'
+                                    WHEN b.type = 'numeric'::regtype THEN 'numeric ' || CASE WHEN b.typmod > 0 THEN (b.typmod - 4) & 2047 END
+                                    WHEN b.type IN ('text'::regtype, 'varchar'::regtype) OR b.of_line AND b.type = 'bpchar'::regtype AND EXISTS (
+                                             SELECT FROM base k WHERE k.n = b.n AND NOT k.of_line AND k.type IN ('text'::regtype, 'varchar'::regtype)) THEN 'text'
+                                    ELSE b.type::text END AS kind
+          FROM base b JOIN pg_type y ON y.oid = b.type AND y.typtype <> 'd')
+    SELECT l.attname, l.type_name AS declared, k.type_name AS needed INTO wrong
+      FROM typed t JOIN typed u ON u.n = t.n AND NOT u.of_line
+      JOIN declared l ON l.n = t.n AND l.of_line JOIN declared k ON k.n = t.n AND NOT k.of_line
+     WHERE t.of_line AND t.kind IS DISTINCT FROM u.kind ORDER BY t.n LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'column "%" of % is %, the key of % is %', wrong.attname, lines, wrong.declared, relation, wrong.needed
             USING ERRCODE = 'datatype_mismatch', DETAIL = 'The same key would be written in two ways, and a line''s record not be found.',

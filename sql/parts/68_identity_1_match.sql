@@ -266,13 +266,17 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     t record := sync._identity_table(the_object);
-    remaining jsonb := items;
+    remaining jsonb;
     step record;
     answer jsonb;
     hits integer[];
 BEGIN
+    -- A system may spell our id in its own way.
+    SELECT coalesce(jsonb_agg(CASE WHEN i.value ->> 'our_id' IS NULL THEN i.value
+                                   ELSE i.value || jsonb_build_object('our_id', sync._record_id(the_object, i.value ->> 'our_id', false)) END ORDER BY i.n), '[]')
+      INTO remaining FROM jsonb_array_elements(items) WITH ORDINALITY i (value, n);
     FOR step IN
-        SELECT 0::bigint AS rank, 'our_id' AS said, format('%s = %s', t.record_sql, CASE WHEN t.key_types = '{uuid}' THEN 'lower(i.our_id)' ELSE 'i.our_id' END) AS condition
+        SELECT 0::bigint AS rank, 'our_id' AS said, format('%s = i.our_id', t.record_sql) AS condition
         UNION ALL
         SELECT r.rank, format('%s (%s)', r.how, array_to_string(r.fields, ', ')), sync._match_condition(t.relation, r.fields, r.how)
           FROM sync._match_rules(the_system, the_object) r

@@ -101,8 +101,8 @@ BEGIN
     t := sync._identity_table(m.object_id);
     PERFORM sync._record_row(m.object_id, m.survivor, true);
     IF m.kept THEN
-        PERFORM sync._as_owner(t.relation, format('UPDATE %s t SET merged_into_id = NULL WHERE %s = %L AND t.merged_into_id::text = %L',
-                                                  t.relation, t.record_sql, m.loser, m.survivor));
+        PERFORM sync._as_owner(t.relation, format('UPDATE %s t SET merged_into_id = NULL WHERE %s = %L AND t.merged_into_id = CAST(%L AS %s)',
+                                                  t.relation, t.record_sql, m.loser, m.survivor, t.key_types[1]));
     ELSE
         PERFORM sync._as_owner(t.relation, format('INSERT INTO %1$s (%2$s) OVERRIDING SYSTEM VALUE SELECT %2$s FROM jsonb_populate_record(NULL::%1$s, $1)', t.relation,
             (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a

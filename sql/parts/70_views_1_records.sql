@@ -194,6 +194,7 @@ RETURNS TABLE (object text, record_id text, record_number text, system text, rem
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
+SET intervalstyle = 'postgres' SET extra_float_digits = 1
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -89,12 +89,14 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN (SELECT format_type(a.atttypid, -1) FROM pg_attribute a
-      JOIN pg_type y ON y.oid = a.atttypid AND y.typnamespace = 'pg_catalog'::regnamespace
-     WHERE a.attrelid = $1.table_oid AND a.attname = $1.key_columns[1] AND cardinality($1.key_columns) = 1);
+    RETURN (WITH RECURSIVE t (oid) AS (
+                SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = $1.table_oid AND a.attname = $1.key_columns[1] AND cardinality($1.key_columns) = 1
+                UNION ALL
+                SELECT y.typbasetype FROM t JOIN pg_type y ON y.oid = t.oid AND y.typtype = 'd')
+            SELECT format_type(y.oid, -1) FROM t JOIN pg_type y ON y.oid = t.oid AND y.typtype <> 'd' AND y.typnamespace = 'pg_catalog'::regnamespace);
 END
 $$;
-COMMENT ON FUNCTION sync._key_type(sync.object) IS 'Type of an object''s key; NULL when it is not one column of a built-in type';
+COMMENT ON FUNCTION sync._key_type(sync.object) IS 'Type of an object''s key, looked at through domains; NULL when it is not one column of a built-in type';
 
 -- One step along a reference, for the records whose ids are $1: to those that refer to them (to_holder), or
 -- to those that they refer to.
@@ -113,7 +115,8 @@ BEGIN
     SELECT * INTO h FROM sync.object o WHERE o.id = e.holder_id;
     SELECT * INTO r FROM sync.object o WHERE o.id = e.referred_id;
     IF NOT (sync._may_read(h.table_oid) AND sync._may_read(r.table_oid) AND (NOT e.from_lines OR sync._may_read(h.line_oid))
-            AND (NOT e.to_lines OR sync._may_read(r.line_oid))) THEN
+            AND (NOT e.to_lines OR sync._may_read(r.line_oid)))
+       OR sync._key_type(CASE WHEN to_holder THEN r ELSE h END) IS NULL THEN
         RETURN NULL;
     END IF;
     tables := format('%I.%I h', h.schema_name, h.table_name);
@@ -226,7 +229,7 @@ BEGIN
                     USING ids, at_most, from_object.name;
             END IF;
         END LOOP;
-    ELSIF from_object.id IN (SELECT t.id FROM unnest(sources) t) AND sync._source_query(from_object, NULL) IS NOT NULL THEN
+    ELSIF from_object.id IN (SELECT t.id FROM unnest(sources) t) AND sync._key_type(from_object) IS NOT NULL AND sync._source_query(from_object, NULL) IS NOT NULL THEN
         RETURN QUERY EXECUTE format(
             'SELECT o.id, l.id, l.number, l.label, l.created_at, %L::text, false, l.source
                FROM (SELECT h.source_object, %s AS id, %s AS source FROM %I.%I h WHERE h.%I = ANY ($1::%s[]) LIMIT $2) h
@@ -246,6 +249,7 @@ CREATE FUNCTION sync._walk(root_object integer, root_record text, down boolean, 
 RETURNS TABLE (object_id integer, record_id text, number text, label text, created_at timestamptz, depth integer, via text, parent text, node text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET intervalstyle = 'postgres' SET extra_float_digits = 1
 AS $$
 #variable_conflict use_column
 DECLARE

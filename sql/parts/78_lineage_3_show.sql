@@ -46,6 +46,7 @@ RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET row_security = off
+SET intervalstyle = 'postgres' SET extra_float_digits = 1
 AS $$
 DECLARE
     o sync.object;

@@ -8,6 +8,8 @@
 #include "fmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/json.h"
 #include "utils/lsyscache.h"
 
 #include "capture/key_text.h"
@@ -17,8 +19,17 @@ extern PGDLLEXPORT Datum se_key_text_sql(PG_FUNCTION_ARGS);
 
 PG_FUNCTION_INFO_V1(se_key_text_sql);
 
-char *
-se_key_text(Oid type, Datum value)
+/* Types whose output is what events have: neither settings nor our ways of writing JSON make a difference. */
+static bool
+is_plain(Oid base)
+{
+	return base == UUIDOID || base == INT2OID || base == INT4OID || base == INT8OID ||
+		   base == NUMERICOID || base == TEXTOID || base == VARCHAROID;
+}
+
+/* By the emitter that events are written by. */
+static char *
+rendered(Oid type, Datum value)
 {
 	SeShape shape = {0};
 	SeColumn column = {.name = format_type_be(type)};
@@ -30,6 +41,24 @@ se_key_text(Oid type, Datum value)
 	text = se_render_text(&column, value);
 	se_unpin_settings(pin);
 	return text;
+}
+
+char *
+se_key_text(Oid type, Datum value)
+{
+	Oid base = getBaseType(type);
+	Oid output;
+	bool is_varlena;
+	int utc = 0;
+
+	/* What is compared by the thousand takes no more memory than its text. */
+	if (base == DATEOID || base == TIMESTAMPOID || base == TIMESTAMPTZOID)
+		return JsonEncodeDateTime(palloc(MAXDATELEN + 1), value, base,
+								  base == TIMESTAMPTZOID ? &utc : NULL);
+	if (!is_plain(base))
+		return rendered(type, value);
+	getTypeOutputInfo(base, &output, &is_varlena);
+	return OidOutputFunctionCall(output, value);
 }
 
 /*

@@ -9,8 +9,8 @@
 #include "lib/stringinfo.h"
 
 /*
- * A column's part of a record id, in the current context: what events have, whatever the session's settings are.
- * An error for a value that is no scalar, as capture has it.
+ * A column's part of a record id, in the current context: what events have, whatever the session's settings are;
+ * not to be freed or written to. An error for a value that is no scalar, as capture has it.
  */
 extern char *se_key_text(Oid type, Datum value);
 

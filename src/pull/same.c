@@ -9,6 +9,7 @@
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 #include "utils/numeric.h"
 
 #include "connector/expr.h"
@@ -153,28 +154,35 @@ se_same_lines(const SeTarget *target, const SeTable *lines, Jsonb *fields, Jsonb
 {
 	int n = JsonContainerSize(a);
 	bool *taken = palloc0(sizeof(bool) * Max(n, 1));
+	bool same = true;
+	MemoryContext scratch;
 
 	if (!JsonContainerIsArray(a) || !JsonContainerIsArray(b) || JsonContainerSize(b) != n)
 		return false;
-	for (int i = 0; i < n; i++)
+	/* Lines in another order are compared with half of all others each. */
+	scratch = AllocSetContextCreate(CurrentMemoryContext, "sync_ext lines", ALLOCSET_DEFAULT_SIZES);
+	for (int i = 0; i < n && same; i++)
 	{
+		MemoryContext old = MemoryContextSwitchTo(scratch);
 		JsonbContainer *line = line_at(a, i);
 		int place = i;
 		int tried = 0;
 
-		if (line == NULL)
-			return false;
-		while (tried < n && (taken[place] || line_at(b, place) == NULL ||
-							 !same_line(target, lines, fields, line, line_at(b, place))))
+		while (line != NULL && tried < n &&
+			   (taken[place] || line_at(b, place) == NULL ||
+				!same_line(target, lines, fields, line, line_at(b, place))))
 		{
 			place = (place + 1) % n;
 			tried++;
 		}
-		if (tried == n)
-			return false;
-		taken[place] = true;
+		same = line != NULL && tried < n;
+		if (same)
+			taken[place] = true;
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(scratch);
 	}
-	return true;
+	MemoryContextDelete(scratch);
+	return same;
 }
 
 static void

@@ -498,7 +498,6 @@ set_session(void)
 		{"IntervalStyle", "postgres"},
 		{"bytea_output", "hex"},
 		{"extra_float_digits", "1"},
-		{"lc_monetary", "C"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"synchronous_commit", "off"},
 		{"max_parallel_workers_per_gather", "0"},

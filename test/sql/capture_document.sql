@@ -212,6 +212,19 @@ ALTER TABLE priced_line ALTER COLUMN priced_id TYPE numeric(12,2);
 SELECT sync.track('priced', lines => 'priced_line');
 SELECT sync.untrack('priced');
 DROP TABLE priced_line, priced;
+-- what writes it alike is none of that: other precision, whole numbers, domains, columns padded with blanks
+CREATE DOMAIN sku AS varchar(10);
+CREATE DOMAIN own_sku AS sku;
+CREATE TABLE priced (id numeric(10,0), code own_sku, PRIMARY KEY (id, code));
+CREATE TABLE priced_line (priced_id bigint, priced_code char(10), line_no integer, PRIMARY KEY (priced_id, priced_code, line_no));
+SELECT sync.track('priced', lines => 'priced_line', line_parent_columns => '{priced_id,priced_code}');
+SELECT sync.untrack('priced');
+DROP TABLE priced_line;
+CREATE TABLE priced_line (priced_id numeric(12,0), priced_code text, line_no integer, PRIMARY KEY (priced_id, priced_code, line_no));
+SELECT sync.track('priced', lines => 'priced_line', line_parent_columns => '{priced_id,priced_code}');
+SELECT sync.track('priced', lines => 'priced_line', line_parent_columns => '{priced_code,priced_id}');
+SELECT sync.untrack('priced');
+DROP TABLE priced_line, priced;
 
 SET client_min_messages = error;
 SELECT count(sync.untrack(name)) FROM sync.object WHERE schema_name = 'capture_document';

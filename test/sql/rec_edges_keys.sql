@@ -114,7 +114,7 @@ SELECT count(*) AS bound, count(e.record_id) AS as_events_say
 
 -- Who matches finds a record by the id that a system carries for it, in capitals where its key has them.
 SELECT o.object, m.rule, m.record_id, m.bound_to
-  FROM (VALUES ('sorted', 'Abc'), ('sorted', 'ABC'), ('timed', '2026-10-01T10:00:00+00:00'), ('host', '10.0.0.1'),
+  FROM (VALUES ('sorted', 'Abc'), ('sorted', 'ABC'), ('exact', '01.0'), ('mixed', '["20261001", "1", "00000000-0000-0000-0000-00000000000A"]'), ('timed', '2026-10-01T10:00:00+00:00'), ('host', '10.0.0.1'),
                ('parted', '["00000000-0000-0000-0000-000000000001", "2026-10-01"]')) o (object, id)
   JOIN sync.object b ON b.name = o.object
  CROSS JOIN LATERAL sync._match((SELECT y.id FROM sync.system y), b.id, jsonb_build_array(jsonb_build_object('n', 1, 'our_id', o.id, 'f', '{}'::jsonb))) m ORDER BY 1, 3;
