@@ -56,28 +56,11 @@ sub session
 
 sub let_go { my ($name, $pid) = @_; PostgreSQL::Test::Utils::append_to_file("$gate/$name", ''); waitpid $pid, 0; return }
 
-subtest 'a create whose key is over, and that nobody can look up' => sub {
-	connector(sub { my ($m, $ops) = @_; $m->{idempotency} = { header => 'Idempotency-Key', lifetime => '2 s', methods => ['POST'] }; delete $ops->{lookup} });
-	$sandbox->config(rest_honours_keys => JSON::PP::true);
-	$sandbox->fault(kind => 'reset_before', match => { method => 'POST' });
-	my $id = $hub->write('nobody knows');
-	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.pending WHERE record_id = '$id' AND state = 'ambiguous')");
-	$hub->sql("SELECT sync.pause('crm')");
-	$hub->poll_until("SELECT clock_timestamp() > first_claim_at + interval '2 s' FROM sync.pending WHERE record_id = '$id'");
-	$hub->sql("SELECT sync.resume('crm')");
-	$hub->poll_until("SELECT NOT EXISTS (SELECT FROM sync.pending WHERE record_id = '$id' AND state = 'ambiguous')");
-	is(state_of($id), 'dead ambiguous', 'is dead');
-	is(scalar(posts($id)), 1, '… and was not sent again');
-	$hub->sql("SELECT sync.retry(id) FROM sync.pending WHERE record_id = '$id'");
-	$hub->wait_idle;
-	is_deeply([ $hub->broken ], [], 'a person who wants it sent gets it sent');
-};
-
-# Writes a record whose request gets lost, and changes the connector before it is looked up or sent again: the
-# system is paused while the request is out.
+# Writes a record whose request gets lost, and does something before it is looked up or sent again: the system is
+# paused while the request is out.
 sub lose
 {
-	my ($fault, $name, $change) = @_;
+	my ($fault, $name, $meanwhile) = @_;
 
 	$sandbox->fault(kind => 'latency', ms => 1000 + $settle, match => { method => 'POST' });
 	$sandbox->fault(kind => $fault, match => { method => 'POST' });
@@ -85,20 +68,32 @@ sub lose
 	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.claim WHERE record_id = '$id')");
 	$hub->sql("SELECT sync.pause('crm')");
 	$hub->poll_until("SELECT EXISTS (SELECT FROM sync.pending WHERE record_id = '$id' AND state = 'ambiguous')");
-	connector($change);
+	$meanwhile->($id);
 	$hub->sql("SELECT sync.resume('crm')");
 	$hub->wait_idle;
 	return $id;
 }
 
+subtest 'a create whose key is over, and that nobody can look up' => sub {
+	connector(sub { my ($m, $ops) = @_; $m->{idempotency} = { header => 'Idempotency-Key', lifetime => '2 s', methods => ['POST'] }; delete $ops->{lookup} });
+	$sandbox->config(rest_honours_keys => JSON::PP::true);
+	my $id = lose('reset_before', 'nobody knows', sub {
+		$hub->poll_until("SELECT clock_timestamp() > first_claim_at + interval '2 s' FROM sync.pending WHERE record_id = '$_[0]'") });
+	is(state_of($id), 'dead ambiguous', 'is dead');
+	is(scalar(posts($id)), 1, '… and was not sent again');
+	$hub->sql("SELECT sync.retry(id) FROM sync.pending WHERE record_id = '$id'");
+	$hub->wait_idle;
+	is_deeply([ $hub->broken ], [], 'a person who wants it sent gets it sent');
+};
+
 subtest 'a long request that comes out otherwise when it is made again' => sub {
 	my $keys = sub { my ($m) = @_; $m->{idempotency} = { header => 'Idempotency-Key', lifetime => '1 hour', methods => ['POST'] } };
 	my $anew = sub { my ($word) = @_; return sub { $keys->(@_); $_[1]{create}{body}{rendered} = $word } };
 	connector($keys);
-	my $id = lose('reset_after', 'long ' . 'x' x 70000, $anew->('anew'));
+	my $id = lose('reset_after', 'long ' . 'x' x 70000, sub { connector($anew->('anew')) });
 	is(scalar(posts($id)), 1, 'is looked up, and found');
 	is_deeply([ $hub->broken ], [], 'all is well');
-	$id = lose('reset_before', 'lost ' . 'x' x 70000, $anew->('otherwise'));
+	$id = lose('reset_before', 'lost ' . 'x' x 70000, sub { connector($anew->('otherwise')) });
 	my @posts = posts($id);
 	is(scalar @posts, 2, 'or sent again, when it never came');
 	isnt($posts[0]{headers}{'idempotency-key'} // $posts[0]{headers}{'Idempotency-Key'}, $posts[1]{headers}{'idempotency-key'} // $posts[1]{headers}{'Idempotency-Key'}, '… under a key of its own');
