@@ -243,7 +243,7 @@ foreach my $point (qw(pull_applied pull_before_commit pull_after_commit push-cla
 	}
 	$hub->wait_idle(60); # what the application wrote is delivered: the point is met by what the pulls make
 	$hub->arm($point, 'kill');
-	$hub->sql(q(SELECT sync.request_pull('erp', 'customer'), sync.request_pull('crm', 'customer')));
+	$hub->sql_before_crash(q(SELECT sync.request_pull('erp', 'customer'), sync.request_pull('crm', 'customer')));
 	$hub->wait_crash($point, $offset);
 	pull('crm', 'erp', 'crm', 'erp');
 	my @wrong;

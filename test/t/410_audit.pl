@@ -90,7 +90,7 @@ foreach my $point (qw(seal-making seal-made))
 	my $offset = $hub->log_size;
 
 	$hub->arm($point, 'kill');
-	$hub->sql("SELECT sync._audit('test.crash', NULL, '$point')");
+	$hub->sql_before_crash("SELECT sync._audit('test.crash', NULL, '$point')");
 	$hub->wait_crash($point, $offset);
 	wait_anchored();
 	is($hub->value(qq(SELECT count(*) FROM sync.audit_seal s, unnest(s.ids) i JOIN sync.audit a ON a.id = i WHERE a.record_id = '$point')), 1,

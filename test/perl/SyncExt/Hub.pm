@@ -332,6 +332,15 @@ sub _until
 sub wait_until { my ($self, @args) = @_; return _until(@args) }
 
 # The armed point has fired and the server has started anew.
+# Statements whose commit makes the hub meet a point that kills it: their session may die before it hears of its commit.
+sub sql_before_crash
+{
+	my ($self, $statements) = @_;
+
+	$self->{node}->psql($self->{node}->database, $statements);
+	return;
+}
+
 sub wait_crash
 {
 	my ($self, $point, $offset) = @_;
