@@ -3,8 +3,8 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "access/transam.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"

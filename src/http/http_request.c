@@ -214,11 +214,11 @@ check_header(const SeHttpHeader *header)
 		if ((unsigned char) *at < 0x20 && *at != '\t')
 			return "a header value contains a control character";
 	}
+	/* Not by strcasecmp(), which asks the locale what an I is. */
 	for (size_t i = 0; i < sizeof(reserved) / sizeof(reserved[0]); i++)
 	{
 		if (((header->name[0] ^ reserved[i][0]) & ~0x20) == 0 &&
-			curl_strequal(header->name,
-						  reserved[i])) /* strcasecmp() asks the locale what an i is */
+			curl_strequal(header->name, reserved[i]))
 			return "a header is set that the transport sets itself (Host, Content-Length, Connection, …)";
 	}
 	return NULL;
