@@ -41,14 +41,13 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT c.oid,
-           key.record_sql, o.key_columns, key.types,
+           sync._key_sql(c.oid, o.key_columns, 't'), o.key_columns, key.types,
            EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'merged_into_id' AND NOT a.attisdropped)
              AND cardinality(o.key_columns) = 1
       FROM sync.object o
       JOIN pg_namespace n ON n.nspname = o.schema_name
       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = o.table_name
-      CROSS JOIN LATERAL (SELECT sync._key_sql(c.oid, o.key_columns, 't') AS record_sql,
-                                 array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY u.n) AS types
+      CROSS JOIN LATERAL (SELECT array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY u.n) AS types
                             FROM unnest(o.key_columns) WITH ORDINALITY u (k, n)
                             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = u.k) key
      WHERE o.id = _identity_table.object_id

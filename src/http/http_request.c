@@ -37,9 +37,9 @@ set_fixed_options(CURL *easy, SeHttpLane *lane)
 	SET(CURLOPT_TCP_NODELAY, 1L);
 	SET(CURLOPT_TCP_KEEPALIVE, 1L);
 	SET(CURLOPT_MAXAGE_CONN, SE_HTTP_IDLE_CONNECTION_S);
-	SET(CURLOPT_ACCEPT_ENCODING,
-		ACCEPTED); /* what is decoded; the header is ours: see fill_arena() */
-	SET(CURLOPT_USERAGENT, lane->proxy ? USER_AGENT : NULL); /* a CONNECT has none of our headers */
+	/* What is decoded, and who asks a proxy to CONNECT; requests have lines of their own: add_headers(). */
+	SET(CURLOPT_ACCEPT_ENCODING, ACCEPTED);
+	SET(CURLOPT_USERAGENT, lane->proxy ? USER_AGENT : NULL);
 	SET(CURLOPT_HTTP_VERSION,
 		lane->http2 ? (long) CURL_HTTP_VERSION_2TLS : (long) CURL_HTTP_VERSION_1_1);
 	SET(CURLOPT_PIPEWAIT, lane->http2 ? 1L : 0L);
@@ -217,8 +217,7 @@ check_header(const SeHttpHeader *header)
 	/* Not by strcasecmp(), which asks the locale what an I is. */
 	for (size_t i = 0; i < sizeof(reserved) / sizeof(reserved[0]); i++)
 	{
-		if (((header->name[0] ^ reserved[i][0]) & ~0x20) == 0 &&
-			curl_strequal(header->name, reserved[i]))
+		if (curl_strequal(header->name, reserved[i]))
 			return "a header is set that the transport sets itself (Host, Content-Length, Connection, …)";
 	}
 	return NULL;

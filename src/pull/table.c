@@ -19,8 +19,8 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "core/errors.h"
 #include "capture/key_text.h"
+#include "core/errors.h"
 #include "core/spi.h"
 #include "pull/internal.h"
 

@@ -10,8 +10,8 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
-#include "core/json.h"
 #include "capture/key_text.h"
+#include "core/json.h"
 #include "core/role.h"
 #include "core/spi.h"
 #include "push/record_body.h"
